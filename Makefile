@@ -1,0 +1,49 @@
+# make run: everything from nothing. Needs Python 3.11 or newer, make, and a package index.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Each test process runs clusters of its own, so more of them than this want more than two cores.
+TEST_PROCESSES ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## a gateway and three workers on the bundled model; Ctrl-C stops them
+	@exec $(BIN)/python manage.py runcluster
+
+test: $(VENV)/.installed-dev ## the whole test suite; PYTEST_ARGS="-k ring" for a part
+	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+clean: ## removes the virtual environment and caches; keeps the database and var/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "Python 3.11 or newer is needed; found: $$("$(PYTHON)" --version 2>/dev/null || echo none)." \
+			"Install it, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@echo "Making $(VENV) with $$("$(PYTHON)" --version)" >&2
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "That Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# The order-only prerequisite: a virtual environment's directory changes with every installation.
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	@echo "Installing requirements.txt (several minutes the first time)" >&2
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	@echo "Installing requirements-dev.txt (several minutes the first time)" >&2
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,153 @@
+"""The admin: where operators retune the running system; each save comes into force within a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+
+from gateway_app.models import Revision, Tuning, Worker, recorded
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:  # takes no type parameter when the program runs
+    ModelAdmin = admin.ModelAdmin
+
+admin.site.site_header = "Inference gateway"
+admin.site.site_title = "Inference gateway"
+admin.site.index_title = "Configuration"
+admin.site.site_url = "/"
+
+
+class RecordedAdmin(ModelAdmin):
+    """All that one submitted page changes becomes one revision, with the user's name."""
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().changelist_view, request, *args, **kwargs)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().changeform_view, request, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().delete_view, request, *args, **kwargs)
+
+    def _recorded(
+        self, view: Callable[..., HttpResponse], request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if request.method != "POST":
+            return view(request, *args, **kwargs)
+        with recorded(author=request.user.get_username()):
+            return view(request, *args, **kwargs)
+
+
+@admin.register(Worker)
+class WorkerAdmin(RecordedAdmin):
+    list_display = ("name", "host", "port", "weight", "enabled", "draining", "changed")
+    list_editable = ("weight", "enabled", "draining")
+    search_fields = ("name", "host")
+    actions = ("drain", "undrain", "enable", "disable")
+    fieldsets = (
+        (None, {"fields": ("name", ("host", "port"))}),
+        ("Share", {"fields": ("weight",)}),
+        ("State", {"fields": ("enabled", "draining")}),
+    )
+
+    def save_model(self, request: HttpRequest, obj: Worker, form: Any, change: bool) -> None:
+        # A name that somebody has typed is one: the handshake must not replace it.
+        obj.named = obj.named or "name" in form.changed_data
+        super().save_model(request, obj, form, change)
+
+    @admin.action(description="Drain: give nothing new to the selected workers", permissions=["change"])
+    def drain(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._set(request, workers, "draining", True, "draining")
+
+    @admin.action(description="End draining of the selected workers", permissions=["change"])
+    def undrain(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._set(request, workers, "draining", False, "taking requests again")
+
+    @admin.action(description="Enable the selected workers", permissions=["change"])
+    def enable(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._set(request, workers, "enabled", True, "enabled")
+
+    @admin.action(description="Disable the selected workers", permissions=["change"])
+    def disable(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._set(request, workers, "enabled", False, "disabled")
+
+    def _set(self, request: HttpRequest, workers: QuerySet[Worker], field: str, value: bool, done: str) -> None:
+        changed = [worker for worker in workers if getattr(worker, field) != value]
+        for worker in changed:
+            setattr(worker, field, value)
+            worker.save()
+            self.log_change(request, worker, [{"changed": {"fields": [field]}}])
+        names = ", ".join(worker.name for worker in changed)
+        self.message_user(
+            request, f"Now {done}: {names}." if changed else "Nothing to change: they all were so already."
+        )
+
+
+@admin.register(Tuning)
+class TuningAdmin(RecordedAdmin):
+    """The one row of settings: its list leads straight to its form."""
+
+    save_on_top = True
+    fieldsets = (
+        ("Ring", {"fields": ("virtual_nodes",), "description": "How inputs are shared out among the workers."}),
+        (
+            "Breaker",
+            {
+                "fields": ("failure_threshold", "success_threshold", "open_seconds"),
+                "description": "When a failing worker gets no more requests, and when it is tried again.",
+            },
+        ),
+        ("Cache", {"fields": ("cache_entries", "cache_mib"), "description": "What each worker remembers."}),
+        (
+            "Batches",
+            {
+                "fields": ("batch_size", "batch_wait_ms", "batch_eager"),
+                "description": "How many requests go through the model at once.",
+            },
+        ),
+        ("Requests", {"fields": ("request_timeout_ms",)}),
+    )
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return HttpResponseRedirect(reverse("admin:gateway_app_tuning_change", args=(Tuning.ONLY,)))
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        if object_id == str(Tuning.ONLY):
+            Tuning.objects.get_or_create(pk=Tuning.ONLY)
+        return super().get_object(request, object_id, from_field)
+
+
+@admin.register(Revision)
+class RevisionAdmin(ModelAdmin):
+    """The history, to read."""
+
+    list_display = ("id", "created", "who", "summary")
+    search_fields = ("author", "summary")
+    fields = ("id", "created", "who", "summary", "payload")
+    list_per_page = 50
+    show_full_result_count = False
+
+    @admin.display(description="who", ordering="author")
+    def who(self, revision: Revision) -> str:
+        return revision.author or "command line"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

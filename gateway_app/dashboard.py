@@ -1,0 +1,23 @@
+"""The gateway's page at `/`: every worker's breaker, load and share, refreshed once a second from `/stats`."""
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+
+@never_cache
+@require_safe
+def dashboard(request: HttpRequest) -> HttpResponse:
+    """The page with the current statistics inside it, so that the first paint needs no second request."""
+    # Imported here: the statistics pull in the router and the links, which a worker process never loads.
+    from gateway_app.stats import gateway_stats
+
+    context = {
+        "stats": gateway_stats(),
+        "admin_url": reverse("admin:index"),
+        "workers_admin_url": reverse("admin:gateway_app_worker_changelist"),
+        "add_worker_url": reverse("admin:gateway_app_worker_add"),
+    }
+    return render(request, "gateway/dashboard.html", context)

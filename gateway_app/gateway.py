@@ -1,0 +1,181 @@
+"""The gateway of one process: router, links and configuration on one event loop. Both doors of `/infer` end here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from gateway_app.config import ConfigWatcher, Snapshot, adopt_name
+from gateway_app.core.breaker import State
+from gateway_app.core.router import Call, Router
+from gateway_app.links import WorkerLink
+from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.payload import decode_request, encode_answer, request_id_of
+from inference_site.lib.window import LatencyWindow, RateWindow
+
+logger = logging.getLogger(__name__)
+
+# Takes status, header lines (each with its CRLF) and body of the answer to one request.
+Answer = Callable[[int, bytes, bytes], None]
+
+_CACHE_NAMES = ("miss", "hit", "joined")
+_encode = msgspec.json.encode
+
+
+class InferCall(Call):
+    """A call whose outcome is written as the JSON of `/infer`."""
+
+    __slots__ = ("_answer", "_gateway", "_request_id")
+
+    def __init__(self, gateway: Gateway, request_id: str, text: bytes, answer: Answer) -> None:
+        super().__init__(xxh3_64_intdigest(text), text)
+        self._gateway = gateway
+        self._request_id = request_id
+        self._answer = answer
+
+    def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
+        """The answer of a worker."""
+        gateway = self._gateway
+        node_json, headers = gateway.faces[self.route.name]
+        gateway.latency.add(time.monotonic() - self.began)
+        self._answer(200, headers[cache], encode_answer(self._request_id, payload, node_json, cache == 1, time_us))
+
+    def on_refusal(self, status: int, payload: bytes) -> None:
+        """The worker found fault with the request."""
+        self._gateway.client_errors += 1
+        body = b'%b,"request_id":%b}' % (payload[:-1], _encode(self._request_id))
+        self._answer(status, self._gateway.faces[self.route.name][1][0], body)
+
+    def on_error(self, error: ApiError) -> None:
+        """Nobody could answer."""
+        retry = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
+        self._answer(error.status, retry, error_body(error.message, error.code, self._request_id))
+
+
+class Gateway:
+    """Starts and stops with its process; everything but `__init__` runs on its loop."""
+
+    def __init__(self, token: str) -> None:
+        self.router = Router(time.monotonic, xxh3_64_intdigest, self._breaker_changed)
+        self.watcher = ConfigWatcher(self._configure)
+        self.links: dict[str, WorkerLink] = {}
+        # For each worker: its name as JSON, and its header lines for each state of the cache.
+        self.faces: dict[str, tuple[bytes, tuple[bytes, ...]]] = {}
+        self.latency = LatencyWindow()
+        self.rate = RateWindow()
+        self.client_errors = 0
+        self.started_at = time.monotonic()
+        self.draining = False
+        self._token = token
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait for an answer."""
+        return self.router.in_flight
+
+    def infer(self, body: bytes, answer: Answer) -> None:
+        """Takes the body of a `POST /infer`; `answer` is called exactly once, perhaps at once."""
+        try:
+            request_id, text = decode_request(body)
+        except ApiError as error:
+            self.client_errors += 1
+            answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
+        else:
+            self.router.submit(InferCall(self, request_id, text, answer))
+
+    async def start(self) -> None:
+        """Reads the configuration and begins to connect."""
+        await self.watcher.start()
+        self._spawn(self._tick_often())
+        self._spawn(self._tick_each_second())
+
+    async def stop(self) -> None:
+        """Closes every stream. What is in flight by then is answered as lost."""
+        await self.watcher.stop()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*(link.retire(0) for link in self.links.values()))
+
+    async def connected(self, within_s: float) -> None:
+        """Returns when every enabled worker is connected, or after `within_s`."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline and not all(route.up for route in self.router.routes.values()):
+            await asyncio.sleep(0.01)
+
+    def _configure(self, snapshot: Snapshot) -> None:
+        """Puts a snapshot in force. Requests in flight keep what they began with."""
+        enabled = {entry.name: entry for entry in snapshot.workers if entry.enabled}
+        for name, link in list(self.links.items()):
+            entry = enabled.get(name)
+            if entry is None or (entry.host, entry.port) != (link.host, link.port):
+                del self.links[name]
+                link.route.up, link.route.link = False, None
+                self._spawn(link.retire(self.router.timeout_s))
+        self.router.configure(
+            {name: entry.weight for name, entry in enabled.items()},
+            {name for name, entry in enabled.items() if entry.draining},
+            snapshot.virtual_nodes,
+            snapshot.breaker,
+            snapshot.request_timeout_ms / 1000,
+        )
+        settings = msgspec.structs.replace(snapshot.node, revision=snapshot.revision)
+        for name, entry in enabled.items():
+            if name in self.links:
+                self.links[name].configure(settings)
+            else:
+                self._show(name, name)
+                self.links[name] = WorkerLink(
+                    self.router,
+                    self.router.routes[name],
+                    entry.host,
+                    entry.port,
+                    self._token,
+                    settings,
+                    expected_name=name if entry.named else None,
+                    on_named=self._named,
+                    clock=time.monotonic,
+                )
+        logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
+
+    def _named(self, link: WorkerLink, node_id: str) -> None:
+        """A worker that was given by its address alone has said its name."""
+        self._show(link.route.name, node_id)
+        self._spawn(self._adopt(link, node_id))
+
+    async def _adopt(self, link: WorkerLink, node_id: str) -> None:
+        try:
+            if await asyncio.to_thread(adopt_name, link.host, link.port, node_id):
+                self.watcher.wake()
+        except Exception:
+            logger.exception("%s calls itself %s, which could not be written to the database", link.address, node_id)
+
+    def _show(self, name: str, node_id: str) -> None:
+        heads = tuple(b"x-node: %b\r\nx-cache: %b\r\n" % (node_id.encode(), cache.encode()) for cache in _CACHE_NAMES)
+        self.faces[name] = (_encode(node_id), heads)
+
+    def _breaker_changed(self, name: str, before: State, after: State, reason: str) -> None:
+        logger.warning("breaker of %s: %s -> %s: %s", name, before, after, reason)
+
+    async def _tick_often(self) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            self.router.tick()
+            for link in self.links.values():
+                link.expire()
+
+    async def _tick_each_second(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.latency.roll()
+            self.rate.roll(self.router.requests)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

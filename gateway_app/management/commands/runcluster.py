@@ -1,0 +1,170 @@
+"""`manage.py runcluster`: a gateway and its workers on this machine, from nothing, until Ctrl-C."""
+
+import http.client
+import json
+import os
+import secrets
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
+
+from gateway_app.accounts import ensure_admin
+from inference_site.checks import require_public_settings
+from inference_site.console import Console
+from inference_site.ports import PortError, address_of, listen
+from inference_site.supervisor import ChildSpec, Stage, Supervisor, SupervisorError
+
+MIGRATION_LOCK_ID = 0x696E666572  # any number, the same in every process; "infer" in ASCII
+# A gateway gives what is in flight 5 s, a worker waits for its gateways: together with killing, below 10 s.
+GATEWAY_STOP_WAIT_S, WORKER_STOP_WAIT_S = 5.5, 3.0
+
+
+class Command(BaseCommand):
+    help = (
+        "Migrates the database, starts a gateway and its workers, restarts what dies; Ctrl-C or TERM drains and stops."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--workers", type=int, default=3, help="how many (default %(default)s)")
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+        parser.add_argument("--port", type=int, default=8000, help="of the gateway; 0: any (default %(default)s)")
+        parser.add_argument(
+            "--worker-port", type=int, default=8001, help="of the first worker, 0: any (default %(default)s)"
+        )
+        parser.add_argument("--model", type=Path, help="an .onnx file (default: MODEL_PATH, else the one in models/)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        host, count, model = options["host"], options["workers"], options["model"]
+        if count < 1:
+            raise CommandError(f"--workers is {count}; a cluster needs at least 1")
+        if model is not None and not model.is_file():
+            raise CommandError(f"--model is {model}, and there is no such file")
+        require_public_settings(host)
+        try:
+            gateway_socket, *worker_sockets = open_sockets(host, options["port"], options["worker_port"], count)
+        except PortError as error:
+            raise CommandError(str(error)) from error
+        password = prepare_database()
+
+        names = [f"worker_{number}" for number in range(1, count + 1)]
+        workers = dict(zip(names, worker_sockets, strict=True))
+        with closing(Console()) as console:
+            if password is not None:
+                made = f"Administrator made: user admin, password {password} (shown only this once)"
+                console.line(made, urgent=True)
+            try:
+                supervisor(host, gateway_socket, workers, model, console).run()
+            except SupervisorError as error:
+                raise CommandError(str(error)) from error
+
+
+def open_sockets(host: str, port: int, worker_port: int, count: int) -> list[socket]:
+    """The gateway's and the workers'. This process holds them, so a process that is restarted loses no connection."""
+    last = worker_port + count - 1
+    if worker_port and worker_port <= port <= last:
+        raise PortError(f"--port {port} lies among the workers' ports, {worker_port} to {last}: choose others")
+    ports = [worker_port + number if worker_port else 0 for number in range(count)]
+    return [listen(host, port, "--port"), *(listen(host, each, "--worker-port") for each in ports)]
+
+
+def supervisor(
+    host: str, gateway_socket: socket, workers: dict[str, socket], model: Path | None, console: Console
+) -> Supervisor:
+    manage = (sys.executable, str(settings.BASE_DIR / "manage.py"))
+    env = {
+        **os.environ,
+        "INFERENCE_TOKEN": settings.INFERENCE_TOKEN or secrets.token_urlsafe(24),
+        "INFERENCE_WORKERS": str(len(workers)),  # each takes its part of the cores
+        "PYTHONUNBUFFERED": "1",
+    }
+    model_argument = () if model is None else (str(model.resolve()),)
+
+    def spec(name: str, mode: str, listener: socket, *command: str) -> ChildSpec:
+        argv = (*manage, *command, "--host", host, "--fd", str(listener.fileno()))
+        return ChildSpec(name, argv, {**env, "INFERENCE_MODE": mode}, listener, probe(address_of(listener)))
+
+    worker_specs = tuple(
+        spec(name, "worker", listener, "runnode", str(listener.getsockname()[1]), name, *model_argument)
+        for name, listener in workers.items()
+    )
+    named = [f"{name}={address_of(listener)}" for name, listener in workers.items()]
+    port = str(gateway_socket.getsockname()[1])
+    gateway_spec = spec("gateway", "gateway", gateway_socket, "rungateway", *named, "--port", port)
+    url = f"http://{address_of(gateway_socket)}"
+    return Supervisor(
+        [Stage(worker_specs, WORKER_STOP_WAIT_S), Stage((gateway_spec,), GATEWAY_STOP_WAIT_S)],
+        console,
+        ready_line=f"ready {url} (dashboard), {url}/admin/ (configuration), workers {' '.join(named)}",
+        check=all_connected(address_of(gateway_socket), list(workers)),
+    )
+
+
+def get(address: str, path: str) -> tuple[int, bytes]:
+    # The name that the outside knows the site by: under the bare address Django would refuse.
+    known_as = next((name.lstrip(".") for name in settings.ALLOWED_HOSTS if name != "*"), address)
+    with closing(http.client.HTTPConnection(address, timeout=1.0)) as client:
+        client.request("GET", path, headers={"Host": known_as})
+        response = client.getresponse()
+        return response.status, response.read()
+
+
+def probe(address: str) -> Callable[[], str]:
+    def why_not_ready() -> str:
+        try:
+            status, body = get(address, "/readyz")
+        except (OSError, http.client.HTTPException) as error:
+            return f"no answer from http://{address}/readyz ({error or type(error).__name__})"
+        return (
+            "" if status == 200 else f"http://{address}/readyz answers {status} {body[:300].decode(errors='replace')}"
+        )
+
+    return why_not_ready
+
+
+def all_connected(gateway_address: str, names: list[str]) -> Callable[[], str]:
+    def why_not() -> str:
+        try:
+            _, body = get(gateway_address, "/stats")
+            connected = {each["name"] for each in json.loads(body)["workers"] if each["connected"]}
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            return f"gateway: no usable answer from http://{gateway_address}/stats ({error!r})"
+        missing = [name for name in names if name not in connected]
+        return f"gateway: not connected to {', '.join(missing)}" if missing else ""
+
+    return why_not
+
+
+def prepare_database() -> str | None:
+    """Brings the tables up to date and returns the password of an administrator made just now."""
+    with migration_lock():
+        call_command("migrate", interactive=False, verbosity=0)
+        password = ensure_admin()
+    connection.close()
+    return password
+
+
+@contextmanager
+def migration_lock() -> Iterator[None]:
+    """One process at a time: two that start together on a fresh database would both create its tables."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK_ID])
+            try:
+                yield
+            finally:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK_ID])
+    else:
+        database = Path(connection.settings_dict["NAME"])
+        with database.with_name(database.name + ".lock").open("w") as lock:
+            flock(lock, LOCK_EX)
+            yield

@@ -1,0 +1,52 @@
+"""manage.py rungateway: a gateway on one port."""
+
+from __future__ import annotations
+
+import socket
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError
+
+from gateway_app.config import register_workers
+from inference_site import lifecycle
+from inference_site.checks import require_public_settings
+from inference_site.server import bind, serve
+
+
+def parse_worker(text: str) -> tuple[str | None, str, int]:
+    """(name or None, host, port) of `[NAME=]HOST:PORT`. Raises CommandError."""
+    name, _, address = text.rpartition("=")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise CommandError(
+            f"{text!r} is not a worker; write HOST:PORT or NAME=HOST:PORT, such as worker_1=127.0.0.1:8001"
+        )
+    return name or None, host.strip("[]"), int(port)
+
+
+class Command(BaseCommand):
+    """Starts a gateway."""
+
+    help = "Starts a gateway. Workers given here are written to the database and the others there are disabled."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("workers", nargs="*", metavar="[NAME=]HOST:PORT", help="none: the workers in the database")
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+        parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+        parser.add_argument("--fd", type=int, help="an inherited listening socket, instead of --host and --port")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        workers = [parse_worker(text) for text in options["workers"]]
+        try:
+            require_public_settings(options["host"])
+            sock = (
+                bind(options["host"], options["port"]) if options["fd"] is None else socket.socket(fileno=options["fd"])
+            )
+        except (ImproperlyConfigured, OSError) as error:
+            raise CommandError(str(error)) from error
+        if workers:
+            register_workers(workers)
+        lifecycle.use(lifecycle.GatewayService())
+        serve(sock)

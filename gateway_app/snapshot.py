@@ -1,0 +1,109 @@
+"""The configuration as the data plane sees it: one immutable value per revision."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, TypeVar
+
+from django.core.exceptions import ValidationError
+
+from gateway_app.core.breaker import BreakerConfig
+from gateway_app.models import Tuning, Worker
+from inference_site.lib.nodesettings import NodeSettings
+
+M = TypeVar("M", Worker, Tuning)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEntry:
+    """One configured worker. `named` is off while only its address is known."""
+
+    name: str
+    host: str
+    port: int
+    weight: float = 1.0
+    enabled: bool = True
+    draining: bool = False
+    named: bool = True
+
+    @property
+    def address(self) -> str:
+        """host:port, with brackets around an IPv6 address."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything an operator has set, enabled workers or not, ordered by name; revision 0 is the defaults."""
+
+    revision: int = 0
+    workers: tuple[WorkerEntry, ...] = ()
+    virtual_nodes: int = 150
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
+    node: NodeSettings = field(default_factory=NodeSettings)
+    request_timeout_ms: int = 10_000
+
+
+class InvalidConfig(ValueError):
+    """A revision that must not come into force; the message says which value is wrong."""
+
+
+def parse(revision: int, payload: object) -> Snapshot:
+    """The snapshot of a stored payload; raises InvalidConfig. What an older version did not know gets its default.
+
+    Payloads are checked again although forms did so already: rows are also edited by hand, and by other versions.
+    """
+    if not isinstance(payload, Mapping):
+        raise InvalidConfig(f"revision {revision} is {type(payload).__name__}, not an object with workers and tuning")
+    tuning = _checked(Tuning, payload.get("tuning", {}), "tuning")
+    rows = payload.get("workers", [])
+    if not isinstance(rows, list):
+        raise InvalidConfig(f"workers is {rows!r}, not a list")
+    workers = [_checked(Worker, row, f"worker {position}") for position, row in enumerate(rows, start=1)]
+    entries = tuple(
+        WorkerEntry(w.name, w.host, w.port, w.weight, w.enabled, w.draining, w.named)
+        for w in sorted(workers, key=lambda worker: worker.name)
+    )
+    for what, values in (("name", [e.name for e in entries]), ("address", [e.address for e in entries])):
+        value, times = Counter(values).most_common(1)[0] if values else ("", 0)
+        if times > 1:
+            raise InvalidConfig(f"{times} workers have the {what} {value}")
+    return Snapshot(
+        revision=revision,
+        workers=entries,
+        virtual_nodes=tuning.virtual_nodes,
+        breaker=BreakerConfig(tuning.failure_threshold, tuning.success_threshold, tuning.open_seconds),
+        node=NodeSettings(
+            revision=revision,
+            cache_entries=tuning.cache_entries,
+            cache_bytes=tuning.cache_mib * 2**20,
+            batch_size=tuning.batch_size,
+            batch_wait_ms=tuning.batch_wait_ms,
+            batch_eager=tuning.batch_eager,
+        ),
+        request_timeout_ms=tuning.request_timeout_ms,
+    )
+
+
+def _checked(model: type[M], values: Any, where: str) -> M:
+    """The row with these values, by the same rules as in the admin's forms."""
+    if not isinstance(values, Mapping):
+        raise InvalidConfig(f"{where} is {values!r}, not an object")
+    unknown = sorted(set(values) - set(model.PAYLOAD))
+    if unknown:
+        raise InvalidConfig(f"{where} has {unknown[0]!r}, which this version does not know")
+    row = model(**values)
+    try:
+        row.clean_fields()
+        row.clean()
+    except ValidationError as exc:
+        name, sentences = next(iter(exc.message_dict.items()))
+        raise InvalidConfig(f"{where}, {name}: {sentences[0]}") from None
+    for name in model.PAYLOAD:
+        value = getattr(row, name)
+        if isinstance(value, float) and not isfinite(value):  # passes every comparison, so also the validators
+            raise InvalidConfig(f"{where}, {name}: {value} is no finite number")
+    return row

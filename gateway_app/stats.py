@@ -1,0 +1,121 @@
+"""The gateway's numbers, each from the one place that counts it: the page, `/stats` and `/health` read them here."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gateway_app.core.breaker import Breaker
+from gateway_app.core.router import Route
+from gateway_app.gateway import Gateway
+from gateway_app.links import WorkerLink
+from gateway_app.snapshot import WorkerEntry
+from inference_site import lifecycle
+
+
+def gateway_stats() -> dict[str, Any]:
+    """What `GET /stats` answers. Raises lifecycle.NotRunning outside of a gateway."""
+    gateway: Gateway = lifecycle.service().gateway
+    entries = gateway.watcher.current.workers
+    return {
+        "total_workers": len(gateway.router.routes),
+        "circuit_breakers": [
+            _breaker(entry, route.breaker)
+            for entry in entries
+            if (route := gateway.router.routes.get(entry.name)) is not None
+        ],
+        "workers": _workers(gateway, entries),
+        "gateway": _totals(gateway),
+    }
+
+
+def gateway_health() -> dict[str, Any]:
+    """What `GET /health` answers; healthy while one worker can take a request."""
+    gateway: Gateway = lifecycle.service().gateway
+    routable = sum(route.routable for route in gateway.router.routes.values())
+    return {
+        "healthy": routable > 0,
+        "total_workers": len(gateway.router.routes),
+        "routable_workers": routable,
+        "revision": gateway.watcher.current.revision,
+        "config_error": gateway.watcher.error,
+        "uptime_s": round(time.monotonic() - gateway.started_at, 1),
+    }
+
+
+def _breaker(entry: WorkerEntry, breaker: Breaker) -> dict[str, Any]:
+    retry_after = breaker.retry_after()
+    return {
+        "node": entry.address,
+        "state": breaker.state,
+        "failures": breaker.failures,
+        "successes": breaker.successes,
+        "name": entry.name,
+        "since_s": round(time.monotonic() - breaker.since, 1),
+        "retry_after_s": None if retry_after is None else round(retry_after, 1),
+        "opens": breaker.opens,
+        "failure_threshold": breaker.config.failure_threshold,
+        "success_threshold": breaker.config.success_threshold,
+        "last_error": breaker.last_error,
+    }
+
+
+def _workers(gateway: Gateway, entries: tuple[WorkerEntry, ...]) -> list[dict[str, Any]]:
+    shares = gateway.router.ring.shares()
+    answered = sum(route.requests for route in gateway.router.routes.values())
+    return [
+        _worker(
+            entry,
+            gateway.router.routes.get(entry.name),
+            gateway.links.get(entry.name),
+            shares.get(entry.name, 0.0),
+            answered,
+        )
+        for entry in entries
+    ]
+
+
+def _worker(
+    entry: WorkerEntry, route: Route | None, link: WorkerLink | None, key_share: float, answered: int
+) -> dict[str, Any]:
+    def of_route(name: str, default: Any) -> Any:
+        return getattr(route, name) if route is not None else default
+
+    return {
+        "name": entry.name,
+        "address": entry.address,
+        "weight": entry.weight,
+        "enabled": entry.enabled,
+        "draining": entry.draining or of_route("leaving", False),
+        "connected": of_route("up", False),
+        "routable": of_route("routable", False),
+        "in_flight": of_route("in_flight", 0),
+        "requests": of_route("requests", 0),
+        "failures": of_route("failures", 0),
+        "key_share": round(key_share, 4),
+        "traffic_share": round(of_route("requests", 0) / answered, 4) if answered else 0.0,
+        "last_error": link.last_error if link is not None else "",
+        "stats_age_s": round(time.monotonic() - link.stats_at, 1)
+        if link is not None and link.stats is not None
+        else None,
+        "node": link.stats if link is not None else None,
+    }
+
+
+def _totals(gateway: Gateway) -> dict[str, Any]:
+    p50, p95, p99 = gateway.latency.quantiles_ms(0.5, 0.95, 0.99)
+    return {
+        "requests": gateway.router.requests,
+        "errors": gateway.router.errors,
+        "client_errors": gateway.client_errors,
+        "failovers": gateway.router.failovers,
+        "in_flight": gateway.in_flight,
+        "requests_per_s": round(gateway.rate.per_second(), 1),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "uptime_s": round(time.monotonic() - gateway.started_at, 1),
+        "revision": gateway.watcher.current.revision,
+        "config_error": gateway.watcher.error,
+        "draining": gateway.draining,
+    }

@@ -1,0 +1,37 @@
+"""What counts as a worker's name, a host, a number in range; each refusal names the value and the fix."""
+
+import re
+from ipaddress import ip_address
+
+from django.core.exceptions import ValidationError
+from django.core.validators import BaseValidator, MaxValueValidator, MinValueValidator
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*")
+
+
+def validate_name(name: str) -> None:
+    """A worker's name goes into headers, logs and the ring: plain ASCII without blanks."""
+    if not NAME.fullmatch(name):
+        raise ValidationError(
+            f"{name!r} cannot be a worker's name. Use 1 to 100 letters, digits and . _ - only, as in worker_1."
+        )
+
+
+def validate_host(host: str) -> None:
+    """A host name, an IPv4 address, or an IPv6 address without brackets."""
+    try:
+        ip_address(host)
+    except ValueError:
+        # Digits and dots alone were meant as an address, and are none.
+        if not HOST.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
+            raise ValidationError(
+                f"{host!r} is no host. Write a name or an IP address, without scheme, port or brackets."
+            ) from None
+
+
+def between(low: float, high: float, unit: str = "") -> list[BaseValidator]:
+    """Validators for low ≤ value ≤ high."""
+    sentence = f"%(show_value)s is out of range. Choose from {low:,} to {high:,}{unit and ' '}{unit}."
+    return [MinValueValidator(low, sentence), MaxValueValidator(high, sentence)]

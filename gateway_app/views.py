@@ -1,0 +1,34 @@
+"""The gateway's API through Django; `/infer` is answered here only when the fast data plane leaves it to Django."""
+
+from __future__ import annotations
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from gateway_app.serializers import StatsSerializer
+from gateway_app.stats import gateway_health, gateway_stats
+from inference_site.api import InferView, JsonUnlessBrowser
+
+__all__ = ["HealthView", "InferView", "StatsView"]
+
+
+class StatsView(APIView):
+    """Breakers, workers and totals as they are now."""
+
+    content_negotiation_class = JsonUnlessBrowser
+
+    def get(self, request: Request) -> Response:
+        """The gateway's numbers."""
+        return Response(StatsSerializer(gateway_stats()).data)
+
+
+class HealthView(APIView):
+    """200 while at least one worker can take a request, else 503."""
+
+    content_negotiation_class = JsonUnlessBrowser
+
+    def get(self, request: Request) -> Response:
+        """The gateway's state in one look."""
+        health = gateway_health()
+        return Response(health, status=200 if health["healthy"] else 503)

@@ -1,0 +1,101 @@
+"""What gateway and worker serve alike through Django: `/infer`, liveness, readiness."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from inference_site import lifecycle
+from inference_site.lib.errors import ApiError
+from inference_site.serializers import InferRequestSerializer
+
+
+class JsonUnlessBrowser(DefaultContentNegotiation):
+    """JSON for every client but a browser: programs that send an odd `Accept`, or none, get their answer too."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: Any = None) -> tuple[BaseRenderer, str]:
+        """The renderer and its media type."""
+        wants_page = "text/html" in request.headers.get("Accept", "")
+        for renderer in renderers:
+            if isinstance(renderer, BrowsableAPIRenderer) == wants_page:
+                return renderer, renderer.media_type
+        return renderers[0], renderers[0].media_type
+
+
+class InferView(APIView):
+    """Post numbers, get the model's answer.
+
+    The same code as on the fast data plane, reached through Django: slower, the same answers.
+    """
+
+    parser_classes = (JSONParser, FormParser, MultiPartParser)
+    content_negotiation_class = JsonUnlessBrowser
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> InferRequestSerializer:
+        """For the form on the browsable page."""
+        return InferRequestSerializer(*args, **kwargs)
+
+    def post(self, request: Request) -> HttpResponse:
+        """Runs an inference on the server's own loop."""
+        service = lifecycle.service()
+        asked = asyncio.run_coroutine_threadsafe(_infer(service.plane, _body(request)), service.loop)
+        status, head, answer = asked.result()
+        headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        if isinstance(request.accepted_renderer, BrowsableAPIRenderer):
+            page: HttpResponse = Response(orjson.loads(answer), status=status, headers=headers)
+            return page
+        return HttpResponse(answer, status=status, headers=headers, content_type="application/json")
+
+
+@require_safe
+def livez(request: HttpRequest) -> HttpResponse:
+    """The process runs."""
+    return JsonResponse({"live": True})
+
+
+@require_safe
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Whether traffic should be sent here; says no as soon as the process is told to stop."""
+    reason = lifecycle.service().not_ready()
+    return JsonResponse({"ready": False, "reason": reason}, status=503) if reason else JsonResponse({"ready": True})
+
+
+def _body(request: Request) -> bytes:
+    """The exact bytes that were sent: they decide the owner and are part of the cache's key."""
+    limit = settings.MAX_BODY_BYTES
+    length = int(request.META.get("CONTENT_LENGTH") or 0)
+    if length <= limit:
+        body: bytes = request._request.body
+        length = len(body)
+    if length > limit:
+        message = f"the body is {length} bytes, the limit is {limit} bytes; send less, or raise MAX_BODY_BYTES"
+        raise ApiError(413, "body_too_large", message)
+    # The page's own form; curl too calls what it sends a form unless told otherwise, but sends JSON.
+    if "form" in (request.content_type or "") and body.lstrip()[:1] != b"{":
+        form = InferRequestSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        encoded: bytes = orjson.dumps(form.validated_data)
+        return encoded
+    return body
+
+
+async def _infer(plane: Any, body: bytes) -> tuple[int, bytes, bytes]:
+    answered: asyncio.Future[tuple[int, bytes, bytes]] = asyncio.get_running_loop().create_future()
+
+    def answer(status: int, headers: bytes, body: bytes) -> None:
+        if not answered.done():
+            answered.set_result((status, headers, body))
+
+    plane.infer(body, answer)
+    return await answered

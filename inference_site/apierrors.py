@@ -1,0 +1,49 @@
+"""Django's and DRF's errors in the shape of this API."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as drf_handler
+
+from inference_site.lib.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF: an exception that a view raised."""
+    if isinstance(error, ApiError):
+        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        return Response({"error": error.message, "code": error.code}, status=error.status, headers=headers)
+    response = drf_handler(error, context)
+    if response is not None:
+        path, method = context["request"].path, context["request"].method
+        if isinstance(error, exceptions.MethodNotAllowed):
+            message = f"{method} is not for {path}; use {response.headers.get('Allow', 'another verb')}"
+        else:
+            message = str(getattr(error, "detail", error))
+        code = getattr(error, "default_code", "error")
+        response.data = {"error": message, "code": code}
+    return response
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler404."""
+    message = f"there is nothing at {request.path}; see /infer, /stats, /health"
+    return JsonResponse({"error": message, "code": "not_found"}, status=404)
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    """Django's handler400, such as a Host header that is not allowed."""
+    message = "this Host header is not allowed; use a name in ALLOWED_HOSTS, or add this one to it"
+    return JsonResponse({"error": message, "code": "bad_request"}, status=400)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Django's handler500; the log has the traceback."""
+    return JsonResponse({"error": "a bug: the log of this process says more", "code": "internal_error"}, status=500)

@@ -1,0 +1,97 @@
+"""The binary frames that gateway and worker exchange inside WebSocket messages.
+
+A message holds any number of frames, so that all that is ready in one turn of the loop travels together. Integers are
+little-endian. A request frame is kind, id, length and a payload; a reply frame adds status, cache state and the time
+that the worker measured. An id belongs to one connection and one request on it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+
+PROTOCOL_VERSION = 1
+# Above this a body travels on a connection of its own, so that it never holds up small ones.
+BULK_BYTES = 64 * 1024
+# How much one message may gather before the next one is begun.
+MESSAGE_BYTES = 1024 * 1024
+
+
+class Ask(IntEnum):
+    """What a gateway sends."""
+
+    INFER = 1  # payload: the text of input_data
+    PROOF = 2  # payload: see handshake
+    SETTINGS = 3  # payload: NodeSettings as JSON
+
+
+class Tell(IntEnum):
+    """What a worker sends."""
+
+    RESULT = 1  # payload: the text of output_data
+    REFUSED = 2  # the request is at fault; status 4xx, payload: {"error", "code"}
+    BUSY = 3  # full or draining: nothing was done, ask another
+    FAILED = 4  # the worker is at fault; payload: a sentence
+    HELLO = 5  # payload: see handshake
+    STATS = 6  # payload: JSON
+    DRAINING = 7  # about to stop: send nothing more unless there is nobody else
+
+
+class Cache(IntEnum):
+    """Where a result came from, as `X-Cache` says it."""
+
+    MISS = 0
+    HIT = 1
+    JOINED = 2
+
+
+_ASK = Struct("<BxxxII")
+_TELL = Struct("<BBHIII")
+pack_ask_head = _ASK.pack
+pack_tell_head = _TELL.pack
+ASK_HEAD_BYTES = _ASK.size
+TELL_HEAD_BYTES = _TELL.size
+
+
+def ask(kind: int, ident: int, payload: bytes) -> bytes:
+    """One request frame."""
+    return pack_ask_head(kind, ident, len(payload)) + payload
+
+
+def tell(kind: int, ident: int, payload: bytes, status: int = 0, cache: int = 0, time_us: int = 0) -> bytes:
+    """One reply frame."""
+    return pack_tell_head(kind, cache, status, ident, len(payload), min(time_us, 0xFFFFFFFF)) + payload
+
+
+def asks(message: bytes) -> list[tuple[int, int, bytes]]:
+    """(kind, id, payload) of every request frame in a message. Raises ValueError on a message that is not whole."""
+    found = []
+    position, end, unpack = 0, len(message), _ASK.unpack_from
+    while position < end:
+        if end - position < ASK_HEAD_BYTES:
+            raise ValueError(f"{end - position} bytes are left where a frame of at least {ASK_HEAD_BYTES} should be")
+        kind, ident, length = unpack(message, position)
+        position += ASK_HEAD_BYTES
+        payload = message[position : position + length]
+        position += length
+        if position > end:
+            raise ValueError(f"a frame says {length} bytes, {len(payload)} are there")
+        found.append((kind, ident, payload))
+    return found
+
+
+def tells(message: bytes) -> list[tuple[int, int, int, int, int, bytes]]:
+    """(kind, cache, status, id, time_us, payload) of every reply frame. Raises ValueError like `asks`."""
+    found = []
+    position, end, unpack = 0, len(message), _TELL.unpack_from
+    while position < end:
+        if end - position < TELL_HEAD_BYTES:
+            raise ValueError(f"{end - position} bytes are left where a frame of at least {TELL_HEAD_BYTES} should be")
+        kind, cache, status, ident, length, time_us = unpack(message, position)
+        position += TELL_HEAD_BYTES
+        payload = message[position : position + length]
+        position += length
+        if position > end:
+            raise ValueError(f"a frame says {length} bytes, {len(payload)} are there")
+        found.append((kind, cache, status, ident, time_us, payload))
+    return found

@@ -1,0 +1,69 @@
+"""Rolling counters and histograms: what happened in the last seconds, at the price of one list increment."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+# Bucket i holds durations up to 1 µs x 1.1^i: 10 % wide, the last one (i = 199) begins at about 170 s.
+_BUCKETS = 200
+_STEP = 1 / math.log(1.1)
+_log = math.log
+
+
+class LatencyWindow:
+    """Durations of the last `seconds` seconds, in buckets 10 % wide. `roll()` is to be called once a second."""
+
+    __slots__ = ("_current", "_past", "count", "seconds")
+
+    def __init__(self, seconds: int = 30) -> None:
+        self.seconds = seconds
+        self.count = 0
+        self._current = [0] * _BUCKETS
+        self._past: deque[list[int]] = deque(maxlen=seconds)
+
+    def add(self, duration_s: float) -> None:
+        """Counts one duration."""
+        self.count += 1
+        micros = duration_s * 1e6
+        index = int(_log(micros) * _STEP) + 1 if micros > 1 else 0
+        self._current[index if index < _BUCKETS else _BUCKETS - 1] += 1
+
+    def roll(self) -> None:
+        """Ends the current second."""
+        self._past.append(self._current)
+        self._current = [0] * _BUCKETS
+
+    def quantiles_ms(self, *quantiles: float) -> list[float | None]:
+        """Upper bounds, in ms, that these parts of the durations stay below; None where nothing was counted."""
+        totals = [sum(column) for column in zip(*self._past, self._current, strict=True)]
+        count = sum(totals)
+        if not count:
+            return [None] * len(quantiles)
+        found: list[float | None] = []
+        for quantile in quantiles:
+            seen, rank = 0, max(1, math.ceil(quantile * count))
+            for index, total in enumerate(totals):
+                seen += total
+                if seen >= rank:
+                    found.append(round(1.1**index / 1000, 3))
+                    break
+        return found
+
+
+class RateWindow:
+    """Events per second over the last `seconds` seconds of a counter that only grows. `roll(total)` once a second."""
+
+    __slots__ = ("_totals",)
+
+    def __init__(self, seconds: int = 5) -> None:
+        self._totals: deque[int] = deque([0], maxlen=seconds + 1)
+
+    def roll(self, total: int) -> None:
+        """Notes the counter's value at the end of a second."""
+        self._totals.append(total)
+
+    def per_second(self) -> float:
+        """The mean rate over the window."""
+        seconds = len(self._totals) - 1
+        return (self._totals[-1] - self._totals[0]) / seconds if seconds else 0.0

@@ -1,0 +1,174 @@
+"""Start and stop of what runs behind the views, under every ASGI server: on its lifespan, else on first use."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+
+if TYPE_CHECKING:
+    from gateway_app.gateway import Gateway
+    from inference_site.hotpath import Plane
+    from worker_app.direct import DirectInfer
+
+logger = logging.getLogger(__name__)
+
+
+class NotRunning(RuntimeError):
+    """The process serves nothing (yet), such as a management command that imports a view."""
+
+
+class Service:
+    """What one process runs: a gateway or a worker, bound to the loop that it was started on."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    stopping = False
+
+    @property
+    def plane(self) -> Plane:
+        """What answers inferences."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Runs once, on the server's loop."""
+
+    async def stop(self) -> None:
+        """Runs once, on the same loop."""
+
+    async def drain(self, grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
+        """Returns when nobody waits for this process any more, or after `limit_s`."""
+
+    def not_ready(self) -> str:
+        """Why no traffic should be sent here; "" if it should."""
+        return "this process is draining" if self.stopping else ""
+
+
+class GatewayService(Service):
+    """The gateway and its links."""
+
+    def __init__(self) -> None:
+        from gateway_app.gateway import Gateway
+
+        self.gateway: Gateway = Gateway(settings.INFERENCE_TOKEN)
+
+    @property
+    def plane(self) -> Plane:
+        return self.gateway
+
+    async def start(self) -> None:
+        await self.gateway.start()
+        # So that the first request after a start finds its worker; a worker that is down does not hold it up for long.
+        await self.gateway.connected(within_s=1.0)
+
+    async def stop(self) -> None:
+        await self.gateway.stop()
+
+    async def drain(self, grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
+        began = time.monotonic()
+        self.gateway.draining = True
+        await asyncio.sleep(grace_s)
+        while (self.gateway.in_flight or busy()) and time.monotonic() - began < limit_s:
+            await asyncio.sleep(0.02)
+
+
+class WorkerService(Service):
+    """The engine, its batches and its gateways."""
+
+    def __init__(self, node_id: str, model: Path) -> None:
+        from worker_app.direct import DirectInfer
+        from worker_app.engine import Engine
+
+        cores = os.cpu_count() or 1
+        threads = max(1, cores // int(os.environ.get("INFERENCE_WORKERS", "1")))
+        self._engine = Engine(model, threads=threads)
+        self._node_id = node_id
+        self._make_plane = DirectInfer
+        self._plane: DirectInfer | None = None
+        self._batches: asyncio.Task[None] | None = None
+
+    @property
+    def plane(self) -> DirectInfer:
+        if self._plane is None:
+            from worker_app.node import Node
+
+            self._plane = self._make_plane(Node(self._node_id, self._engine))
+        return self._plane
+
+    async def start(self) -> None:
+        from worker_app.consumers import run_batches
+
+        self._batches = asyncio.get_running_loop().create_task(run_batches(self.plane.node), name="batches")
+
+    async def stop(self) -> None:
+        if self._batches is not None:
+            self._batches.cancel()
+        self.plane.node.close()
+
+    async def drain(self, grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
+        """Waits until the gateways have let go: they drain first, and need this worker until then."""
+        began = time.monotonic()
+        node = self.plane.node
+        node.drain()
+        while (node.gateways or node.in_flight or busy()) and time.monotonic() - began < limit_s:
+            await asyncio.sleep(0.02)
+
+
+_service: Service | None = None
+_starting: asyncio.Task[None] | None = None
+
+
+def use(service: Service) -> None:
+    """Says what this process is; before the server starts."""
+    global _service
+    _service = service
+
+
+def service() -> Any:
+    """This process's service. Raises NotRunning if there is none."""
+    if _service is None:
+        raise NotRunning("this process is neither a gateway nor a worker; start rungateway, runnode or runcluster")
+    return _service
+
+
+def plane() -> Plane:
+    """What answers inferences in this process."""
+    return service().plane  # type: ignore[no-any-return]
+
+
+async def ensure_started() -> None:
+    """Starts the service on the running loop, once; whoever comes meanwhile waits for it."""
+    global _starting, _service
+    if _starting is None:
+        if _service is None:
+            _service = _default_service()
+        _service.loop = asyncio.get_running_loop()
+        _starting = _service.loop.create_task(_service.start())
+    if not _starting.done():
+        await asyncio.shield(_starting)
+
+
+async def drain(grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
+    """Finishes what is under way; readiness drops first."""
+    running = service()
+    running.stopping = True
+    logger.info("draining")
+    await running.drain(grace_s, limit_s, busy)
+
+
+async def stop() -> None:
+    """Stops the service."""
+    if _service is not None and _starting is not None:
+        await _service.stop()
+
+
+def _default_service() -> Service:
+    """For servers that were started without one of this project's commands, such as Daphne's runserver."""
+    if settings.INFERENCE_MODE == "gateway":
+        return GatewayService()
+    return WorkerService(os.environ.get("NODE_ID", "worker"), settings.MODEL_PATH)

@@ -1,0 +1,126 @@
+"""How uvicorn is started: loop, limits, the data plane's protocol, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+from django.conf import settings
+
+from inference_site import lifecycle
+from inference_site.hotpath import HotProtocol, Seconds
+from inference_site.lib.frames import BULK_BYTES, MESSAGE_BYTES
+
+logger = logging.getLogger(__name__)
+
+# While a process drains it goes on answering for this long, so that clients with an open connection hear of it.
+GRACE_S = 1.0
+DRAIN_S = 5.0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a drain before its own shutdown, and exit status 0 after a signal."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn: begin to serve."""
+        await super().startup(sockets)
+        parent = os.environ.get("INFERENCE_PARENT_FD")
+        if parent is not None:
+            asyncio.get_running_loop().add_reader(int(parent), self._parent_gone, int(parent))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn: a first signal drains, a second one ends at once; none is raised again afterwards."""
+        loop = asyncio.get_running_loop()
+        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+        self._loop = loop
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        self._loop.call_soon_threadsafe(self.begin_drain)
+
+    def begin_drain(self) -> None:
+        """Stops serving in good order; called again, at once."""
+        if self._drain is None:
+            self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit())
+        else:
+            self.should_exit = self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn: called ten times a second."""
+        if counter % 10 == 0:
+            Seconds.now += 1
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HotProtocol):
+                    connection.check_age()
+        return await super().on_tick(counter)
+
+    async def _drain_and_exit(self) -> None:
+        try:
+            await lifecycle.drain(GRACE_S, DRAIN_S, self._busy)
+        finally:
+            self.should_exit = True
+
+    def _busy(self) -> bool:
+        """Whether a client is still waiting for an answer."""
+        return any(
+            not connection.idle for connection in self.server_state.connections if isinstance(connection, HotProtocol)
+        )
+
+    def _parent_gone(self, parent: int) -> None:
+        asyncio.get_running_loop().remove_reader(parent)
+        logger.warning("the supervisor has gone, so this process stops too")
+        self.begin_drain()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError, whose message says what to do, if the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"can't listen on {host}:{port}: {error.strerror}; stop what uses it or choose another port"
+        ) from None
+
+
+def serve(sock: socket.socket) -> None:
+    """Serves this process's mode on a listening socket until it is told to stop. Returns after a clean stop."""
+    sys.setswitchinterval(0.0005)  # a page that a thread renders must not hold up the data plane for 5 ms at a time
+    fast = settings.DATA_PLANE == "fast"
+    HotProtocol.max_body_bytes = settings.MAX_BODY_BYTES
+    config = uvicorn.Config(
+        "inference_site.asgi:application",
+        http=HotProtocol if fast else "httptools",
+        ws="websockets-sansio",
+        ws_max_size=settings.MAX_BODY_BYTES + MESSAGE_BYTES + BULK_BYTES + 2**16,
+        ws_per_message_deflate=False,
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=2048,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=3,
+    )
+    if fast:
+        HotProtocol.plane = lifecycle.plane()
+    Server(config).run(sockets=[sock])

@@ -1,0 +1,10 @@
+"""URLs of a gateway process."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [path("admin/", admin.site.urls), path("", include("gateway_app.urls"))]
+
+handler400 = "inference_site.apierrors.bad_request"
+handler404 = "inference_site.apierrors.not_found"
+handler500 = "inference_site.apierrors.server_error"

@@ -1,0 +1,1 @@
+"""The bundled model, its record and the script that makes both."""

@@ -1,0 +1,158 @@
+"""The gateway's page in a real browser."""
+
+import copy
+
+import pytest
+
+from tests.support.chromium import Browser
+from tests.support.pages import PagesSite, open_breaker
+
+STATES = "[data-badge=state]"
+NARROW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+
+
+def state_of(browser: Browser, name: str) -> str:
+    return browser.text(f"[data-worker={name}] {STATES}")
+
+
+def test_first_paint_needs_no_poll(browser: Browser, site: PagesSite) -> None:
+    site.broken = True
+    browser.open(site.url)
+    assert browser.texts(f".worker {STATES}") == ["CLOSED"] * 3
+    assert browser.texts(".worker .who > a") == ["worker_1", "worker_2", "worker_3"]
+
+
+def test_healthy_gateway(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url)
+    browser.wait_for(lambda: browser.text("#freshness-text") == "live", "the page is live")
+    strip = dict(zip(browser.texts(".strip dt"), browser.texts(".strip dd:not(.sub)"), strict=True))
+    assert strip == {
+        "Workers up": "3 of 3",
+        "Requests/s": "8,423",
+        "p50 latency": "1.84 ms",
+        "p95 latency": "4.90 ms",
+        "p99 latency": "12.6 ms",
+        "Errors": "< 0.01 %",
+        "Cache hits": "87.4 %",
+        "In flight": "18",
+        "Config": "rev 7",
+    }
+    row = browser.text("[data-worker=worker_1]")
+    for part in ("0 of 5 failures to open", "412,093", "5 in flight", "33.8 %", "34.1 %", "6.0", "12 timeout", "CPU"):
+        assert part in row
+    assert browser.driver.title == "Inference gateway"
+    assert not browser.shows(".banner")
+    assert browser.console_errors() == []
+
+
+def test_open_breaker_shows_without_reload_and_recovers(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url)
+    browser.driver.execute_script("window.notReloaded = true")
+    healthy = copy.deepcopy(site.stats)
+    open_breaker(site.stats, 2)
+    browser.wait_for(lambda: state_of(browser, "worker_2") == "OPEN", "worker_2's breaker is OPEN")
+    row = browser.text("[data-worker=worker_2]")
+    assert "for 12 s · retry in 18 s" in row
+    assert "Disconnected" in row
+    assert row.count("connection to 127.0.0.1:8002 refused") == 1
+    assert browser.evaluate(f"document.querySelector('[data-worker=worker_2] {STATES} use').getAttribute('href')") == (
+        "#icon-bad"
+    )
+    assert state_of(browser, "worker_1") == state_of(browser, "worker_3") == "CLOSED"
+    browser.wait_for(lambda: browser.driver.title == "2 of 3 up — Inference gateway", "the title tells of the trouble")
+    assert browser.evaluate("document.getElementById('announce').textContent") == "2 of 3 up"
+
+    site.stats["circuit_breakers"][1].update(state="HALF_OPEN", successes=1, retry_after_s=None)
+    browser.wait_for(lambda: state_of(browser, "worker_2") == "HALF_OPEN", "worker_2's breaker is HALF_OPEN")
+    assert "1 of 2 successes to close" in browser.text("[data-worker=worker_2]")
+
+    site.stats = healthy
+    browser.wait_for(lambda: state_of(browser, "worker_2") == "CLOSED", "worker_2's breaker is CLOSED again")
+    browser.wait_for(lambda: browser.driver.title == "Inference gateway", "the title is calm again")
+    assert "refused" not in browser.text("[data-worker=worker_2]")
+    assert browser.evaluate("window.notReloaded") is True
+
+
+def test_workers_come_go_and_are_switched_off(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url)
+    changed = copy.deepcopy(site.stats)
+    changed["workers"][0].update(draining=True, routable=False)
+    changed["workers"][1].update(enabled=False, routable=False, connected=False, node=None, stats_age_s=None)
+    del changed["workers"][2], changed["circuit_breakers"][1:]
+    site.stats = changed
+    browser.wait_for(lambda: browser.texts(".who > a") == ["worker_1", "worker_2"], "worker_3 is gone")
+    assert browser.texts(".worker .badges") == ["CLOSED\nDraining", "Disabled"]
+    assert "0 of 1" in browser.text("#tile-workers")
+    assert "1 draining · 1 disabled" in browser.text("#tile-workers")
+    assert "no report yet" in browser.text("[data-worker=worker_2]")
+
+
+def test_no_workers_says_what_to_do(browser: Browser, site: PagesSite) -> None:
+    site.stats.update(total_workers=0, workers=[], circuit_breakers=[])
+    browser.open(site.url)
+    assert "manage.py runcluster" in browser.text("#empty")
+    assert not browser.shows("#workers")
+    browser.wait_for(lambda: browser.driver.title == "No workers — Inference gateway", "the title says it")
+
+
+def test_config_error_and_draining(browser: Browser, site: PagesSite) -> None:
+    site.stats["gateway"].update(config_error="the database does not answer", draining=True)
+    browser.open(site.url)
+    error = browser.text("#config-error")
+    assert error == "Revision 7 stays in force, newer settings cannot be read: the database does not answer"
+    assert "takes no new requests" in browser.text("#draining")
+    assert browser.driver.title == "Draining, config error — Inference gateway"
+
+
+def test_stale_page_says_so_and_recovers(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url)
+    browser.wait_for(lambda: browser.text("#freshness-text") == "live", "the page is live")
+    site.broken = True
+    browser.wait_for(lambda: "data is 2 s old" in browser.text("#freshness-text"), "the page counts its age")
+    assert "status 500 from stats" in browser.text("#stale")
+    assert browser.evaluate("getComputedStyle(document.querySelector('.live')).opacity") == "0.55"
+    assert browser.driver.title == "No data — Inference gateway"
+    site.broken = False
+    browser.wait_for(lambda: browser.text("#freshness-text") == "live", "the page is live again")
+    assert not browser.shows("#stale")
+
+
+def test_hidden_tab_does_not_poll(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url)
+    polls = "performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/stats')).length"
+    browser.wait_for(lambda: browser.evaluate(f"{polls} > 1"), "it polls")
+    # Told, not really hidden: a headless browser shows every tab.
+    browser.driver.execute_script("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 300)")  # a poll may have been under way
+    before = browser.evaluate(polls)
+    browser.driver.execute_async_script("setTimeout(arguments[0], 3500)")
+    assert browser.evaluate(polls) == before
+    browser.driver.execute_script("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    browser.wait_for(lambda: browser.evaluate(polls) != before, "it polls as soon as it is seen", 0.9)
+    assert not browser.shows("#stale")
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1024, 1280])
+def test_nothing_sticks_out_sideways(browser: Browser, site: PagesSite, width: int) -> None:
+    open_breaker(site.stats, 2)
+    site.stats["workers"][0].update(name="a-worker-with-a-rather-long-name-in-rack-17", weight=2.5)
+    browser.open(site.url)
+    browser.resize(width)
+    browser.wait_for(lambda: browser.evaluate(f"innerWidth === {width}"), "the window has its width")
+    assert browser.evaluate(NARROW) is True
+
+
+def test_hostile_text_stays_text(browser: Browser, site: PagesSite) -> None:
+    site.stats["workers"][0].update(name="</script><b id=hostile>", last_error="<img src=x onerror=alert(1)>")
+    browser.open(site.url)
+    assert browser.texts(".who > a")[0] == "</script><b id=hostile>"
+    assert "<img src=x" in browser.texts(".notes")[0]
+    assert not browser.shows("#hostile")
+
+
+def test_links_lead_to_the_worker_and_to_its_row_in_the_admin(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url)
+    links = browser.evaluate("[...document.querySelectorAll('[data-worker=worker_2] a')].map((link) => link.href)")
+    assert isinstance(links, list)
+    assert links[0] == "http://127.0.0.1:8002/"
+    assert links[1].endswith("?name=worker_2")

@@ -1,0 +1,57 @@
+"""A worker's own page in a real browser."""
+
+import pytest
+
+from tests.support.chromium import Browser
+from tests.support.pages import PagesSite
+
+
+def test_shows_model_cache_batches_and_settings(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url + "worker/")
+    browser.wait_for(lambda: browser.shows("#worker"), "the figures are there")
+    page = browser.text("body")
+    assert "pixels · float32 [batch, 64], short inputs are padded with zeros" in page
+    for part in ("worker_1", "probabilities · [batch, 10]", "1,000 of 1,000", "of 256 MiB"):
+        assert part in page
+    for part in ("87.4 %", "6.0", "Engine free", "32 requests", "20 ms", "at once when the engine is free"):
+        assert part in page
+    assert browser.driver.title == "worker_1 — Inference worker"
+    assert browser.console_errors() == []
+
+
+def test_says_why_it_runs_on_the_cpu(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url + "worker/")
+    browser.wait_for(lambda: browser.shows("#fallback"), "the fallback is named")
+    assert "Running on the CPU, not on a GPU: CUDA failed to load" in browser.text("#fallback")
+    assert browser.text("[data-text=provider]") == "CPU (fallback)"
+    site.health.update(provider="CUDAExecutionProvider", fallback_reason="")
+    browser.wait_for(lambda: browser.text("[data-text=provider]") == "CUDA", "the provider is CUDA")
+    assert not browser.shows("#fallback")
+
+
+def test_a_503_with_figures_is_data(browser: Browser, site: PagesSite) -> None:
+    site.health.update(ready=False, draining=True, healthy=False)
+    site.health_status = 503
+    browser.open(site.url + "worker/")
+    browser.wait_for(lambda: browser.shows("#worker"), "the figures are there")
+    assert "Draining" in browser.text("[data-badge=state]")
+    assert "Draining" in browser.text("#not-ready")
+    assert not browser.shows("#stale")
+    assert browser.driver.title == "Draining — worker_1 — Inference worker"
+
+
+def test_an_error_is_no_data(browser: Browser, site: PagesSite) -> None:
+    site.broken = True
+    browser.open(site.url + "worker/")
+    browser.wait_for(lambda: browser.shows("#stale"), "the page says that it has no data")
+    assert "No data yet: status 500 from health" in browser.text("#stale")
+    assert not browser.shows("#worker")
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1280])
+def test_nothing_sticks_out_sideways(browser: Browser, site: PagesSite, width: int) -> None:
+    site.health["model"].update(path="/srv/models/" + "a-directory-with-a-long-name/" * 3 + "m.onnx", digest="ab" * 32)
+    browser.open(site.url + "worker/")
+    browser.resize(width)
+    browser.wait_for(lambda: browser.shows("#worker"), "the figures are there")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth") is True

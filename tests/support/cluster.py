@@ -1,0 +1,166 @@
+"""A real cluster for tests: `manage.py runcluster` with its own database and state, on ports the system chooses."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.http import get, request
+from tests.support.ports import free_ports
+from tests.support.processes import ROOT, Running, is_alive, wait_until
+
+MANAGE = (sys.executable, str(ROOT / "manage.py"))
+
+
+def environment(directory: Path, overrides: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's, with database and state in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return {
+        **os.environ,
+        "STATE_DIR": str(directory / "state"),
+        "DATABASE_URL": f"sqlite:///{directory}/db.sqlite3",
+        "PYTHONUNBUFFERED": "1",
+        **(overrides or {}),
+    }
+
+
+def manage(*arguments: str, env: Mapping[str, str], timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Runs a manage.py command to its end, whatever its exit status."""
+    return subprocess.run(
+        [*MANAGE, *arguments], cwd=ROOT, env=dict(env), capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+class Server(Running):
+    """One process of manage.py that serves on a port of its own: a rungateway or a runnode."""
+
+    def __init__(self, arguments: Sequence[str], url: str, env: Mapping[str, str]) -> None:
+        super().__init__([*MANAGE, *arguments], env)
+        self.url = url
+
+    @classmethod
+    def worker(
+        cls, directory: Path, name: str = "worker_1", *arguments: str, env: Mapping[str, str] | None = None
+    ) -> Self:
+        port = free_ports(1)[0]
+        return cls(["runnode", str(port), name, *arguments], f"http://127.0.0.1:{port}", environment(directory, env))
+
+    @classmethod
+    def gateway(cls, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Self:
+        """Migrates the database first, as rungateway expects one with tables."""
+        environ = environment(directory, env)
+        manage("migrate", "--verbosity=0", env=environ).check_returncode()
+        port = free_ports(1)[0]
+        return cls(["rungateway", *arguments, "--port", str(port)], f"http://127.0.0.1:{port}", environ)
+
+    def wait_ready(self, timeout_s: float = 30.0) -> Self:
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.argv} ended with {self.process.returncode}. Its output:\n{self.log}")
+            with suppress(OSError):
+                return get(f"{self.url}/readyz", timeout_s=1.0)[0] == 200
+            return False
+
+        wait_until(f"{self.url}/readyz answers 200", ready, timeout_s)
+        return self
+
+
+class Cluster(Running):
+    """A gateway and its workers; ready on entry, and gone, whatever happened, on exit."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        workers: int = 3,
+        model: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.env = environment(directory, env)
+        self.names = [f"worker_{number}" for number in range(1, workers + 1)]
+        command = ["runcluster", "--workers", str(workers), "--port", "0", "--worker-port", "0", *arguments]
+        if model is not None:
+            command += ["--model", str(model)]
+        super().__init__([*MANAGE, *command], self.env)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self.ready_line = self.wait_for_line(r"^ready .*$", timeout_s=60.0).group()
+        except BaseException:
+            self.__exit__()
+            raise
+        self.gateway_url = self.ready_line.split()[1]
+        self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=(\S+)", self.ready_line)}
+        return self
+
+    def infer(
+        self,
+        values: Sequence[float],
+        request_id: str | None = None,
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and answer of POST /infer on the gateway, or on a worker's url."""
+        body = {"request_id": request_id or uuid.uuid4().hex, "input_data": list(values)}
+        status, answer = request(
+            "POST",
+            f"{url or self.gateway_url}/infer",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", **(headers or {})},
+        )
+        return status, json.loads(answer)
+
+    def stats(self) -> dict[str, Any]:
+        return self.get("/stats")
+
+    def health(self, name: str) -> dict[str, Any]:
+        """Of the named worker, asked directly."""
+        return self.get("/health", url=self.worker_urls[name])
+
+    def get(self, path: str, *, url: str | None = None) -> dict[str, Any]:
+        status, body = get(f"{url or self.gateway_url}{path}")
+        assert status == 200, f"GET {path}: {status} {body[:500]!r}"
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+    def wait_until_connected(self, names: Sequence[str] | None = None, timeout_s: float = 30.0) -> None:
+        """Until the gateway has these workers (all, if not given) connected and would send them requests."""
+
+        def connected() -> bool:
+            routable = {each["name"] for each in self.stats()["workers"] if each["connected"] and each["routable"]}
+            return routable.issuperset(names or self.names)
+
+        wait_until(f"{names or self.names} are connected", connected, timeout_s)
+
+    def pids(self) -> dict[str, int]:
+        return {name: self.pid(name) for name in [*self.names, "gateway"]}
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Sends the signal to a child as it runs now, and returns its pid; after SIGKILL it is gone on return."""
+        pid = self.pid(name)
+        os.kill(pid, number)
+        if number == signal.SIGKILL:
+            wait_until(f"pid {pid} is gone", lambda: not is_alive(pid))
+        return pid
+
+    def kill_worker(self, index: int, number: signal.Signals = signal.SIGKILL) -> int:
+        """index 0 is worker_1."""
+        return self.kill(self.names[index], number)
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A manage.py command on this cluster's database."""
+        return manage(*arguments, env=self.env)
+
+    def stop(self) -> None:
+        status = self.terminate(timeout_s=10.0)
+        assert status == 0, f"runcluster ended with {status} after TERM. Its output:\n{self.log}"

@@ -1,0 +1,199 @@
+"""A site with only the two pages on it, rendered by their real views over figures that a test may change."""
+
+import copy
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+from django.contrib.staticfiles import finders
+from django.test import RequestFactory
+
+Json = dict[str, Any]
+
+# As strict as a policy can be: no inline script, no inline style, nothing from elsewhere.
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def gateway_worker(number: int, requests: int, key_share: float, traffic_share: float) -> Json:
+    address = f"127.0.0.1:{8000 + number}"
+    hits = int(requests * 0.874)
+    batches = max(1, (requests - hits) // 6)
+    return {
+        "name": f"worker_{number}",
+        "address": address,
+        "weight": 1.0,
+        "enabled": True,
+        "draining": False,
+        "connected": True,
+        "routable": True,
+        "in_flight": 4 + number,
+        "requests": requests,
+        "failures": 0,
+        "key_share": key_share,
+        "traffic_share": traffic_share,
+        "last_error": "",
+        "stats_age_s": 0.4,
+        "node": {
+            "node_id": f"worker_{number}",
+            "total_requests": requests,
+            "cache_hits": hits,
+            "cache_size": 1000,
+            "cache_hit_rate": hits / requests,
+            "cache_bytes": 412_000,
+            "queue": 0,
+            "batch_processor": {
+                "total_batches": batches,
+                "avg_batch_size": 6.04,
+                "timeout_batches": 12,
+                "full_batches": batches // 9,
+                "free_batches": batches - batches // 9 - 12,
+            },
+            "provider": "CPUExecutionProvider",
+            "model": "digits",
+            "uptime_s": 8121.0,
+            "errors": 0,
+        },
+    }
+
+
+def breaker(worker: Json) -> Json:
+    return {
+        "node": worker["address"],
+        "name": worker["name"],
+        "state": "CLOSED",
+        "failures": 0,
+        "successes": 0,
+        "failure_threshold": 5,
+        "success_threshold": 2,
+        "since_s": 8121.0,
+        "retry_after_s": None,
+        "opens": 0,
+        "last_error": "",
+    }
+
+
+def gateway_stats() -> Json:
+    """GET /stats of a gateway with three workers in good health."""
+    workers = [
+        gateway_worker(1, 412_093, 0.338, 0.341),
+        gateway_worker(2, 398_552, 0.331, 0.329),
+        gateway_worker(3, 400_218, 0.331, 0.330),
+    ]
+    return {
+        "total_workers": 3,
+        "circuit_breakers": [breaker(worker) for worker in workers],
+        "workers": workers,
+        "gateway": {
+            "requests": 1_210_863,
+            "errors": 37,
+            "in_flight": 18,
+            "requests_per_s": 8423.4,
+            "failovers": 4,
+            "p50_ms": 1.84,
+            "p95_ms": 4.9,
+            "p99_ms": 12.61,
+            "uptime_s": 8124.0,
+            "revision": 7,
+            "config_error": "",
+            "draining": False,
+        },
+    }
+
+
+def open_breaker(stats: Json, number: int) -> None:
+    """Worker `number` stops answering: its breaker opens."""
+    error = f"connection to 127.0.0.1:{8000 + number} refused. Is the worker running?"
+    stats["workers"][number - 1].update(connected=False, routable=False, in_flight=0, last_error=error)
+    stats["circuit_breakers"][number - 1].update(
+        state="OPEN", failures=5, since_s=12.5, retry_after_s=17.2, opens=1, last_error=error
+    )
+
+
+def worker_health() -> Json:
+    """GET /health of a worker that fell back to the CPU."""
+    node: Json = gateway_worker(1, 412_093, 0.338, 0.341)["node"]
+    model: Json = {
+        "name": "digits",
+        "path": "models/digits.onnx",
+        "input": "pixels",
+        "input_shape": ["batch", 64],
+        "input_type": "float32",
+        "pad_with_zeros": True,
+        "output": "probabilities",
+        "output_shape": ["batch", 10],
+        "batches": True,
+        "digest": "4be1c60f02a9d8f1",
+    }
+    settings: Json = {"revision": 7, "cache_entries": 1000, "cache_bytes": 268_435_456}
+    settings |= {"batch_size": 32, "batch_wait_ms": 20.0, "batch_eager": True}
+    reason = "CUDA failed to load: libcuda.so.1 is not on this machine"
+    return node | {
+        "healthy": True,
+        "ready": True,
+        "draining": False,
+        "cache_capacity": 1000,
+        "fallback_reason": reason,
+        "model": model,
+        "settings": settings,
+        "gateways": 1,
+    }
+
+
+class PagesSite:
+    """`/` is the gateway's page, `/worker/` a worker's. A context manager; change `stats` and `health` at will."""
+
+    def __init__(self) -> None:
+        self.stats = gateway_stats()
+        self.health = worker_health()
+        self.health_status = 200
+        self.broken = False  # True: the figures answer 500, the pages still load
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """Status, content type and body for a path."""
+        from gateway_app.dashboard import dashboard
+        from worker_app.dashboard import worker_page
+
+        if path == "/":
+            return 200, "text/html; charset=utf-8", dashboard(RequestFactory().get(path)).content
+        if path == "/worker/":
+            return 200, "text/html; charset=utf-8", worker_page(RequestFactory().get(path)).content
+        if path in ("/stats", "/worker/health") and self.broken:
+            return 500, "text/plain", b"broken on purpose"
+        if path == "/stats":
+            return 200, "application/json", json.dumps(copy.deepcopy(self.stats)).encode()
+        if path == "/worker/health":
+            return self.health_status, "application/json", json.dumps(copy.deepcopy(self.health)).encode()
+        found = finders.find(path.removeprefix("/static/"))
+        if not isinstance(found, str):
+            return 404, "text/plain", b"not found"
+        file = Path(found)
+        return 200, TYPES[file.suffix], file.read_bytes()
+
+    def _handler(site: Self) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, content_type, body = site.answer(self.path)
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Security-Policy", POLICY)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Quiet: a test that fails says why itself."""
+
+        return Handler

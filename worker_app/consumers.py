@@ -1,0 +1,44 @@
+"""The background consumer that runs the batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from channels.consumer import AsyncConsumer, get_handler_name
+
+from worker_app.node import Node
+
+logger = logging.getLogger(__name__)
+
+
+class BatchConsumer(AsyncConsumer):
+    """A Channels consumer fed in this process: one message wakes it for all that waits, never one per request."""
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Calls the handler alone: Channels' own version hops to a thread to tidy databases, and a worker has none."""
+        await getattr(self, get_handler_name(message))(message)
+
+    async def batch_ready(self, message: dict[str, Any]) -> None:
+        """Something waits for the engine."""
+        await self.scope["node"].run_batches()
+
+
+async def run_batches(node: Node) -> None:
+    """Runs the consumer on the node's queue until it is cancelled. A failure is logged and it goes on."""
+
+    async def receive() -> dict[str, str]:
+        await node.work()
+        return {"type": "batch.ready"}
+
+    async def send(message: dict[str, Any]) -> None:
+        raise TypeError(f"the batch consumer has nobody to send {message['type']!r} to")
+
+    application = BatchConsumer.as_asgi()
+    while True:
+        try:
+            await application({"type": "channel", "channel": "batches", "node": node}, receive, send)
+        except Exception:
+            logger.exception("the batch consumer failed; it starts again")
+            await asyncio.sleep(0.1)

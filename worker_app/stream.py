@@ -1,0 +1,140 @@
+"""The worker's end of the stream: one WebSocket per gateway, raw ASGI, many requests in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import msgspec
+
+from inference_site.lib import frames, handshake
+from inference_site.lib.frames import Ask, Cache, Tell
+from inference_site.lib.nodesettings import NodeSettings
+from worker_app.node import Node
+from worker_app.stats import node_stats
+
+logger = logging.getLogger(__name__)
+
+HANDSHAKE_TIMEOUT_S = 5.0
+STATS_EVERY_S = 0.5
+
+
+class Stream:
+    """One gateway's connection. What is ready together leaves as one message."""
+
+    def __init__(self, node: Node, token: str, send: Any) -> None:
+        self._node = node
+        self._token = token
+        self._send = send
+        self._out: list[bytes] = []
+        self._ready = asyncio.Event()
+        self._reading = False
+        self._challenge = handshake.new_challenge()
+
+    async def serve(self, scope: dict[str, Any], receive: Any) -> None:
+        """From the upgrade request to the end of the connection."""
+        headers = dict(scope["headers"])
+        theirs = headers.get(handshake.CHALLENGE_HEADER.encode(), b"").decode("latin-1")
+        await receive()  # websocket.connect
+        await self._send({"type": "websocket.accept"})
+        await self._write(frames.tell(Tell.HELLO, 0, self._hello(theirs)))
+        first = await asyncio.wait_for(receive(), HANDSHAKE_TIMEOUT_S)
+        if not self._proven(first):
+            await self._send({"type": "websocket.close", "code": 4401, "reason": "INFERENCE_TOKEN differs"})
+            return
+        # A bulk connection carries only large bodies; numbers and orders travel on the other one.
+        bulk = scope["query_string"] == b"bulk"
+        writer = asyncio.create_task(self._write_replies())
+        pusher = None if bulk else asyncio.create_task(self._push_stats())
+        self._node.gateways.add(self)
+        try:
+            while (message := await receive())["type"] == "websocket.receive":
+                self._take(message.get("bytes") or b"")
+                if self._out:
+                    await self._flush()
+        except ValueError as error:
+            logger.error("a gateway sent garbage, its stream is closed: %s", error)
+            await self._send({"type": "websocket.close", "code": 1002, "reason": str(error)[:100]})
+        finally:
+            self._node.gateways.discard(self)
+            writer.cancel()
+            if pusher is not None:
+                pusher.cancel()
+
+    def say_draining(self) -> None:
+        """Tells the gateway that this process is about to stop."""
+        self._put(frames.tell(Tell.DRAINING, 0, b""))
+
+    def _take(self, message: bytes) -> None:
+        infer, reply = self._node.infer, self._reply
+        self._reading = True
+        for kind, ident, payload in frames.asks(message):
+            if kind == Ask.INFER:
+                infer(payload, ident, reply)
+            elif kind == Ask.SETTINGS:
+                self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
+            elif kind != Ask.PROOF:
+                raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
+        self._reading = False
+
+    def _reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
+        out = self._out
+        out.append(frames.pack_tell_head(kind, cache, status, token, len(payload), time_us))
+        out.append(payload)
+        if not self._reading:  # what is answered while a message is read leaves when it has been read
+            self._ready.set()
+
+    def _put(self, frame: bytes) -> None:
+        self._out.append(frame)
+        self._ready.set()
+
+    def _hello(self, challenge: str) -> bytes:
+        node = self._node
+        return msgspec.json.encode(
+            handshake.Hello(
+                version=frames.PROTOCOL_VERSION,
+                node_id=node.node_id,
+                instance=node.instance,
+                model=node.engine.record.name,
+                model_digest=node.engine.digest,
+                draining=node.draining,
+                challenge=self._challenge,
+                proof=handshake.worker_proof(self._token, challenge, node.node_id, node.instance),
+            )
+        )
+
+    def _proven(self, message: dict[str, Any]) -> bool:
+        """Whether a gateway's first message shows that it holds the token; what came along with it is taken too."""
+        try:
+            (kind, _, payload), *_ = frames.asks(message.get("bytes") or b"")
+        except ValueError:
+            return False
+        if kind != Ask.PROOF or not handshake.same(
+            payload.decode("latin-1"), handshake.gateway_proof(self._token, self._challenge)
+        ):
+            logger.error("a gateway was turned away: it did not prove that it holds this worker's INFERENCE_TOKEN")
+            return False
+        self._take(message["bytes"])
+        return True
+
+    async def _write_replies(self) -> None:
+        with contextlib.suppress(OSError):  # the gateway has left: the reader ends the stream
+            while True:
+                await self._ready.wait()
+                await self._flush()
+
+    async def _flush(self) -> None:
+        self._ready.clear()
+        out, self._out = self._out, []
+        if out:
+            await self._write(b"".join(out))
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "websocket.send", "bytes": data})
+
+    async def _push_stats(self) -> None:
+        while True:
+            self._put(frames.tell(Tell.STATS, 0, msgspec.json.encode(node_stats(self._node))))
+            await asyncio.sleep(STATS_EVERY_S)

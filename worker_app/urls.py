@@ -1,0 +1,15 @@
+"""What a worker serves."""
+
+from django.urls import path
+
+from inference_site.api import livez, readyz
+from worker_app.dashboard import worker_page
+from worker_app.views import HealthView, InferView
+
+urlpatterns = [
+    path("", worker_page, name="worker"),
+    path("infer", InferView.as_view(), name="infer"),
+    path("health", HealthView.as_view(), name="health"),
+    path("livez", livez, name="livez"),
+    path("readyz", readyz, name="readyz"),
+]
