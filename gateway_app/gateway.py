@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from gateway_app.config import ConfigWatcher, Snapshot, adopt_name
+from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import State
 from gateway_app.core.router import Call, Router
 from gateway_app.links import WorkerLink
@@ -111,6 +111,7 @@ class Gateway:
     def _configure(self, snapshot: Snapshot) -> None:
         """Puts a snapshot in force. Requests in flight keep what they began with."""
         enabled = {entry.name: entry for entry in snapshot.workers if entry.enabled}
+        self._rename(enabled)
         for name, link in list(self.links.items()):
             entry = enabled.get(name)
             if entry is None or (entry.host, entry.port) != (link.host, link.port):
@@ -142,6 +143,15 @@ class Gateway:
                     clock=time.monotonic,
                 )
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
+
+    def _rename(self, enabled: dict[str, WorkerEntry]) -> None:
+        """A link whose worker got its name from the handshake goes on under that name, with all it carries."""
+        for name, entry in enabled.items():
+            for before, link in list(self.links.items()):
+                here = (entry.host, entry.port) == (link.host, link.port)
+                if here and name not in self.links and before not in enabled and link.node_id == name:
+                    self.links[name] = self.links.pop(before)
+                    self.router.rename(before, name)
 
     def _named(self, link: WorkerLink, node_id: str) -> None:
         """A worker that was given by its address alone has said its name."""

@@ -90,17 +90,6 @@ class Server(uvicorn.Server):
         self.begin_drain()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError, whose message says what to do, if the address can't be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"can't listen on {host}:{port}: {error.strerror}; stop what uses it or choose another port"
-        ) from None
-
-
 def serve(sock: socket.socket) -> None:
     """Serves this process's mode on a listening socket until it is told to stop. Returns after a clean stop."""
     sys.setswitchinterval(0.0005)  # a page that a thread renders must not hold up the data plane for 5 ms at a time

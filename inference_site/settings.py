@@ -148,6 +148,9 @@ LOGGING = {
         # A client's mistake is answered and counted, not logged: 500 of them in a row would drown what matters.
         "django.request": {"level": "ERROR"},
         "uvicorn": {"handlers": [], "level": "INFO", "propagate": True},
+        # Its warnings are about clients that speak no HTTP: answered and counted too.
+        "uvicorn.error": {"level": "ERROR"},
+        "picows": {"level": "WARNING"},  # connections to workers are logged where they are kept
         "uvicorn.access": {"handlers": [], "level": "CRITICAL", "propagate": False},
     },
 }

@@ -34,11 +34,11 @@ class Breaker:
 
     __slots__ = (
         "_clock",
-        "_on_change",
         "_period",
         "config",
         "failures",
         "last_error",
+        "on_change",
         "opens",
         "probes",
         "since",
@@ -54,7 +54,7 @@ class Breaker:
     ) -> None:
         self.config = config
         self._clock = clock
-        self._on_change = on_change
+        self.on_change = on_change
         # A permit is the number of the period it was given in, negative for a probe.
         self._period = 1
         self.state = State.CLOSED
@@ -146,5 +146,5 @@ class Breaker:
         self.failures = self.successes = 0
         if state is State.OPEN:
             self.opens += 1
-        if self._on_change is not None:
-            self._on_change(self, before, reason)
+        if self.on_change is not None:
+            self.on_change(self, before, reason)

@@ -88,6 +88,7 @@ class Router:
         self._on_breaker = on_breaker
         self.routes: dict[str, Route] = {}
         self.ring = Ring({}, 1, hash64)
+        self._members: tuple[dict[str, float], int] = ({}, 1)
         self.timeout_s = 10.0
         self.requests = 0
         self.failovers = 0
@@ -112,12 +113,23 @@ class Router:
         for name, weight in weights.items():
             route = self.routes.get(name)
             if route is None:
-                route = self.routes[name] = Route(name, Breaker(breaker, self._clock, self._observer(name)))
+                route = self.routes[name] = Route(name, Breaker(breaker, self._clock))
+                route.breaker.on_change = self._observer(route)
             route.weight = weight
             route.draining = name in draining
             route.breaker.configure(breaker)
-        self.ring = Ring(weights, virtual_nodes, self._hash64)
+        members = (dict(weights), virtual_nodes)
+        if members != self._members:
+            self._members = members
+            self.ring = Ring(weights, virtual_nodes, self._hash64)
         self.timeout_s = timeout_s
+
+    def rename(self, before: str, after: str) -> None:
+        """A worker turns out to have another name; what it is doing goes on."""
+        route = self.routes.pop(before)
+        route.name = after
+        self.routes[after] = route
+        self.ring = Ring({}, 1, self._hash64)  # until `configure` makes the one with the new name
 
     def submit(self, call: Call) -> None:
         """Takes a new call."""
@@ -238,5 +250,5 @@ class Router:
         self.errors += 1
         call.on_error(ApiError(status, code, message, retry_after_s=retry_after_s))
 
-    def _observer(self, name: str) -> Callable[[Breaker, State, str], None]:
-        return lambda breaker, before, reason: self._on_breaker(name, before, breaker.state, reason)
+    def _observer(self, route: Route) -> Callable[[Breaker, State, str], None]:
+        return lambda breaker, before, reason: self._on_breaker(route.name, before, breaker.state, reason)

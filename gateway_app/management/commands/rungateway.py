@@ -12,7 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 from gateway_app.config import register_workers
 from inference_site import lifecycle
 from inference_site.checks import require_public_settings
-from inference_site.server import bind, serve
+from inference_site.ports import PortError, listen
+from inference_site.server import serve
 
 
 def parse_worker(text: str) -> tuple[str | None, str, int]:
@@ -42,9 +43,11 @@ class Command(BaseCommand):
         try:
             require_public_settings(options["host"])
             sock = (
-                bind(options["host"], options["port"]) if options["fd"] is None else socket.socket(fileno=options["fd"])
+                listen(options["host"], options["port"], "--port")
+                if options["fd"] is None
+                else socket.socket(fileno=options["fd"])
             )
-        except (ImproperlyConfigured, OSError) as error:
+        except (ImproperlyConfigured, PortError) as error:
             raise CommandError(str(error)) from error
         if workers:
             register_workers(workers)

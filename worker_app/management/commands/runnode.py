@@ -13,7 +13,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from inference_site import lifecycle
 from inference_site.checks import require_public_settings
-from inference_site.server import bind, serve
+from inference_site.ports import PortError, listen
+from inference_site.server import serve
 
 
 class Command(BaseCommand):
@@ -38,10 +39,12 @@ class Command(BaseCommand):
         require_public_settings(options["host"])
         try:
             sock = (
-                bind(options["host"], options["port"]) if options["fd"] is None else socket.socket(fileno=options["fd"])
+                listen(options["host"], options["port"], "PORT")
+                if options["fd"] is None
+                else socket.socket(fileno=options["fd"])
             )
             model = (options["model_path"] or settings.MODEL_PATH).resolve()
             lifecycle.use(lifecycle.WorkerService(options["node_id"], model))
-        except (ModelError, RecordError, OSError) as error:
+        except (ModelError, RecordError, PortError) as error:
             raise CommandError(str(error)) from error
         serve(sock)

@@ -1,0 +1,148 @@
+"""Measures the whole system as its users meet it and prints a table: `make bench`.
+
+Starts a cluster of three workers of its own for each model. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import onnxruntime as ort
+from xxhash import xxh3_64_intdigest
+
+from bench.yardstick import BenchError, compare, nginx, resident_mb, tool, write_load, wrk
+from gateway_app.core.ring import Ring
+from tests.support.cluster import Cluster
+from tests.support.onnx_models import mlp
+
+Row = tuple[str, str]
+
+
+def throughput(directory: Path, model: Path, pairs: int, seconds: int, requests: int) -> list[Row]:
+    """Hot, cold and close beside nginx; a lone request; memory after a long run."""
+    rows: list[Row] = []
+    with Cluster(directory / "cluster", model=model) as cluster, nginx(directory) as yardstick:
+        url, pids = f"{cluster.gateway_url}/infer", cluster.pids()
+        for mode, distinct in (("hot", 10), ("cold", 20_000), ("close", 10)):
+            script = write_load(directory / mode, distinct, 64, close=mode == "close")
+            found = compare(url, pids["gateway"], script, yardstick, pairs=pairs, seconds=seconds)
+            rows.append(
+                (
+                    f"{mode}: requests/s, of nginx's",
+                    f"{found.per_s:,.0f}, **{found.ratio:.2f}** (p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms, "
+                    f"{found.errors} errors, gateway {found.cpu_us:.0f} µs CPU each)",
+                )
+            )
+        rows += lone(url, model)
+        first = {name: resident_mb(pid) for name, pid in pids.items()}
+        done = 0
+        while done < requests:
+            done += wrk(url, directory / "cold" / "load.lua", seconds=10).requests
+        then = {name: resident_mb(pid) for name, pid in pids.items()}
+        text = ", ".join(f"{name} {first[name]:.0f} → {then[name]:.0f}" for name in pids)
+        rows.append((f"resident memory in MB, before and after {done:,} more requests", text))
+    return rows
+
+
+def lone(url: str, model: Path, count: int = 2000) -> list[Row]:
+    """One request at a time, never seen before, less what ONNX Runtime itself takes."""
+    where, rng = urlsplit(url), random.Random()
+    connection = http.client.HTTPConnection(where.hostname or "", where.port)
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    ours, alone = [], []
+    for number in range(count):
+        values = [rng.random() for _ in range(64)]
+        body = json.dumps({"request_id": f"r{number}", "input_data": values})
+        began = time.perf_counter()
+        connection.request("POST", where.path, body)
+        answer = connection.getresponse()
+        answer.read()
+        ours.append(time.perf_counter() - began)
+        if answer.status != 200 or answer.headers["X-Cache"] != "miss":
+            raise BenchError(f"a lone request got {answer.status}, X-Cache {answer.headers['X-Cache']}")
+        sample = np.array([values], np.float32)
+        began = time.perf_counter()
+        session.run(None, {name: sample})
+        alone.append(time.perf_counter() - began)
+    p50, p99 = ((np.percentile(ours, share) - np.percentile(alone, share)) * 1000 for share in (50, 99))
+    return [("a lone request, cache miss, above ONNX Runtime's own time", f"p50 {p50:.2f} ms, p99 {p99:.2f} ms")]
+
+
+def balance(inputs: int = 100_000) -> list[Row]:
+    """How evenly random inputs spread over workers at 150 virtual nodes."""
+    rng = random.Random(1)
+    keys = [xxh3_64_intdigest(json.dumps([rng.random() for _ in range(8)]).encode()) for _ in range(inputs)]
+    rows = []
+    for workers in (3, 10, 100):
+        ring = Ring({f"worker_{n}": 1.0 for n in range(1, workers + 1)}, 150, xxh3_64_intdigest)
+        counts = dict.fromkeys(ring.nodes, 0)
+        for key in keys:
+            counts[ring.owners(key)[0]] += 1
+        rows.append(
+            (
+                f"share of {inputs:,} random inputs, {workers} workers",
+                f"max/mean {max(counts.values()) * workers / inputs:.3f}",
+            )
+        )
+    return rows
+
+
+def batches(directory: Path, seconds: int) -> list[Row]:
+    """Mean batch size with a model that is bound by computation, at 100 connections, every input new."""
+    model = mlp(directory / "compute.onnx", sizes=(512, 2048, 2048, 100))
+    with Cluster(directory / "compute", model=model) as cluster:
+        script = write_load(directory / "512", 5000, 512)
+        load = wrk(f"{cluster.gateway_url}/infer", script, connections=100, seconds=2 * seconds)
+        sizes = [cluster.health(name)["batch_processor"]["avg_batch_size"] for name in cluster.names]
+    text = f"{', '.join(map(str, sizes))} ({load.per_s:,.0f} requests/s, {load.errors} errors)"
+    return [("mean batch size of each worker, 512→2048→2048→100 at 100 connections", text)]
+
+
+def runbench(directory: Path) -> str:
+    """The report of `runbench` on the bundled model."""
+    with Cluster(directory / "runbench") as cluster:
+        arguments = ("--gateway", cluster.gateway_url, "--requests", "10000", "--threads", "50")
+        return cluster.manage("runbench", *arguments).stdout
+
+
+def main() -> None:
+    """Runs it all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each kind beside nginx (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=4, help="length of a run (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="for the memory (default: %(default)s)")
+    options = parser.parse_args()
+    for needed in ("wrk", "nginx"):
+        tool(needed)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # nginx's workers may be another user
+        model = mlp(directory / "mlp64.onnx", sizes=(64, 128, 10))
+        rows = throughput(directory, model, options.pairs, options.seconds, options.requests)
+        rows += balance() + batches(directory, options.seconds)
+        print("| measured | result |\n|---|---|")
+        for label, result in rows:
+            print(f"| {label} | {result} |")
+        print(f"\n{runbench(directory)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:
+        sys.exit(str(error))

@@ -1,0 +1,163 @@
+"""One WebSocket to a worker: requests out, answers in, what is ready together in one message."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+import msgspec
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from gateway_app.core.router import Call, Router
+from inference_site.lib import frames, handshake
+from inference_site.lib.frames import Ask, Tell
+
+# A frame may hold the largest body that the gateway accepts, and an answer of the same order.
+MAX_FRAME_BYTES = 256 * 2**20
+
+
+class HandshakeError(Exception):
+    """What answers at the worker's address is not that worker; the message says who it is."""
+
+
+class Owner(Protocol):
+    """Whoever keeps channels: a link."""
+
+    router: Router
+
+    def channel_lost(self, channel: Channel, reason: str) -> None: ...
+    def take_stats(self, stats: dict[str, Any]) -> None: ...
+    def worker_leaves(self) -> None: ...
+
+
+class Channel(WSListener):
+    """One connection to a worker. What is ready in one turn of the loop goes out as one message."""
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self.calls: dict[int, Call] = {}
+        self.hello: asyncio.Future[handshake.Hello] = loop.create_future()
+        self._owner = owner
+        self._loop = loop
+        self._transport: WSTransport | None = None
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._last_id = 0
+        self._reason = "the connection was lost"
+
+    @classmethod
+    async def open(cls, owner: Owner, url: str, challenge: str, within_s: float) -> Channel:
+        """Connects and waits for the worker's greeting, in `hello`. Raises OSError, WSError, TimeoutError or
+        HandshakeError."""
+        loop = asyncio.get_running_loop()
+        channel = cls(owner, loop)
+        try:
+            async with asyncio.timeout(within_s):
+                await ws_connect(
+                    lambda: channel,
+                    url,
+                    websocket_handshake_timeout=within_s,
+                    enable_auto_ping=True,
+                    auto_ping_idle_timeout=5,
+                    auto_ping_reply_timeout=5,
+                    max_frame_size=MAX_FRAME_BYTES,
+                    extra_headers={handshake.CHALLENGE_HEADER: challenge},
+                )
+                await channel.hello
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    def send(self, call: Call) -> None:
+        """Queues a request; the answer goes to the router."""
+        self._last_id = ident = (self._last_id + 1) & 0xFFFFFFFF
+        self.calls[ident] = call
+        payload = call.payload
+        self._put(frames.pack_ask_head(Ask.INFER, ident, len(payload)), payload)
+
+    @property
+    def connected(self) -> bool:
+        """Whether frames can be sent."""
+        return self._transport is not None
+
+    def order(self, kind: Ask, payload: bytes) -> None:
+        """Queues a frame that has no answer."""
+        self._put(frames.pack_ask_head(kind, 0, len(payload)), payload)
+
+    def expire(self, before: float) -> None:
+        """Takes back what was sent before this moment; its late answer will be dropped."""
+        late = []
+        for ident, call in self.calls.items():  # in the order in which they were sent
+            if call.sent_at > before:
+                break
+            late.append(ident)
+        for ident in late:
+            call = self.calls.pop(ident)
+            self._owner.router.timed_out(call)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._transport is not None:
+            self._transport.disconnect()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """picows: the upgrade is done."""
+        self._transport = transport
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """picows: a message has come."""
+        if frame.msg_type == WSMsgType.CLOSE:
+            reason = frame.get_close_reason() or "no reason given"
+            self._reason = f"the worker closed the stream: {frame.get_close_code()}, {reason}"
+            transport.disconnect()
+        elif frame.msg_type == WSMsgType.BINARY:
+            try:
+                self._take(frames.tells(frame.get_payload_as_bytes()))
+            except (ValueError, msgspec.DecodeError) as error:
+                self._reason = f"the worker sent garbage: {error}"
+                transport.disconnect(False)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        """picows: the connection is gone."""
+        self._transport = None
+        if not self.hello.done():
+            self.hello.set_exception(HandshakeError(self._reason))
+            self.hello.exception()  # it has been seen: whoever waited for it may have given up before
+        self._owner.channel_lost(self, self._reason)
+
+    def _take(self, replies: list[tuple[int, int, int, int, int, bytes]]) -> None:
+        pop, answered = self.calls.pop, self._owner.router.answered
+        for kind, cache, status, ident, time_us, payload in replies:
+            call = pop(ident, None)
+            if call is not None:
+                answered(call, kind, cache, status, payload, time_us)
+            elif kind >= Tell.HELLO:
+                self._control(kind, payload)
+
+    def _control(self, kind: int, payload: bytes) -> None:
+        if kind == Tell.HELLO and not self.hello.done():
+            try:
+                self.hello.set_result(msgspec.json.decode(payload, type=handshake.Hello))
+            except msgspec.DecodeError as error:
+                self.hello.set_exception(HandshakeError(f"its greeting can't be read: {error}"))
+        elif kind == Tell.STATS:
+            self._owner.take_stats(msgspec.json.decode(payload))
+        elif kind == Tell.DRAINING:
+            self._owner.worker_leaves()
+
+    def _put(self, head: bytes, payload: bytes) -> None:
+        out = self._out
+        if not out:
+            self._loop.call_soon(self._flush)
+        elif self._out_bytes > frames.MESSAGE_BYTES:
+            self._flush()
+        out.append(head)
+        out.append(payload)
+        self._out_bytes += len(payload)
+
+    def _flush(self) -> None:
+        out = self._out
+        if out and self._transport is not None:
+            self._transport.send(WSMsgType.BINARY, b"".join(out))
+        out.clear()
+        self._out_bytes = 0

@@ -1,0 +1,188 @@
+"""Workers that are killed, stopped or told to go while requests come in: no client notices."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import onnx_models
+from tests.support.cluster import Cluster
+from tests.support.http import request
+from tests.support.load import Case, Load, Oracle, Report
+from tests.support.processes import wait_until
+
+RATE = 600.0  # requests per second
+REPEATED = 200  # of these cases it is known which worker they belong to
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # About 5 ms per run: whenever a worker dies, it dies with requests in its hands.
+    return onnx_models.slow(tmp_path_factory.mktemp("model") / "slow.onnx", work=1_500)
+
+
+@pytest.fixture(scope="module")
+def cases(model: Path) -> list[Case]:
+    """Every third one comes again and again; the others are too many for any cache."""
+    oracle = Oracle(model)
+    repeated, fresh = oracle.random_cases(REPEATED, seed=1), oracle.random_cases(40_000, seed=2)
+    mixed = []
+    for number in range(len(fresh) // 2):
+        mixed += [repeated[number % REPEATED], *fresh[2 * number : 2 * number + 2]]
+    return mixed
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("kill"), model=model) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> Cluster:
+    """All there again after what an earlier test did."""
+    running.wait_until_connected()
+    return running
+
+
+def worker(cluster: Cluster, name: str) -> dict[str, Any]:
+    return next(each for each in cluster.stats()["workers"] if each["name"] == name)
+
+
+def breaker(cluster: Cluster, name: str) -> dict[str, Any]:
+    return next(each for each in cluster.stats()["circuit_breakers"] if each["name"] == name)
+
+
+def tune(cluster: Cluster, **values: float) -> None:
+    """Saves these values and returns when the gateway has them."""
+    before = cluster.stats()["gateway"]["revision"]
+    script = f"from gateway_app.models import Tuning; t = Tuning.objects.get(); t.__dict__.update({values!r}); t.save()"
+    done = cluster.manage("shell", "--verbosity=0", "--command", script)
+    assert done.returncode == 0, done.stderr
+    wait_until("a new revision", lambda: cluster.stats()["gateway"]["revision"] > before)
+
+
+def owners(report: Report, since: float, until: float) -> dict[int, set[str]]:
+    """The workers that answered each of the repeated cases, which stand at every third place."""
+    found: dict[int, set[str]] = {}
+    for place, names in report.owners(since, until).items():
+        if place % 3 == 0:
+            found.setdefault(place // 3 % REPEATED, set()).update(names)
+    return found
+
+
+def wait_for_repeated(load: Load, since: float) -> dict[int, set[str]]:
+    wait_until(
+        "an answer for each repeated case", lambda: len(owners(load.report, since, time.monotonic())) == REPEATED, 30.0
+    )
+    return owners(load.report, since, time.monotonic())
+
+
+def test_a_killed_worker_loses_nothing_and_gets_its_keys_back(cluster, cases):
+    failovers = cluster.stats()["gateway"]["failovers"]
+    with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
+        before = wait_for_repeated(load, time.monotonic())
+        assert all(len(names) == 1 for names in before.values())
+        cluster.kill("worker_2")
+        wait_until("/stats shows it", lambda: not worker(cluster, "worker_2")["connected"])
+        assert breaker(cluster, "worker_2")["last_error"]
+        load.wait_for_node("worker_1")
+        load.wait_for_node("worker_3")
+        cluster.wait_for_line(r"worker_2 was ended by SIGKILL; starting it again")
+        load.wait_for_node("worker_2", timeout_s=15.0)
+        wait_until("its breaker is closed", lambda: breaker(cluster, "worker_2")["state"] == "CLOSED")
+        after = wait_for_repeated(load, time.monotonic())
+    load.report.assert_no_failure()
+    assert cluster.stats()["gateway"]["failovers"] > failovers  # it was killed with requests in its hands
+    assert after == before
+
+
+def test_all_killed_at_once_is_503_until_they_are_back(cluster, cases):
+    with Load(cluster.gateway_url, cases, connections=10, rate=RATE, allow_503=True) as load:
+        load.wait_for(300)
+        pids = [cluster.pid(name) for name in cluster.names]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        wait_until("503s", lambda: load.report.statuses[503] > 50)
+        health = request("GET", f"{cluster.gateway_url}/health")
+        for name in cluster.names:
+            load.wait_for_node(name, timeout_s=20.0)
+        cluster.wait_until_connected()
+        wait_until(
+            "every breaker is closed", lambda: all(breaker(cluster, n)["state"] == "CLOSED" for n in cluster.names)
+        )
+        refused = load.report.statuses[503]
+        load.wait_for(500)
+    load.report.assert_no_failure()
+    assert load.report.statuses[503] == refused  # none once all are back
+    assert health[0] == 503
+    assert b'"healthy":false' in health[1].replace(b" ", b"")
+
+
+def test_a_stopped_worker_is_passed_over_and_its_late_answers_are_dropped(cluster, cases):
+    tune(cluster, request_timeout_ms=3_000, open_seconds=1.0)  # an attempt gets half of it
+    try:
+        with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
+            load.wait_for(300)
+            opens = breaker(cluster, "worker_3")["opens"]
+            pid = cluster.kill("worker_3", signal.SIGSTOP)
+            try:
+                wait_until("its breaker opens", lambda: breaker(cluster, "worker_3")["opens"] > opens)
+                assert "no answer within" in breaker(cluster, "worker_3")["last_error"]
+                load.wait_for(500)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            load.wait_for_node("worker_3", timeout_s=20.0)
+            wait_until("its breaker is closed", lambda: breaker(cluster, "worker_3")["state"] == "CLOSED", 20.0)
+            load.wait_for(1_000)
+        load.report.assert_no_failure()
+        assert cluster.pid("worker_3") == pid
+        assert cluster.stats()["gateway"]["in_flight"] == 0
+    finally:
+        tune(cluster, request_timeout_ms=10_000, open_seconds=30.0)
+
+
+def test_workers_restarted_one_by_one_lose_nothing(cluster, cases):
+    with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
+        load.wait_for(300)
+        for name in cluster.names:
+            pid = cluster.kill(name, signal.SIGTERM)
+            wait_until(f"another {name}", lambda name=name, pid=pid: cluster.pid(name) != pid)
+            load.wait_for_node(name, timeout_s=20.0)
+            assert f"{name} ended with status 0; starting it again" in cluster.log
+    load.report.assert_no_failure()
+
+
+def to_runcluster(cluster: Cluster) -> None:
+    cluster.process.terminate()
+
+
+def to_its_group(cluster: Cluster) -> None:
+    os.killpg(cluster.process.pid, signal.SIGTERM)
+
+
+def to_every_process(cluster: Cluster) -> None:
+    for pid in [*cluster.pids().values(), cluster.process.pid]:
+        os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("tell", [to_runcluster, to_its_group, to_every_process])
+def test_a_stop_under_load_answers_what_was_accepted(make_cluster, model, cases, tell: Callable[[Cluster], None]):
+    stopping = make_cluster(model=model)
+    with Load(stopping.gateway_url, cases, connections=50, rate=RATE) as load:
+        load.wait_for(300)
+        told = time.monotonic()
+        tell(stopping)
+        assert stopping.wait(timeout_s=10.0) == 0
+        wait_until("a connection is refused", lambda: any(f.cause == "refused" for f in load.report.failures))
+    # Refused is whoever comes when it is over: everyone before has had the answer to the request.
+    load.report.assert_no_failure(but=["refused"])
+    assert all(each.began > told for each in load.report.failures)
+    assert max(each.began for each in load.report.answers) > told
+    assert "killing" not in stopping.log
+    assert len(re.findall(r"ended with status 0", stopping.log)) == 4
