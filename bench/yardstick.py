@@ -1,7 +1,7 @@
 """Load with wrk, side by side with nginx on the same machine in the same run: a ratio holds where a rate does not.
 
-The yardstick is nginx as a reverse proxy in front of a second nginx that returns a canned answer of the same size: what a
-gateway costs when it does nothing but pass bytes on.
+The yardstick is nginx as a reverse proxy in front of a second nginx that returns a canned answer of the same size: what
+a gateway costs when it does nothing but pass bytes on.
 """
 
 from __future__ import annotations

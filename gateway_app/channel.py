@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Protocol
 
 import msgspec
@@ -10,7 +11,10 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from gateway_app.core.router import Call, Router
 from inference_site.lib import frames, handshake
+from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Tell
+
+logger = logging.getLogger(__name__)
 
 # A frame may hold the largest body that the gateway accepts, and an answer of the same order.
 MAX_FRAME_BYTES = 256 * 2**20
@@ -70,7 +74,7 @@ class Channel(WSListener):
 
     def send(self, call: Call) -> None:
         """Queues a request; the answer goes to the router."""
-        self._last_id = ident = (self._last_id + 1) & 0xFFFFFFFF
+        self._last_id = ident = self._last_id % 0xFFFFFFFF + 1
         self.calls[ident] = call
         payload = call.payload
         self._put(frames.pack_ask_head(Ask.INFER, ident, len(payload)), payload)
@@ -128,11 +132,17 @@ class Channel(WSListener):
     def _take(self, replies: list[tuple[int, int, int, int, int, bytes]]) -> None:
         pop, answered = self.calls.pop, self._owner.router.answered
         for kind, cache, status, ident, time_us, payload in replies:
-            call = pop(ident, None)
-            if call is not None:
-                answered(call, kind, cache, status, payload, time_us)
-            elif kind >= Tell.HELLO:
+            if Tell.HELLO <= kind <= Tell.DRAINING:
                 self._control(kind, payload)
+                continue
+            call = pop(ident, None)
+            if call is None:  # it has come too late
+                continue
+            try:
+                answered(call, kind, cache, status, payload, time_us)
+            except Exception:  # a bug of ours: this one is told so, and the others in the message get their answers
+                logger.exception("an answer could not be handed over")
+                call.on_error(ApiError(500, "internal_error", "a bug: the log of the gateway says more"))
 
     def _control(self, kind: int, payload: bytes) -> None:
         if kind == Tell.HELLO and not self.hello.done():

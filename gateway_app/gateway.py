@@ -152,6 +152,7 @@ class Gateway:
                 if here and name not in self.links and before not in enabled and link.node_id == name:
                     self.links[name] = self.links.pop(before)
                     self.router.rename(before, name)
+                    self._show(name, name)
 
     def _named(self, link: WorkerLink, node_id: str) -> None:
         """A worker that was given by its address alone has said its name."""

@@ -4,13 +4,13 @@ from django.urls import path
 
 from gateway_app.dashboard import dashboard
 from gateway_app.views import HealthView, InferView, StatsView
-from inference_site.api import livez, readyz
+from inference_site.api import LiveView, ReadyView
 
 urlpatterns = [
     path("", dashboard, name="dashboard"),
     path("infer", InferView.as_view(), name="infer"),
     path("stats", StatsView.as_view(), name="stats"),
     path("health", HealthView.as_view(), name="health"),
-    path("livez", livez, name="livez"),
-    path("readyz", readyz, name="readyz"),
+    path("livez", LiveView.as_view(), name="livez"),
+    path("readyz", ReadyView.as_view(), name="readyz"),
 ]

@@ -7,8 +7,7 @@ from typing import Any
 
 import orjson
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.views.decorators.http import require_safe
+from django.http import HttpResponse
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer
@@ -58,17 +57,25 @@ class InferView(APIView):
         return HttpResponse(answer, status=status, headers=headers, content_type="application/json")
 
 
-@require_safe
-def livez(request: HttpRequest) -> HttpResponse:
+class LiveView(APIView):
     """The process runs."""
-    return JsonResponse({"live": True})
+
+    content_negotiation_class = JsonUnlessBrowser
+
+    def get(self, request: Request) -> Response:
+        """200, always."""
+        return Response({"live": True})
 
 
-@require_safe
-def readyz(request: HttpRequest) -> HttpResponse:
+class ReadyView(APIView):
     """Whether traffic should be sent here; says no as soon as the process is told to stop."""
-    reason = lifecycle.service().not_ready()
-    return JsonResponse({"ready": False, "reason": reason}, status=503) if reason else JsonResponse({"ready": True})
+
+    content_negotiation_class = JsonUnlessBrowser
+
+    def get(self, request: Request) -> Response:
+        """200 or 503."""
+        reason = lifecycle.service().not_ready()
+        return Response({"ready": False, "reason": reason}, status=503) if reason else Response({"ready": True})
 
 
 def _body(request: Request) -> bytes:

@@ -24,7 +24,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if response is not None:
         path, method = context["request"].path, context["request"].method
         if isinstance(error, exceptions.MethodNotAllowed):
-            message = f"{method} is not for {path}; use {response.headers.get('Allow', 'another verb')}"
+            message = f"{method} is not for {path}; use {' or '.join(context['view'].allowed_methods)}"
         else:
             message = str(getattr(error, "detail", error))
         code = getattr(error, "default_code", "error")

@@ -42,7 +42,8 @@ async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
         from worker_app.stream import Stream
 
         node = lifecycle.service().plane.node
-        await Stream(node, settings.INFERENCE_TOKEN, send).serve(scope, receive)
+        bulk = scope["query_string"] == b"bulk"
+        await Stream(node, settings.INFERENCE_TOKEN, send, bulk=bulk).serve(scope, receive)
     else:
         await receive()
         await send({"type": "websocket.close", "code": 4404})

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import http
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference_site.lib.errors import error_body
@@ -87,6 +89,7 @@ class HotProtocol(HttpToolsProtocol):
     """
 
     plane: ClassVar[Plane]
+    leaves_all_to_django: ClassVar[bool] = False
     max_body_bytes: ClassVar[int] = 16 * 2**20
     # What the parser makes of a head depends on its bytes alone: heads of inferences that ask for nothing special are
     # remembered with their Content-Length, and data that is such a head and its body need not be parsed again.
@@ -102,10 +105,15 @@ class HotProtocol(HttpToolsProtocol):
         self._since = Seconds.now  # when the message began to arrive, or the last answer was written
         self._reading = False  # a message has begun and not ended
         self._in_head = False
-        self._received = 0  # bytes of it so far, and of its body
+        self._received = 0  # bytes of it so far, and of its head (with trailers) and body
+        self._head_bytes = 0
         self._body_bytes = 0
+        self._asgi = False  # it is read by an ASGI cycle
+        self._declined = False  # it offers to upgrade to a protocol that is not spoken here
+        self._stalled = False  # the client does not read its answers: nothing more is begun until it does
         self._hot: Exchange | None = None  # the exchange that is being read
-        self._chunk = b""  # what is being parsed, if a message began at its first byte
+        self._data = b""  # what is being parsed
+        self._chunk = b""  # the same, if a message began at its first byte
         self._discarding = False  # nothing more is read from this client
         self._lingering = False
 
@@ -123,13 +131,14 @@ class HotProtocol(HttpToolsProtocol):
                 self.plane.infer(data[end:], exchange.answer)
                 return
             self._chunk = data
-        self._received += len(data)
+        if self._reading:
+            self._received += len(data)
+        self._data = data
         super().data_received(data)
-        self._chunk = b""
-        if self._in_head and self._received > MAX_HEAD_BYTES:
-            self._refuse(
-                431, "head_too_large", f"the request's head is over {MAX_HEAD_BYTES} bytes; send fewer headers"
-            )
+        self._chunk = self._data = b""
+        # Chunks of one byte each take six; a head or a line between chunks that has no end is more than that.
+        if self._reading and self._received - self._body_bytes > MAX_HEAD_BYTES + 8 * self._body_bytes:
+            self._refuse_head()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """asyncio: the client will send no more; it may still wait for an answer that is under way."""
@@ -188,11 +197,22 @@ class HotProtocol(HttpToolsProtocol):
         self._since = Seconds.now
         if not keep_alive:
             self._close()
+        elif self.flow.write_paused:
+            self._stalled = True
+            self.flow.pause_reading()
         elif self.pipeline:
             # Not from here: a thousand requests in one packet would be a thousand calls deep.
             self.loop.call_soon(self._start_next)
         elif self.flow.read_paused:
             self.flow.resume_reading()
+
+    def resume_writing(self) -> None:
+        """asyncio: the client has read most of what was written."""
+        super().resume_writing()
+        if self._stalled:
+            self._stalled = False
+            self.flow.resume_reading()
+            self.loop.call_soon(self._start_next)
 
     def on_response_complete(self) -> None:
         """uvicorn: an ASGI cycle has answered."""
@@ -230,23 +250,43 @@ class HotProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._since = Seconds.now
         self._reading = self._in_head = True
-        self._received = self._body_bytes = 0
+        self._received = len(self._chunk)
+        self._head_bytes = self._body_bytes = 0
         self._hot = None
+        self._asgi = self._declined = False
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request line."""
+        super().on_url(url)
+        self._head_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer behind the last chunk of a body."""
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        elif self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
         if self._discarding:
             return
         self._in_head = False
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            self._declined = True
+            return
         headers = dict(self.headers)
         length = int(headers.get(b"content-length", b"-1"))
         if length > self.max_body_bytes:
             self._refuse(413, "body_too_large", self._over(f"is {length} bytes"))
         elif not self._is_inference(headers):
+            self._asgi = True
             super().on_headers_complete()
         else:
             keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-            exchange = self._hot = Exchange(self, keep_alive, self.expect_100_continue)
+            expect = self.expect_100_continue and self.parser.get_http_version() != "1.0"
+            exchange = self._hot = Exchange(self, keep_alive, expect)
             if keep_alive and length >= 0 and not headers.keys() & {b"expect", b"transfer-encoding"}:
                 self._remember(length)
             self._enqueue(exchange)
@@ -267,7 +307,7 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The end of a request."""
-        if self._discarding:
+        if self._discarding or self._declined:
             return
         self._reading = False
         self._chunk = b""  # what follows in it does not begin at its first byte
@@ -280,7 +320,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def _is_inference(self, headers: dict[bytes, bytes]) -> bool:
         return (
-            self.url == _PATH
+            not self.leaves_all_to_django
+            and self.url == _PATH
             and self.parser.get_method() == b"POST"
             and not self.parser.should_upgrade()
             and b"text/html" not in headers.get(b"accept", b"")  # a person in front of a browser gets Django's form
@@ -297,7 +338,7 @@ class HotProtocol(HttpToolsProtocol):
 
     def _enqueue(self, exchange: Exchange) -> None:
         before, self.cycle = self.cycle, exchange
-        if before is None or before.response_complete:
+        if (before is None or before.response_complete) and not self._stalled:
             self._begin(exchange)
         else:
             self.flow.pause_reading()
@@ -314,7 +355,7 @@ class HotProtocol(HttpToolsProtocol):
             exchange.refusal, exchange.keep_alive = refusal, False
             if exchange.active:
                 self._begin(exchange)
-        elif self.cycle is not None and not isinstance(self.cycle, Exchange) and self._reading and not self._in_head:
+        elif self._asgi and self._reading:
             self._cut_off(refusal)
         else:
             exchange = Exchange(self, keep_alive=False)
@@ -332,13 +373,33 @@ class HotProtocol(HttpToolsProtocol):
 
     def _close(self) -> None:
         """Closes after an answer. What the client still sends is dropped first, or it might never see the answer."""
+        self.pipeline.clear()
         if not self._reading and not self._discarding:
+            self._discarding = True
             self.transport.close()
             return
         self._discarding = self._lingering = True
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """uvicorn: an offer to upgrade is not taken up. The request is read again, as if it had not been made."""
+        error = sys.exc_info()[1]
+        rest = self._data[error.args[0] :] if error is not None else b""
+        head = [b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)]
+        for name, value in self.headers:
+            if name == b"connection":
+                head.append(b"connection: %b\r\n" % (b"close" if b"close" in value.lower() else b"keep-alive"))
+            elif name != b"upgrade":
+                head.append(b"%b: %b\r\n" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self._chunk = b""
+        super().data_received(b"%b\r\n%b" % (b"".join(head), rest))
+
+    def _refuse_head(self) -> None:
+        message = f"the request's head or trailers are over {MAX_HEAD_BYTES} bytes; send fewer headers"
+        self._refuse(431, "head_too_large", message)
 
     def _over(self, what: str) -> str:
         limit = self.max_body_bytes

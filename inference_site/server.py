@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn: a first signal drains, a second one ends at once; none is raised again afterwards."""
+        """uvicorn: a signal drains, a second Ctrl-C ends at once; none is raised again afterwards."""
         loop = asyncio.get_running_loop()
         before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
         self._loop = loop
@@ -53,15 +53,16 @@ class Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come."""
-        self._loop.call_soon_threadsafe(self.begin_drain)
+        """A signal has come. TERM may well come twice: from a supervisor, and from who stops the whole group."""
+        if sig == signal.SIGINT and self._drain is not None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self.begin_drain)
 
     def begin_drain(self) -> None:
-        """Stops serving in good order; called again, at once."""
+        """Stops serving in good order."""
         if self._drain is None:
             self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit())
-        else:
-            self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn: called ten times a second."""
@@ -73,6 +74,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def _drain_and_exit(self) -> None:
+        # Whoever connects from now on waits for the next process, if a supervisor holds the socket too.
+        for server in self.servers:
+            server.close()
         try:
             await lifecycle.drain(GRACE_S, DRAIN_S, self._busy)
         finally:
@@ -93,11 +97,12 @@ class Server(uvicorn.Server):
 def serve(sock: socket.socket) -> None:
     """Serves this process's mode on a listening socket until it is told to stop. Returns after a clean stop."""
     sys.setswitchinterval(0.0005)  # a page that a thread renders must not hold up the data plane for 5 ms at a time
-    fast = settings.DATA_PLANE == "fast"
+    HotProtocol.plane = lifecycle.plane()
+    HotProtocol.leaves_all_to_django = settings.DATA_PLANE == "django"
     HotProtocol.max_body_bytes = settings.MAX_BODY_BYTES
     config = uvicorn.Config(
         "inference_site.asgi:application",
-        http=HotProtocol if fast else "httptools",
+        http=HotProtocol,
         ws="websockets-sansio",
         ws_max_size=settings.MAX_BODY_BYTES + MESSAGE_BYTES + BULK_BYTES + 2**16,
         ws_per_message_deflate=False,
@@ -110,6 +115,4 @@ def serve(sock: socket.socket) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=3,
     )
-    if fast:
-        HotProtocol.plane = lifecycle.plane()
     Server(config).run(sockets=[sock])

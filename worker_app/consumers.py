@@ -42,3 +42,4 @@ async def run_batches(node: Node) -> None:
         except Exception:
             logger.exception("the batch consumer failed; it starts again")
             await asyncio.sleep(0.1)
+            node.wake()  # what it was woken for still waits

@@ -74,7 +74,7 @@ class Engine:
         """What `/health` says of the model."""
         return {
             "name": self.record.name,
-            "path": str(self.path),
+            "file": self.path.name,
             "input": self.input.name,
             "input_shape": [*(["batch"] if self._has_batch_axis else []), *(size or "n" for size in self.input.shape)],
             "input_type": self.input.dtype.name,

@@ -26,6 +26,7 @@ _KEY_BYTES = 2048
 _QUICK_S = 0.0005
 
 Token = object
+Key = bytes | str
 
 
 class Reply(Protocol):
@@ -37,7 +38,9 @@ class Reply(Protocol):
 
 
 class GatewayStream(Protocol):
-    """A connected gateway."""
+    """One of the connections of a gateway."""
+
+    bulk: bool
 
     def say_draining(self) -> None: ...
 
@@ -47,7 +50,7 @@ class Job:
 
     __slots__ = ("key", "sample", "waiters")
 
-    def __init__(self, key: bytes, sample: bytes) -> None:
+    def __init__(self, key: Key, sample: bytes) -> None:
         self.key = key
         self.sample = sample
         self.waiters: list[tuple[Token, Reply, float]] = []
@@ -68,15 +71,15 @@ class Node:
         self.joined = 0
         self.errors = 0
         self.gateways: set[GatewayStream] = set()
-        self.results: LRU[bytes, bytes] = LRU(settings.cache_entries, settings.cache_bytes)
-        self._aliases: LRU[bytes, bytes] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
+        self.results: LRU[Key, bytes] = LRU(settings.cache_entries, settings.cache_bytes)
+        self._aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
         self.batcher: Batcher[Job] = Batcher(
             time.monotonic,
             max_size=settings.batch_size,
             wait_s=settings.batch_wait_ms / 1000,
             eager=settings.batch_eager,
         )
-        self._jobs: dict[bytes, Job] = {}
+        self._jobs: dict[Key, Job] = {}
         self._running: list[Job] = []
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -118,6 +121,10 @@ class Node:
             return
         job.waiters.append((token, reply, began))
         self._jobs[key] = job
+        self._work.set()
+
+    def wake(self) -> None:
+        """Makes `work` return: there may be something to do."""
         self._work.set()
 
     async def work(self) -> None:
@@ -184,7 +191,10 @@ class Node:
                 self.errors += 1
                 kind, status, payload = Tell.FAILED, 503, str(result).encode()
             for token, reply, began in job.waiters:
-                reply(token, kind, cache, status, payload, _us(began))
+                try:
+                    reply(token, kind, cache, status, payload, _us(began))
+                except Exception:  # a bug at one asker's end must not keep the others from their answers
+                    logger.exception("an answer could not be handed over")
                 cache = Cache.JOINED
 
     def _wake_in(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
@@ -193,8 +203,9 @@ class Node:
         self._timer = loop.call_later(seconds, self._work.set)
 
 
-def _short(data: bytes) -> bytes:
-    return data if len(data) <= _KEY_BYTES else hashlib.blake2b(data, digest_size=32).digest()
+def _short(data: bytes) -> Key:
+    """The data itself, or its digest; as text, so that no data can ever be equal to another's digest."""
+    return data if len(data) <= _KEY_BYTES else hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 def _us(began: float) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from inference_site.lib.errors import ApiError
-from inference_site.lib.payload import decode_numbers, first_unfit
+from inference_site.lib.payload import decode_floats, decode_numbers, first_unfit
+
+N = TypeVar("N", float, int | float)
 
 # Python floats beyond a float32 become infinite here; `_float_sample` looks for that itself.
 np.seterr(over="ignore", invalid="ignore")
@@ -45,24 +47,25 @@ class InputSpec:
 
         Raises ApiError 400 for what is no flat list of finite numbers, 422 for numbers that this input can't take.
         """
-        numbers = decode_numbers(text)
-        expected = self.values
-        if expected is None:
-            self._check_variable(len(numbers))
-        elif len(numbers) != expected:
-            numbers = self._fit(numbers, expected)
         if self.dtype.kind == "f":
-            return self._floats(numbers)
-        return self._integers(numbers)
+            return self._floats(self._fit(decode_floats(text)))
+        return self._integers(self._fit(decode_numbers(text)))
 
     def shape_of(self, sample: bytes) -> tuple[int, ...]:
         """The shape of a sample from its bytes."""
         known = math.prod(size for size in self.shape if size is not None)
         return tuple(len(sample) // self.dtype.itemsize // known if size is None else size for size in self.shape)
 
-    def _fit(self, numbers: list[float], expected: int) -> list[float]:
+    def _fit(self, numbers: list[N]) -> list[N]:
+        """As many numbers as the input takes, padded if they are too few and the record allows it."""
+        expected = self.values
+        if len(numbers) == expected:
+            return numbers
+        if expected is None:
+            self._check_variable(len(numbers))
+            return numbers
         if len(numbers) < expected and self.pad_with_zeros:
-            return numbers + [0.0] * (expected - len(numbers))
+            return numbers + [0] * (expected - len(numbers))
         advice = "" if len(numbers) > expected else ', or set "pad_with_zeros" in the model\'s record'
         raise ApiError(
             422,
@@ -93,15 +96,16 @@ class InputSpec:
                 )
         return array.tobytes()
 
-    def _integers(self, numbers: list[float]) -> bytes:
+    def _integers(self, numbers: list[int | float]) -> bytes:
         low, high = (0, 1) if self.dtype.kind == "b" else (np.iinfo(self.dtype).min, np.iinfo(self.dtype).max)
         for index, number in enumerate(numbers):
-            # Whole numbers up to 2^53 are exact in JSON as most clients write it.
-            if number != int(number) or not max(low, -(2**53)) <= number <= min(high, 2**53):
+            # What was written with a point or an exponent may have been another number from 2^53 on.
+            exact = isinstance(number, int) or (number == int(number) and abs(number) < 2**53)
+            if not exact or not low <= number <= high:
                 raise ApiError(
                     422,
                     "value_out_of_range",
                     f"input_data[{index}] is {number!r}; the model's {self.dtype.name} input takes whole numbers "
-                    f"from {max(low, -(2**53))} to {min(high, 2**53)}",
+                    f"from {low} to {high}",
                 )
         return np.array([int(number) for number in numbers], self.dtype).tobytes()

@@ -48,5 +48,5 @@ def node_health(node: Node) -> dict[str, Any]:
         "fallback_reason": node.engine.fallback_reason,
         "model": node.engine.describe(),
         "settings": {name: getattr(settings, name) for name in settings.__struct_fields__},
-        "gateways": len(node.gateways),
+        "gateways": sum(not stream.bulk for stream in node.gateways),
     }

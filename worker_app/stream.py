@@ -24,7 +24,9 @@ STATS_EVERY_S = 0.5
 class Stream:
     """One gateway's connection. What is ready together leaves as one message."""
 
-    def __init__(self, node: Node, token: str, send: Any) -> None:
+    def __init__(self, node: Node, token: str, send: Any, *, bulk: bool = False) -> None:
+        # A bulk connection carries only large bodies; numbers and orders travel on the gateway's other one.
+        self.bulk = bulk
         self._node = node
         self._token = token
         self._send = send
@@ -40,44 +42,48 @@ class Stream:
         await receive()  # websocket.connect
         await self._send({"type": "websocket.accept"})
         await self._write(frames.tell(Tell.HELLO, 0, self._hello(theirs)))
-        first = await asyncio.wait_for(receive(), HANDSHAKE_TIMEOUT_S)
-        if not self._proven(first):
+        message = await asyncio.wait_for(receive(), HANDSHAKE_TIMEOUT_S)
+        if not self._proven(message):
             await self._send({"type": "websocket.close", "code": 4401, "reason": "INFERENCE_TOKEN differs"})
             return
-        # A bulk connection carries only large bodies; numbers and orders travel on the other one.
-        bulk = scope["query_string"] == b"bulk"
-        writer = asyncio.create_task(self._write_replies())
-        pusher = None if bulk else asyncio.create_task(self._push_stats())
+        tasks = [asyncio.create_task(self._write_replies())]
+        if not self.bulk:
+            tasks.append(asyncio.create_task(self._push_stats()))
         self._node.gateways.add(self)
         try:
-            while (message := await receive())["type"] == "websocket.receive":
+            while message["type"] == "websocket.receive":
                 self._take(message.get("bytes") or b"")
                 if self._out:
                     await self._flush()
-        except ValueError as error:
+                message = await receive()
+        except (ValueError, msgspec.MsgspecError) as error:
             logger.error("a gateway sent garbage, its stream is closed: %s", error)
             await self._send({"type": "websocket.close", "code": 1002, "reason": str(error)[:100]})
         finally:
             self._node.gateways.discard(self)
-            writer.cancel()
-            if pusher is not None:
-                pusher.cancel()
+            for task in tasks:
+                task.cancel()
 
     def say_draining(self) -> None:
         """Tells the gateway that this process is about to stop."""
         self._put(frames.tell(Tell.DRAINING, 0, b""))
 
     def _take(self, message: bytes) -> None:
-        infer, reply = self._node.infer, self._reply
         self._reading = True
-        for kind, ident, payload in frames.asks(message):
+        try:
+            self._take_frames(frames.asks(message))
+        finally:
+            self._reading = False
+
+    def _take_frames(self, asks: list[tuple[int, int, bytes]]) -> None:
+        infer, reply = self._node.infer, self._reply
+        for kind, ident, payload in asks:
             if kind == Ask.INFER:
                 infer(payload, ident, reply)
             elif kind == Ask.SETTINGS:
                 self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
             elif kind != Ask.PROOF:
                 raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
-        self._reading = False
 
     def _reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
         out = self._out
@@ -106,7 +112,7 @@ class Stream:
         )
 
     def _proven(self, message: dict[str, Any]) -> bool:
-        """Whether a gateway's first message shows that it holds the token; what came along with it is taken too."""
+        """Whether a gateway's first message shows that it holds the token."""
         try:
             (kind, _, payload), *_ = frames.asks(message.get("bytes") or b"")
         except ValueError:
@@ -116,7 +122,6 @@ class Stream:
         ):
             logger.error("a gateway was turned away: it did not prove that it holds this worker's INFERENCE_TOKEN")
             return False
-        self._take(message["bytes"])
         return True
 
     async def _write_replies(self) -> None:

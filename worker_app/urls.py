@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from inference_site.api import livez, readyz
+from inference_site.api import LiveView, ReadyView
 from worker_app.dashboard import worker_page
 from worker_app.views import HealthView, InferView
 
@@ -10,6 +10,6 @@ urlpatterns = [
     path("", worker_page, name="worker"),
     path("infer", InferView.as_view(), name="infer"),
     path("health", HealthView.as_view(), name="health"),
-    path("livez", livez, name="livez"),
-    path("readyz", readyz, name="readyz"),
+    path("livez", LiveView.as_view(), name="livez"),
+    path("readyz", ReadyView.as_view(), name="readyz"),
 ]

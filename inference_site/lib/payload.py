@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
 from inference_site.lib.errors import ApiError
+
+N = TypeVar("N", float, int | float)
 
 
 class InferRequest(msgspec.Struct):
@@ -19,6 +22,7 @@ class InferRequest(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(InferRequest).decode
 _decode_floats = msgspec.json.Decoder(list[float]).decode
+_decode_mixed = msgspec.json.Decoder(list[int | float]).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 
@@ -40,13 +44,22 @@ def decode_request(body: bytes) -> tuple[str, bytes]:
     raise ApiError(400, "invalid_input_data", f"input_data is {kind}; send a flat list of numbers, such as [1.0, 2.5]")
 
 
-def decode_numbers(text: bytes) -> list[float]:
+def decode_floats(text: bytes) -> list[float]:
     """The numbers of input_data. Raises ApiError 400 for anything but a flat list of finite numbers."""
+    return _decode_list(_decode_floats, text)
+
+
+def decode_numbers(text: bytes) -> list[int | float]:
+    """Like `decode_floats`, but whole numbers stay exact."""
+    return _decode_list(_decode_mixed, text)
+
+
+def _decode_list(decode: Callable[[bytes], list[N]], text: bytes) -> list[N]:
     try:
-        return _decode_floats(text)
+        return decode(text)
     except msgspec.ValidationError as error:
         where = str(error).rpartition("`$")[2].rstrip("`")
-        what = str(error).partition(" - at")[0].replace("Expected `float`, got ", "").replace("`", "")
+        what = str(error).partition(" - at")[0].rpartition("got ")[2].replace("`", "")
         what = "out of range" if "out of range" in what else what
         raise ApiError(
             400, "invalid_input_data", f"input_data{where} is {what}; every item must be a finite number"
@@ -55,6 +68,8 @@ def decode_numbers(text: bytes) -> list[float]:
         raise ApiError(400, "nested_too_deep", "input_data is nested too deep; it is a flat list") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, "invalid_json", f"input_data is not valid JSON: {_sentence(error)}") from None
+    except ValueError:  # Python itself refuses to read integers of more than 4,300 digits
+        raise ApiError(400, "invalid_input_data", "input_data holds a number that is out of range") from None
 
 
 def request_id_of(body: bytes) -> str | None:
@@ -97,7 +112,7 @@ def _explain(body: bytes, error: Exception) -> ApiError:
             400, "invalid_body", f"the body is of type {got}; send an object with request_id and input_data"
         )
     if isinstance(error, UnicodeDecodeError):
-        return ApiError(400, "invalid_utf8", f"the body is not valid UTF-8: {_sentence(error)}; encode it as UTF-8")
+        return ApiError(400, "invalid_encoding", f"the body is not valid UTF-8: {_sentence(error)}; encode it as UTF-8")
     if not body.strip():
         return ApiError(400, "empty_body", "the body is empty; send a JSON object with request_id and input_data")
     return ApiError(400, "invalid_json", f"the body is not valid JSON: {_sentence(error)}")
@@ -108,5 +123,6 @@ def _sentence(error: Exception) -> str:
 
 
 def _kind(text: bytes) -> str:
-    value: Any = _decode_any(text)
-    return {dict: "an object", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
+    return {b"{": "an object", b'"': "a string", b"t": "a boolean", b"f": "a boolean", b"n": "null"}.get(
+        text[:1], "a number"
+    )

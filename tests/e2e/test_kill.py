@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,16 @@ def test_a_stopped_worker_is_passed_over_and_its_late_answers_are_dropped(cluste
         tune(cluster, request_timeout_ms=10_000, open_seconds=30.0)
 
 
+def is_another(cluster: Cluster, name: str, pid: int) -> bool:
+    return cluster.pid(name) != pid
+
+
 def test_workers_restarted_one_by_one_lose_nothing(cluster, cases):
     with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
         load.wait_for(300)
         for name in cluster.names:
             pid = cluster.kill(name, signal.SIGTERM)
-            wait_until(f"another {name}", lambda name=name, pid=pid: cluster.pid(name) != pid)
+            wait_until(f"another {name}", partial(is_another, cluster, name, pid))
             load.wait_for_node(name, timeout_s=20.0)
             assert f"{name} ended with status 0; starting it again" in cluster.log
     load.report.assert_no_failure()

@@ -117,7 +117,7 @@ def worker_health() -> Json:
     node: Json = gateway_worker(1, 412_093, 0.338, 0.341)["node"]
     model: Json = {
         "name": "digits",
-        "path": "models/digits.onnx",
+        "file": "digits.onnx",
         "input": "pixels",
         "input_shape": ["batch", 64],
         "input_type": "float32",

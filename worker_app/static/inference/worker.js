@@ -56,7 +56,7 @@
       input: `${model.input} · ${model.input_type} ${shape(model.input_shape)}${model.pad_with_zeros ? ", short inputs are padded with zeros" : ""}`,
       output: `${model.output} · ${shape(model.output_shape)}`,
       batching: model.batches ? "in batches" : "one by one",
-      path: model.path,
+      file: model.file,
       digest: model.digest,
       entries: `${number(health.cache_size)} of ${number(health.cache_capacity)}`,
       memory: `${bytes(health.cache_bytes)} of ${bytes(settings.cache_bytes)}`,

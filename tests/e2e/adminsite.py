@@ -1,0 +1,89 @@
+"""The admin as an operator's browser uses it: pages fetched, forms filled in and sent back whole."""
+
+from html import unescape
+from html.parser import HTMLParser
+
+import requests
+
+
+class Form(HTMLParser):
+    """The values that a browser would send back for the form of this page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.values: dict[str, str] = {}
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "form":
+            self._inside = given.get("id") != "logout-form"
+        name, kind = given.get("name"), given.get("type")
+        if not self._inside or tag != "input" or not name or kind in ("submit", "search"):
+            return
+        if kind != "checkbox" or "checked" in given:
+            self.values[name] = given.get("value") or ("on" if kind == "checkbox" else "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form":
+            self._inside = False
+
+
+class AdminSite:
+    """Logged in with a name and a password, in one session with its cookies."""
+
+    def __init__(self, url: str, username: str, password: str) -> None:
+        self._url = url
+        self._session = requests.Session()
+        self._session.headers["Referer"] = url
+        page = self._get("/admin/login/")
+        values = Form(page).values | {"username": username, "password": password, "next": "/admin/"}
+        assert "Log out" in self._post("/admin/login/", values), "the login was refused"
+
+    def close(self) -> None:
+        self._session.close()
+
+    def tune(self, **values: object) -> str:
+        """Changes fields of the tuning and saves; the page that follows. False empties a checkbox."""
+        return self._save("/admin/gateway_app/tuning/1/change/", values)
+
+    def add_worker(self, **values: object) -> str:
+        return self._save("/admin/gateway_app/worker/add/", values)
+
+    def change_worker(self, name: str, **values: object) -> str:
+        """By the list's own fields, as an operator changes several at once; all others are sent back as they are."""
+        path = "/admin/gateway_app/worker/"
+        page = self._get(path)
+        form = Form(page).values
+        row = page[: page.index(f">{name}</a>")].count('class="action-select"') - 1
+        return self._send(path, form, {f"form-{row}-{field}": value for field, value in values.items()})
+
+    def act(self, action: str, *names: str) -> str:
+        """Runs one of the list's actions on these workers."""
+        path = "/admin/gateway_app/worker/"
+        page = self._get(path)
+        numbers = [page[: page.index(f">{name}</a>")].rpartition("/change/")[0].rpartition("/")[2] for name in names]
+        form = Form(page).values | {"action": action, "index": "0"}
+        return self._post(path, form | {"_selected_action": numbers})
+
+    def _save(self, path: str, values: dict[str, object]) -> str:
+        return self._send(path, Form(self._get(path)).values, values)
+
+    def _send(self, path: str, form: dict[str, str], values: dict[str, object]) -> str:
+        for name, value in values.items():
+            if value is False:
+                form.pop(name, None)
+            else:
+                form[name] = "on" if value is True else str(value)
+        return self._post(path, form | {"_save": "Save"})
+
+    def _get(self, path: str) -> str:
+        response = self._session.get(self._url + path, timeout=20)
+        assert response.status_code == 200, f"GET {path}: {response.status_code}"
+        return response.text
+
+    def _post(self, path: str, values: dict[str, str] | dict[str, str | list[str]]) -> str:
+        response = self._session.post(self._url + path, values, timeout=20)
+        assert response.status_code == 200, f"POST {path}: {response.status_code} {response.text[:500]}"
+        return unescape(response.text)

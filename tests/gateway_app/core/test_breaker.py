@@ -1,0 +1,255 @@
+"""The breaker against a model of its contract, with a clock that the test moves."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway_app.core.breaker import Breaker, BreakerConfig, State
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Permit:
+    value: int
+    period: int
+    probe: bool
+
+
+CONFIGS = st.builds(
+    BreakerConfig,
+    failure_threshold=st.integers(1, 4),
+    success_threshold=st.integers(1, 3),
+    open_s=st.sampled_from([1.0, 5.0, 30.0]),
+)
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """What the docstrings promise, written a second time and as plainly as possible."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.config = BreakerConfig(failure_threshold=3, success_threshold=2, open_s=5.0)
+        self.seen: list[tuple[State, State]] = []
+        self.breaker = Breaker(self.config, self.clock, lambda each, before, _: self.seen.append((before, each.state)))
+        self.state, self.since, self.period = State.CLOSED, self.clock.now, 0
+        self.failures = self.successes = self.opens = 0
+        self.expected: list[tuple[State, State]] = []
+        self.permits: list[Permit] = []
+
+    def change(self, state: State) -> None:
+        self.expected.append((self.state, state))
+        self.state, self.since = state, self.clock.now
+        self.period += 1
+        self.failures = self.successes = 0
+        self.opens += state is State.OPEN
+
+    def pass_time(self) -> None:
+        if self.state is State.OPEN and self.clock.now - self.since >= self.config.open_s:
+            self.change(State.HALF_OPEN)
+
+    def model_failure(self) -> None:
+        self.failures += 1
+        if self.failures >= self.config.failure_threshold:
+            self.change(State.OPEN)
+
+    @property
+    def probes(self) -> int:
+        return sum(permit.probe for permit in self.permits)
+
+    @rule()
+    def acquire(self) -> None:
+        self.pass_time()
+        missing = self.config.success_threshold - self.successes
+        room = self.state is State.CLOSED or (self.state is State.HALF_OPEN and self.probes < missing)
+        assert self.breaker.routable() == room
+        value = self.breaker.acquire()
+        assert (value is not None) == room
+        if value is not None:
+            self.permits.append(Permit(value, self.period, self.state is State.HALF_OPEN))
+            if self.state is State.HALF_OPEN:
+                assert self.probes <= missing
+
+    @precondition(lambda self: self.permits)
+    @rule(pick=st.integers(0, 10**6))
+    def succeed(self, pick: int) -> None:
+        permit = self.permits.pop(pick % len(self.permits))
+        self.breaker.success(permit.value)
+        if permit.period != self.period:
+            return
+        if permit.probe:
+            self.successes += 1
+            if self.successes >= self.config.success_threshold:
+                self.change(State.CLOSED)
+        else:
+            self.failures = 0
+
+    @precondition(lambda self: self.permits)
+    @rule(pick=st.integers(0, 10**6))
+    def fail(self, pick: int) -> None:
+        permit = self.permits.pop(pick % len(self.permits))
+        self.breaker.failure(permit.value, "it broke")
+        assert self.breaker.last_error == "it broke"
+        if permit.period != self.period:
+            return
+        if permit.probe:
+            self.change(State.OPEN)
+        else:
+            self.model_failure()
+
+    @precondition(lambda self: self.permits)
+    @rule(pick=st.integers(0, 10**6))
+    def release(self, pick: int) -> None:
+        permit = self.permits.pop(pick % len(self.permits))
+        self.breaker.release(permit.value)
+
+    @rule()
+    def fail_without_a_request(self) -> None:
+        self.breaker.count_failure("connection refused")
+        if self.state is State.CLOSED:
+            self.model_failure()
+
+    @rule()
+    def revive(self) -> None:
+        self.breaker.revive("a new process")
+        if self.state is State.OPEN:
+            self.change(State.HALF_OPEN)
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 4.999, 5.0, 30.0, 1e6]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def tick(self) -> None:
+        self.breaker.tick()
+        self.pass_time()
+
+    @precondition(lambda self: self.state is State.OPEN)
+    @rule()
+    def open_always_ends_with_time_alone(self) -> None:
+        wait = self.breaker.retry_after()
+        assert wait is not None
+        self.clock.now += wait + 1e-6  # what a caller was told to wait is enough
+        self.tick()
+        assert self.breaker.state is State.HALF_OPEN
+
+    @rule(config=CONFIGS)
+    def configure(self, config: BreakerConfig) -> None:
+        self.breaker.configure(config)
+        self.config = config
+        if self.state is State.HALF_OPEN and self.successes >= config.success_threshold:
+            self.change(State.CLOSED)
+
+    @precondition(lambda self: self.state is State.HALF_OPEN)
+    @rule()
+    def half_open_is_never_stuck(self) -> None:
+        """Once all permits are back, a probe is admitted."""
+        for permit in self.permits:
+            self.breaker.release(permit.value)
+        self.permits.clear()
+        assert self.breaker.routable()
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        breaker = self.breaker
+        assert breaker.state is self.state
+        assert (breaker.failures, breaker.successes, breaker.opens) == (self.failures, self.successes, self.opens)
+        assert breaker.probes == self.probes
+        assert self.seen == self.expected
+        assert breaker.since == self.since
+        if self.state is State.OPEN:
+            left = self.since + self.config.open_s - self.clock.now
+            assert breaker.retry_after() == pytest.approx(max(0.0, left))
+        else:
+            assert breaker.retry_after() is None
+
+
+BreakerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestBreakerMachine = BreakerMachine.TestCase
+
+
+def opened(config: BreakerConfig | None = None) -> tuple[Breaker, Clock]:
+    clock = Clock()
+    breaker = Breaker(config or BreakerConfig(), clock)
+    for _ in range(breaker.config.failure_threshold):
+        permit = breaker.acquire()
+        assert permit is not None
+        breaker.failure(permit, "no")
+    return breaker, clock
+
+
+def test_five_failures_in_a_row_open_it_four_and_a_success_do_not() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerConfig(), clock)
+    for outcome in "ffffsffff":
+        permit = breaker.acquire()
+        assert permit is not None
+        if outcome == "f":
+            breaker.failure(permit, "no")
+        else:
+            breaker.success(permit)
+    assert (breaker.state, breaker.failures) == (State.CLOSED, 4)
+    breaker.count_failure("refused")
+    assert breaker.state is State.OPEN
+    assert breaker.acquire() is None
+
+
+def test_two_successful_probes_close_it() -> None:
+    breaker, clock = opened()
+    clock.now += 29.9
+    assert breaker.acquire() is None
+    clock.now += 0.1
+    first, second = breaker.acquire(), breaker.acquire()
+    assert first is not None
+    assert second is not None
+    assert breaker.acquire() is None  # never more probes than successes are missing
+    breaker.success(first)
+    assert (breaker.state, breaker.successes) == (State.HALF_OPEN, 1)
+    assert breaker.acquire() is None  # one is out, one is missing
+    breaker.success(second)
+    assert breaker.state is State.CLOSED
+
+
+def test_an_answer_from_before_the_break_does_not_close_it() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerConfig(failure_threshold=1), clock)
+    old = [permit for _ in range(3) if (permit := breaker.acquire()) is not None]
+    breaker.failure(old[0], "no")
+    clock.now += 30
+    breaker.tick()
+    breaker.success(old[1])
+    breaker.failure(old[2], "late")
+    assert (breaker.state, breaker.successes, breaker.probes) == (State.HALF_OPEN, 0, 0)
+
+
+def test_a_probe_of_an_earlier_half_open_period_counts_no_more() -> None:
+    breaker, clock = opened()
+    clock.now += 30
+    first, second = breaker.acquire(), breaker.acquire()
+    assert first is not None
+    assert second is not None
+    breaker.failure(first, "still sick")
+    clock.now += 30
+    breaker.tick()
+    breaker.success(second)
+    assert (breaker.state, breaker.successes, breaker.probes) == (State.HALF_OPEN, 0, 0)
+
+
+def test_the_change_is_told_with_its_reason() -> None:
+    told: list[tuple[State, State, str]] = []
+    breaker = Breaker(
+        BreakerConfig(failure_threshold=1), Clock(), lambda each, before, why: told.append((before, each.state, why))
+    )
+    breaker.count_failure("connection refused")
+    assert told[0][:2] == (State.CLOSED, State.OPEN)
+    assert "connection refused" in told[0][2]

@@ -1,0 +1,241 @@
+"""The hot path's protocol under a real uvicorn in a thread of this process, with a plane that a test controls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Self, TypeVar
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from inference_site.hotpath import HotProtocol, Seconds
+from inference_site.lib.errors import error_body
+from tests.support.processes import wait_until
+from tests.support.wire import Wire
+
+Answer = Callable[[int, bytes, bytes], None]
+Result = TypeVar("Result")
+
+
+class EchoPlane:
+    """Answers with the body: at once, or in a later turn of the loop; "later…" when told to, "bad…" with 400."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.at_once = True
+        self.bodies: list[bytes] = []
+        self.held: dict[bytes, Answer] = {}
+
+    def infer(self, body: bytes, answer: Answer, /) -> None:
+        self.bodies.append(body)
+        if body.startswith(b"later"):
+            self.held[body] = answer
+            return
+        reply = (400, b"", error_body("bad", "bad")) if body.startswith(b"bad") else (200, b"x-node: echo\r\n", body)
+        if self.at_once:
+            answer(*reply)
+        else:
+            asyncio.get_running_loop().call_soon(answer, *reply)
+
+
+class Site:
+    """The ASGI application behind the hot path: says what it was asked; /held answers when the gate is opened.
+
+    It takes no WebSockets.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.gate = asyncio.Event()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 4404})
+            return
+        self.seen.append(scope["path"])
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            more = message["more_body"]
+        if scope["path"] == "/held":
+            await self.gate.wait()
+        content = json.dumps(
+            {"method": scope["method"], "path": scope["path"], "body": body.decode("latin-1")}
+        ).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+class PaperTransport(asyncio.Transport):
+    """Keeps what is written, so that a test decides what one packet is."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.written = b""
+        self.closed = False
+        self.paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.closed:
+            self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.closed = True
+
+
+class _Uvicorn(uvicorn.Server):
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, config: uvicorn.Config, errors: list[str]) -> None:
+        super().__init__(config)
+        self._errors = errors
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(lambda loop, context: self._errors.append(repr(context)))
+        await super().startup(sockets)
+
+
+class HotServer:
+    """Its clock for timeouts stands still unless a test moves it; `errors` is what reached the loop's handler."""
+
+    def __init__(self, max_body_bytes: int = 16 * 2**20) -> None:
+        self.plane = plane = EchoPlane()
+        self.site = Site()
+        self.errors: list[str] = []
+
+        class Protocol(HotProtocol):
+            parsed = 0
+            known_heads = {}
+
+            def on_message_begin(self) -> None:
+                Protocol.parsed += 1
+                super().on_message_begin()
+
+        Protocol.plane = plane
+        Protocol.max_body_bytes = max_body_bytes
+        self.protocol = Protocol
+
+    def __enter__(self) -> Self:
+        sock = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = sock.getsockname()[1]
+        config = uvicorn.Config(
+            self.site,
+            http=self.protocol,
+            ws="websockets-sansio",
+            loop="uvloop",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Uvicorn(config, self.errors)
+        self._seconds = Seconds.now
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [sock]}, daemon=True)
+        self._thread.start()
+        wait_until("uvicorn has started", lambda: self._server.started)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=15)
+        Seconds.now = self._seconds
+        assert not self._thread.is_alive(), "uvicorn has not stopped"
+
+    def connect(self) -> Wire:
+        return Wire("127.0.0.1", self.port)
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Runs it on the server's loop."""
+        done: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._server.loop.call_soon_threadsafe(run)
+        return done.result(timeout=20)
+
+    def connections(self) -> list[HotProtocol]:
+        return self.call(
+            lambda: [each for each in self._server.server_state.connections if isinstance(each, HotProtocol)]
+        )
+
+    def wait_until_reading(self) -> None:
+        """Until a part of a request has come, and what came was read."""
+        wait_until("a request has begun", lambda: any(not each.idle for each in self.connections()))
+
+    def wait_until_held(self, *bodies: bytes) -> None:
+        wait_until(f"the plane holds {bodies}", lambda: set(bodies) <= self.plane.held.keys())
+
+    def wait_until_left(self) -> None:
+        wait_until("no connection is open", lambda: not self.connections())
+
+    def release(self, body: bytes, status: int = 200, answer: bytes | None = None) -> None:
+        """Lets the plane answer a body that it holds."""
+        held = self.plane.held.pop(body)
+        self.call(lambda: held(status, b"", body if answer is None else answer))
+
+    def open_gate(self) -> None:
+        self.call(self.site.gate.set)
+
+    def age(self, seconds: int) -> None:
+        """So much time passes for the timeouts, and they are looked at."""
+
+        def pass_time() -> None:
+            Seconds.now += seconds
+            for each in list(self._server.server_state.connections):
+                if isinstance(each, HotProtocol):
+                    each.check_age()
+
+        self.call(pass_time)
+
+    def feed(self, packets: Sequence[bytes]) -> bytes:
+        """What is written to a client whose packets arrive exactly so."""
+        return asyncio.run_coroutine_threadsafe(self._feed(packets), self._server.loop).result(timeout=60)
+
+    async def _feed(self, packets: Sequence[bytes]) -> bytes:
+        state = ServerState()
+        protocol = self.protocol(self._server.config, state, {}, asyncio.get_running_loop())
+        transport = PaperTransport()
+        protocol.connection_made(transport)
+        for packet in packets:
+            while transport.paused and not transport.closed:
+                await asyncio.sleep(0)
+            protocol.data_received(packet)
+            await asyncio.sleep(0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        return transport.written

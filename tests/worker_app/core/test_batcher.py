@@ -1,0 +1,128 @@
+"""The batcher against a model: order, bounds and the reason of every release."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from worker_app.core.batcher import Batcher, Release
+
+LIMIT = 12
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    """Waiting items as a list of (item, since when), the oldest first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.max_size, self.wait_s, self.eager = 4, 1.0, True
+        self.batcher: Batcher[int] = Batcher(self.clock, max_size=4, wait_s=1.0, eager=True, limit=LIMIT)
+        self.waiting: list[tuple[int, float]] = []
+        self.accepted: list[int] = []
+        self.taken: list[int] = []
+        self.counts = dict.fromkeys(Release, 0)
+        self.next_item = 0
+
+    @rule(count=st.integers(1, 6))
+    def put(self, count: int) -> None:
+        for _ in range(count):
+            self.next_item += 1
+            room = len(self.waiting) < LIMIT
+            assert self.batcher.put(self.next_item) == room
+            if room:
+                self.waiting.append((self.next_item, self.clock.now))
+                self.accepted.append(self.next_item)
+
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 4.0]))  # exact in binary, so that limits are met to the instant
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def take(self) -> None:
+        batch = self.batcher.take()
+        full = len(self.waiting) >= self.max_size
+        due = bool(self.waiting) and (self.eager or full or self.clock.now - self.waiting[0][1] >= self.wait_s)
+        expected = [item for item, _ in self.waiting[: self.max_size]] if due else []
+        assert batch == expected
+        assert len(batch) <= self.max_size
+        if due:
+            self.counts[Release.FULL if full else Release.FREE if self.eager else Release.TIMEOUT] += 1
+            self.waiting = self.waiting[self.max_size :]
+            self.taken += batch
+
+    @rule()
+    def wait_as_long_as_it_says(self) -> None:
+        due_s = self.batcher.due_in()
+        assert (due_s is None) == (not self.waiting)
+        if due_s is not None:
+            self.clock.now += due_s
+            assert self.batcher.due_in() == 0.0
+            self.take()
+
+    @rule(max_size=st.integers(1, 6), wait_s=st.sampled_from([0.0, 0.5, 2.0]), eager=st.booleans())
+    def configure(self, max_size: int, wait_s: float, eager: bool) -> None:
+        self.batcher.configure(max_size=max_size, wait_s=wait_s, eager=eager)
+        self.max_size, self.wait_s, self.eager = max_size, wait_s, eager
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        assert len(self.batcher) == len(self.waiting) <= LIMIT
+        assert self.batcher.counts == self.counts
+        assert self.batcher.batches == sum(self.counts.values())
+        assert self.batcher.items == len(self.taken)
+        assert self.accepted == self.taken + [item for item, _ in self.waiting]
+        if self.taken:
+            assert self.batcher.mean_size == pytest.approx(len(self.taken) / self.batcher.batches)
+
+    def teardown(self) -> None:
+        self.configure(3, 0.0, True)
+        while self.waiting:
+            self.take()
+        assert self.taken == self.accepted
+        assert self.batcher.due_in() is None
+
+
+BatcherMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestBatcherMachine = BatcherMachine.TestCase
+
+
+def test_not_eager_it_waits_for_its_oldest_item() -> None:
+    clock = Clock()
+    batcher: Batcher[str] = Batcher(clock, max_size=3, wait_s=0.5, eager=False)
+    assert batcher.due_in() is None
+    assert batcher.mean_size == 0.0
+    batcher.put("a")
+    clock.now += 0.25
+    batcher.put("b")
+    assert batcher.due_in() == 0.25
+    assert batcher.take() == []
+    clock.now += 0.25
+    assert batcher.take() == ["a", "b"]
+    assert batcher.counts == {Release.FULL: 0, Release.TIMEOUT: 1, Release.FREE: 0}
+    for item in "cdef":
+        batcher.put(item)
+    assert batcher.take() == ["c", "d", "e"]
+    assert batcher.take() == []
+    assert batcher.counts == {Release.FULL: 1, Release.TIMEOUT: 1, Release.FREE: 0}
+    assert batcher.mean_size == 2.5
+
+
+def test_new_limits_hold_for_what_waits_already() -> None:
+    clock = Clock()
+    batcher: Batcher[str] = Batcher(clock, max_size=32, wait_s=60, eager=False)
+    for item in "abc":
+        batcher.put(item)
+    batcher.configure(max_size=2, wait_s=60, eager=False)
+    assert batcher.take() == ["a", "b"]
+    assert batcher.take() == []
+    batcher.configure(max_size=32, wait_s=0.0, eager=False)
+    assert batcher.take() == ["c"]

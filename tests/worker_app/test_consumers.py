@@ -1,0 +1,102 @@
+"""The consumer that runs the batches: woken per batch, and it goes on after a failure."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tests.worker_app.echo_engine import EchoEngine, echo_node
+from worker_app.node import Node
+
+Start = Callable[[Node], Node]
+
+
+class Counting:
+    """Counts the answers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+
+    async def reach(self, count: int, within_s: float = 5.0) -> None:
+        async with asyncio.timeout(within_s):
+            while self.count < count:
+                await asyncio.sleep(0.005)
+
+
+def ask(node: Node, number: int, reply: Counting) -> None:
+    node.infer(b"[%d,0,0,0]" % number, number, reply)
+
+
+async def test_it_is_woken_for_a_batch_not_for_a_request(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EchoEngine()
+    node = echo_node(engine, batch_size=32)
+    wakes = 0
+    run = node.run_batches
+
+    async def counted() -> None:
+        nonlocal wakes
+        wakes += 1
+        await run()
+
+    monkeypatch.setattr(node, "run_batches", counted)
+    start(node)
+    await asyncio.sleep(0)
+    replies = Counting()
+    for number in range(320):
+        ask(node, number, replies)
+    await replies.reach(320)
+    assert list(map(len, engine.batches)) == [32] * 10
+    assert 1 <= wakes <= 2
+
+
+async def test_it_sleeps_while_nothing_waits(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = echo_node()
+    wakes = 0
+    run = node.run_batches
+
+    async def counted() -> None:
+        nonlocal wakes
+        wakes += 1
+        await run()
+
+    monkeypatch.setattr(node, "run_batches", counted)
+    start(node)
+    await asyncio.sleep(0.1)
+    assert wakes == 0
+
+
+async def test_it_goes_on_after_a_failure(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = echo_node()
+    run, failures = node.run_batches, [RuntimeError("out of luck")]
+
+    async def fails_once() -> None:
+        if failures:
+            raise failures.pop()
+        await run()
+
+    monkeypatch.setattr(node, "run_batches", fails_once)
+    start(node)
+    replies = Counting()
+    ask(node, 1, replies)
+    # What waited when it failed is not left until somebody else happens to come.
+    await replies.reach(1)
+    assert "the batch consumer failed; it starts again" in caplog.text
+    ask(node, 2, replies)
+    await replies.reach(2)
+
+
+async def test_it_ends_when_cancelled() -> None:
+    from worker_app.consumers import run_batches
+
+    node = echo_node()
+    task = asyncio.create_task(run_batches(node))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 1)
+    node.close()

@@ -1,0 +1,326 @@
+"""The worker's end of the stream, driven as an ASGI server drives it."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from inference_site.lib import frames, handshake
+from inference_site.lib.frames import Ask, Cache, Tell
+from inference_site.lib.nodesettings import NodeSettings
+from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
+from worker_app import stream as stream_module
+from worker_app.node import Node
+from worker_app.stream import Stream
+
+CHALLENGE = "c" * 32
+Start = Callable[[Node], Node]
+Reply = tuple[int, int, int, int, int, bytes]
+
+
+class GatewaySide:
+    """The gateway's end: what the worker sent, as messages and as frames."""
+
+    def __init__(self, node: Node, token: str, *, bulk: bool = False) -> None:
+        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sent: list[dict[str, Any]] = []
+        self.incoming.put_nowait({"type": "websocket.connect"})
+        scope = {
+            "type": "websocket",
+            "path": "/stream",
+            "query_string": b"bulk" if bulk else b"",
+            "headers": [(handshake.CHALLENGE_HEADER.encode(), CHALLENGE.encode())],
+        }
+        self.stream = Stream(node, token, self.send, bulk=bulk)
+        self.task = asyncio.create_task(self.stream.serve(scope, self.incoming.get))
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    def give(self, data: bytes) -> None:
+        self.incoming.put_nowait({"type": "websocket.receive", "bytes": data})
+
+    @property
+    def messages(self) -> list[bytes]:
+        return [message["bytes"] for message in self.sent if message["type"] == "websocket.send"]
+
+    @property
+    def replies(self) -> list[Reply]:
+        return [reply for message in self.messages for reply in frames.tells(message)]
+
+    def of(self, *kinds: Tell) -> list[Reply]:
+        return [reply for reply in self.replies if reply[0] in kinds]
+
+    @property
+    def close_code(self) -> int | None:
+        return next((message["code"] for message in self.sent if message["type"] == "websocket.close"), None)
+
+    async def until(self, condition: Callable[[], object], within_s: float = 3.0) -> None:
+        async with asyncio.timeout(within_s):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    async def hello(self) -> handshake.Hello:
+        await self.until(lambda: self.of(Tell.HELLO))
+        return msgspec.json.decode(self.of(Tell.HELLO)[0][5], type=handshake.Hello)
+
+    async def proof(self, token: str) -> bytes:
+        return frames.ask(Ask.PROOF, 0, handshake.gateway_proof(token, (await self.hello()).challenge).encode())
+
+    async def end(self) -> None:
+        self.incoming.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self.task
+
+
+Connect = Callable[..., GatewaySide]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    sides: list[GatewaySide] = []
+
+    def make(node: Node, token: str = "secret", **more: Any) -> GatewaySide:
+        sides.append(GatewaySide(node, token, **more))
+        return sides[-1]
+
+    yield make
+    for side in sides:
+        await side.end()
+
+
+def infer(ident: int, *values: float) -> bytes:
+    return frames.ask(Ask.INFER, ident, json.dumps(values).encode())
+
+
+def answer_to(*values: float) -> bytes:
+    return echo(np.array(values, "f4").tobytes())
+
+
+async def proven(connect: Connect, node: Node, **more: Any) -> GatewaySide:
+    side = connect(node, **more)
+    side.give(await side.proof("secret"))
+    await side.until(lambda: node.gateways)
+    return side
+
+
+async def test_the_greeting_proves_who_is_there(connect: Connect) -> None:
+    node = echo_node(name="worker_7")
+    side = connect(node)
+    hello = await side.hello()
+    assert side.sent[0] == {"type": "websocket.accept"}
+    assert (hello.node_id, hello.instance, hello.model) == ("worker_7", node.instance, "echo")
+    assert hello.version == frames.PROTOCOL_VERSION
+    assert hello.proof == handshake.worker_proof("secret", CHALLENGE, "worker_7", node.instance)
+    assert not hello.draining
+    assert hello.challenge != (await connect(node).hello()).challenge
+
+
+async def test_requests_are_answered_under_their_ids(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node()))
+    side.give(infer(7, 1, 2, 3, 4) + infer(9, 5, 6, 7, 8) + infer(8, 1))
+    await side.until(lambda: len(side.of(Tell.RESULT, Tell.REFUSED)) == 3)
+    results = {reply[3]: reply for reply in side.of(Tell.RESULT)}
+    assert results[7][5] == answer_to(1, 2, 3, 4)
+    assert results[9][5] == answer_to(5, 6, 7, 8)
+    assert results[7][1:3] == (Cache.MISS, 200)
+    (refusal,) = side.of(Tell.REFUSED)
+    assert refusal[2:4] == (422, 8)
+    side.give(infer(10, 1, 2, 3, 4))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 3)
+    assert side.of(Tell.RESULT)[2][1] == Cache.HIT
+
+
+async def test_what_is_ready_together_leaves_as_one_message(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node()))
+    side.give(b"".join(infer(number, number % 10, 0, 0, 0) for number in range(30)))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 30)
+    with_results = [each for each in side.messages if any(reply[0] == Tell.RESULT for reply in frames.tells(each))]
+    assert len(with_results) == 1
+    side.give(b"".join(infer(number, number % 10, 0, 0, 0) for number in range(100, 130)))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 60)
+    with_results = [each for each in side.messages if any(reply[0] == Tell.RESULT for reply in frames.tells(each))]
+    assert len(with_results) == 2
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "secret "])
+async def test_a_wrong_token_is_closed_with_4401_and_nothing_answered(
+    connect: Connect, start: Start, token: str
+) -> None:
+    engine = EchoEngine()
+    node = start(echo_node(engine))
+    side = connect(node)
+    orders = frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=9)))
+    side.give(await side.proof(token) + orders + infer(1, 1, 2, 3, 4))
+    await side.until(lambda: side.close_code)
+    await asyncio.wait_for(side.task, 1)
+    assert side.close_code == 4401
+    assert [reply[0] for reply in side.replies] == [Tell.HELLO]
+    assert (node.total_requests, engine.ran, node.settings.revision) == (0, 0, 0)
+    assert not node.gateways
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        infer(1, 1, 2, 3, 4),
+        frames.ask(Ask.SETTINGS, 0, b"{}"),
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        frames.ask(Ask.PROOF, 0, b"\xff\xfe"),
+        frames.ask(Ask.PROOF, 0, b""),
+    ],
+)
+async def test_without_a_proof_nothing_is_done(connect: Connect, first: bytes) -> None:
+    node = echo_node()
+    side = connect(node)
+    await side.hello()
+    side.give(first)
+    await side.until(lambda: side.close_code)
+    assert side.close_code == 4401
+    assert node.total_requests == 0
+
+
+async def test_a_proof_for_another_connection_is_worth_nothing(connect: Connect) -> None:
+    node = echo_node()
+    one, other = connect(node), connect(node)
+    other.give(await one.proof("secret"))
+    await other.until(lambda: other.close_code)
+    assert other.close_code == 4401
+
+
+async def test_the_workers_own_proof_sent_back_is_worth_nothing(connect: Connect) -> None:
+    side = connect(echo_node())
+    side.give(frames.ask(Ask.PROOF, 0, (await side.hello()).proof.encode()))
+    await side.until(lambda: side.close_code)
+    assert side.close_code == 4401
+
+
+async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "HANDSHAKE_TIMEOUT_S", 0.05)
+    node = echo_node()
+    side = connect(node)
+    await side.hello()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(side.task), 1)
+    assert side.task.done()
+    assert not node.gateways
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"x",
+        b"\0" * 11,
+        frames.pack_ask_head(Ask.INFER, 1, 5000) + b"short",
+        frames.ask(99, 1, b"what"),
+        frames.ask(0, 0, b""),
+        frames.ask(Ask.SETTINGS, 0, b"not json"),
+        frames.ask(Ask.SETTINGS, 0, b'{"batch_size": "many"}'),
+    ],
+)
+async def test_garbage_closes_the_stream(connect: Connect, start: Start, garbage: bytes) -> None:
+    node = start(echo_node())
+    side = await proven(connect, node)
+    side.give(garbage)
+    await asyncio.wait_for(side.task, 2)
+    assert side.close_code == 1002
+    assert not node.gateways
+    # The node itself is unharmed.
+    other = await proven(connect, node)
+    other.give(infer(1, 1, 2, 3, 4))
+    await other.until(lambda: other.of(Tell.RESULT))
+
+
+async def test_garbage_that_comes_with_the_proof_closes_the_stream(connect: Connect) -> None:
+    side = connect(echo_node())
+    side.give(await side.proof("secret") + frames.ask(99, 0, b""))
+    await asyncio.wait_for(side.task, 2)
+    assert side.close_code in (1002, 4401)
+
+
+async def test_statistics_come_at_once_and_again(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "STATS_EVERY_S", 0.03)
+    node = echo_node(name="worker_3")
+    side = await proven(connect, node)
+    await side.until(lambda: len(side.of(Tell.STATS)) >= 3)
+    stats = json.loads(side.of(Tell.STATS)[0][5])
+    assert (stats["node_id"], stats["total_requests"]) == ("worker_3", 0)
+
+
+async def test_a_bulk_stream_carries_answers_but_no_statistics(
+    connect: Connect, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "STATS_EVERY_S", 0.01)
+    side = await proven(connect, start(echo_node()), bulk=True)
+    side.give(infer(1, 1, 2, 3, 4))
+    await side.until(lambda: side.of(Tell.RESULT))
+    await asyncio.sleep(0.05)
+    assert not side.of(Tell.STATS)
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_requests_that_come_with_the_proof_are_answered_soon(connect: Connect, start: Start, bulk: bool) -> None:
+    side = connect(start(echo_node()), bulk=bulk)
+    # One is answered while the message is read, the other by the engine.
+    side.give(await side.proof("secret") + infer(1, 1) + infer(2, 1, 2, 3, 4))
+    await side.until(lambda: side.of(Tell.RESULT))
+    assert side.of(Tell.REFUSED)
+
+
+async def test_a_refusal_that_comes_with_the_proof_is_not_left_lying(connect: Connect, start: Start) -> None:
+    side = connect(start(echo_node()), bulk=True)
+    side.give(await side.proof("secret") + infer(1, 1))
+    await side.until(lambda: side.of(Tell.REFUSED), within_s=1)
+
+
+async def test_settings_are_applied_also_with_the_proof(connect: Connect) -> None:
+    node = echo_node()
+    side = connect(node)
+    first = msgspec.json.encode(NodeSettings(revision=3, cache_entries=7))
+    side.give(await side.proof("secret") + frames.ask(Ask.SETTINGS, 0, first))
+    await side.until(lambda: node.settings.revision == 3)
+    assert node.results.max_entries == 7
+    side.give(frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=4, batch_size=2))))
+    await side.until(lambda: node.settings.revision == 4)
+    assert node.batcher.max_size == 2
+
+
+async def test_draining_is_told_and_requests_are_still_answered(connect: Connect, start: Start) -> None:
+    node = start(echo_node())
+    side = await proven(connect, node)
+    node.drain()
+    await side.until(lambda: side.of(Tell.DRAINING))
+    side.give(infer(1, 1, 2, 3, 4))
+    await side.until(lambda: side.of(Tell.RESULT))
+    assert (await connect(node).hello()).draining
+
+
+async def test_a_gateway_that_leaves_mid_request_disturbs_nobody(connect: Connect, start: Start) -> None:
+    node = start(echo_node(EchoEngine(takes_s=0.05)))
+    leaver, stayer = await proven(connect, node), await proven(connect, node)
+    leaver.give(infer(1, 1, 2, 3, 4))
+    stayer.give(infer(2, 1, 2, 3, 4))
+    await stayer.until(lambda: node.in_flight)
+    leaver.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
+    await asyncio.wait_for(leaver.task, 1)
+    await stayer.until(lambda: stayer.of(Tell.RESULT))
+    assert len(node.gateways) == 1
+    assert node.in_flight == 0
+
+
+async def test_two_gateways_with_the_same_ids_get_their_own_answers(connect: Connect, start: Start) -> None:
+    node = start(echo_node())
+    sides = [await proven(connect, node) for _ in range(3)]
+    for number, side in enumerate(sides):
+        side.give(b"".join(infer(ident, number, ident, 0, 0) for ident in range(50)))
+    for number, side in enumerate(sides):
+        await side.until(lambda side=side: len(side.of(Tell.RESULT)) == 50)  # type: ignore[misc]
+        for reply in side.of(Tell.RESULT):
+            assert reply[5] == answer_to(number, reply[3], 0, 0)
