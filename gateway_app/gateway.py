@@ -176,9 +176,12 @@ class Gateway:
     async def _tick_often(self) -> None:
         while True:
             await asyncio.sleep(0.1)
-            self.router.tick()
-            for link in self.links.values():
-                link.expire()
+            try:
+                self.router.tick()
+                for link in tuple(self.links.values()):
+                    link.expire()
+            except Exception:  # time must go on, or no request would ever run into its limit again
+                logger.exception("a tick failed")
 
     async def _tick_each_second(self) -> None:
         while True:

@@ -103,6 +103,11 @@ class Node:
             except ApiError as error:
                 reply(token, Tell.REFUSED, Cache.MISS, error.status, error_body(error.message, error.code), _us(began))
                 return
+            except Exception as error:  # a bug of ours: another worker may do better, and this stream goes on
+                logger.exception("an input could not be read")
+                self.errors += 1
+                reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), _us(began))
+                return
             key = _short(sample)
             self._aliases.put(alias, key, len(alias) + len(key))
         output = self.results.get(key)

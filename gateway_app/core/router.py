@@ -191,10 +191,10 @@ class Router:
         self._give_up(call)
 
     def _send(self, call: Call, route: Route, now: float) -> bool:
-        if route.in_flight >= MAX_IN_FLIGHT or route in call.tried:
+        if route.link is None or route.in_flight >= MAX_IN_FLIGHT or route in call.tried:
             return False
         permit = route.breaker.acquire()
-        if permit is None or route.link is None:
+        if permit is None:
             return False
         call.permit = permit
         call.route = route

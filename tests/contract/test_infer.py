@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tests.support.cluster import ROOT
 from tests.support.doors import Door, fresh_values
+from tests.support.processes import ROOT
 from tests.support.wire import request
 
 KEYS = {"request_id": str, "output_data": list, "node_id": str, "cached": bool, "inference_time_us": int}

@@ -5,6 +5,7 @@ import inspect
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import httptools
 import pytest
@@ -46,7 +47,7 @@ def test_methods_that_are_overridden_or_called(name: str):
 
 async def test_attributes_of_a_connection():
     config = uvicorn.Config(lambda: None, http="httptools", ws="websockets-sansio", lifespan="off", log_config=None)
-    protocol = HttpToolsProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol: Any = HttpToolsProtocol(config, ServerState(), {}, asyncio.get_running_loop())
     assert isinstance(protocol.parser, httptools.HttpRequestParser)
     assert protocol.cycle is None
     assert protocol.timeout_keep_alive_task is None

@@ -87,7 +87,7 @@ class Wire:
 
     def read_all(self) -> list[Reply]:
         """Every answer until the server closes."""
-        replies = []
+        replies: list[Reply] = []
         while True:
             if not self._buffer and not self._more():
                 return replies

@@ -84,7 +84,8 @@ def test_a_batch_of_any_size_keeps_its_order(tmp_path: Path) -> None:
     weights, bias = onnx_models.linear_weights()
     for count in (1, 2, 31, 33, 200):
         rows = RNG.standard_normal((count, 4)).astype("f4")
-        np.testing.assert_allclose(list(map(values, engine.run(sample_bytes(rows)))), rows @ weights + bias, atol=1e-5)
+        found = np.array(list(map(values, engine.run(sample_bytes(rows)))), "f8")
+        np.testing.assert_allclose(found, rows @ weights + bias, atol=1e-5)
     assert engine.run([]) == []
 
 
