@@ -23,7 +23,7 @@ import onnxruntime as ort
 from xxhash import xxh3_64_intdigest
 
 from bench.yardstick import BenchError, compare, nginx, resident_mb, tool, write_load, wrk
-from gateway_app.core.ring import Ring
+from gateway_app.core.table import Table
 from tests.support.cluster import Cluster
 from tests.support.onnx_models import mlp
 
@@ -89,10 +89,10 @@ def balance(inputs: int = 100_000) -> list[Row]:
     keys = [xxh3_64_intdigest(json.dumps([rng.random() for _ in range(8)]).encode()) for _ in range(inputs)]
     rows = []
     for workers in (3, 10, 100):
-        ring = Ring({f"worker_{n}": 1.0 for n in range(1, workers + 1)}, 150, xxh3_64_intdigest)
-        counts = dict.fromkeys(ring.nodes, 0)
+        table = Table({f"worker_{n}": 1.0 for n in range(1, workers + 1)}, 150, xxh3_64_intdigest)
+        counts = dict.fromkeys(table.nodes, 0)
         for key in keys:
-            counts[ring.owners(key)[0]] += 1
+            counts[table.owners(key)[0]] += 1
         rows.append(
             (
                 f"share of {inputs:,} random inputs, {workers} workers",

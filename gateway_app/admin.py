@@ -95,7 +95,13 @@ class TuningAdmin(RecordedAdmin):
 
     save_on_top = True
     fieldsets = (
-        ("Ring", {"fields": ("virtual_nodes",), "description": "How inputs are shared out among the workers."}),
+        (
+            "Ring",
+            {
+                "fields": ("virtual_nodes", "share_cap_percent"),
+                "description": "How inputs are shared out among the workers.",
+            },
+        ),
         (
             "Breaker",
             {

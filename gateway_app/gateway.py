@@ -13,6 +13,7 @@ from xxhash import xxh3_64_intdigest
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import State
 from gateway_app.core.router import Call, Router
+from gateway_app.core.table import Table
 from gateway_app.links import WorkerLink
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.payload import decode_request, encode_answer, request_id_of
@@ -61,7 +62,11 @@ class Gateway:
     """Starts and stops with its process; everything but `__init__` runs on its loop."""
 
     def __init__(self, token: str) -> None:
-        self.router = Router(time.monotonic, xxh3_64_intdigest, self._breaker_changed)
+        self.router = Router(time.monotonic, self._breaker_changed)
+        self.snapshot = Snapshot()  # what is in force
+        self.table = _table(self.snapshot)
+        self._wanted: Snapshot | None = None  # what has been read last
+        self._making: asyncio.Task[None] | None = None
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
         # For each worker: its name as JSON, and its header lines for each state of the cache.
@@ -109,7 +114,33 @@ class Gateway:
             await asyncio.sleep(0.01)
 
     def _configure(self, snapshot: Snapshot) -> None:
+        """Takes a new snapshot. It is in force at once, or when the table of its workers has been made."""
+        first, self._wanted = self._wanted is None, snapshot
+        if first:
+            self._apply(snapshot, _table(snapshot))
+        elif self._making is None:
+            if self._fits(snapshot):
+                self._apply(snapshot, self.table)
+            else:
+                self._making = self._spawn(self._make_table())
+
+    def _fits(self, snapshot: Snapshot) -> bool:
+        table = self.table
+        members = (table.weights, table.virtual_nodes, table.cap)
+        return members == (_weights(snapshot), snapshot.virtual_nodes, _cap(snapshot))
+
+    async def _make_table(self) -> None:
+        """Computes in a thread what would hold up the data plane, until the newest snapshot is in force."""
+        try:
+            while (snapshot := self._wanted) is not None and snapshot is not self.snapshot:
+                table = self.table if self._fits(snapshot) else await asyncio.to_thread(_table, snapshot)
+                self._apply(snapshot, table)
+        finally:
+            self._making = None
+
+    def _apply(self, snapshot: Snapshot, table: Table) -> None:
         """Puts a snapshot in force. Requests in flight keep what they began with."""
+        self.snapshot, self.table = snapshot, table
         enabled = {entry.name: entry for entry in snapshot.workers if entry.enabled}
         self._rename(enabled)
         for name, link in list(self.links.items()):
@@ -119,9 +150,8 @@ class Gateway:
                 link.route.up, link.route.link = False, None
                 self._spawn(link.retire(self.router.timeout_s))
         self.router.configure(
-            {name: entry.weight for name, entry in enabled.items()},
+            table,
             {name for name, entry in enabled.items() if entry.draining},
-            snapshot.virtual_nodes,
             snapshot.breaker,
             snapshot.request_timeout_ms / 1000,
         )
@@ -189,7 +219,20 @@ class Gateway:
             self.latency.roll()
             self.rate.roll(self.router.requests)
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _weights(snapshot: Snapshot) -> dict[str, float]:
+    return {entry.name: entry.weight for entry in snapshot.workers if entry.enabled}
+
+
+def _cap(snapshot: Snapshot) -> float:
+    return 1 + snapshot.share_cap_percent / 100 if snapshot.share_cap_percent else 0.0
+
+
+def _table(snapshot: Snapshot) -> Table:
+    return Table(_weights(snapshot), snapshot.virtual_nodes, xxh3_64_intdigest, _cap(snapshot))

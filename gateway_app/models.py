@@ -141,8 +141,8 @@ class Tuning(Recorded):
 
     ONLY: ClassVar = 1
     PAYLOAD: ClassVar = (
-        "virtual_nodes", "failure_threshold", "success_threshold", "open_seconds", "cache_entries", "cache_mib",
-        "batch_size", "batch_wait_ms", "batch_eager", "request_timeout_ms",
+        "virtual_nodes", "share_cap_percent", "failure_threshold", "success_threshold", "open_seconds",
+        "cache_entries", "cache_mib", "batch_size", "batch_wait_ms", "batch_eager", "request_timeout_ms",
     )  # fmt: skip
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY, editable=False)
@@ -152,6 +152,13 @@ class Tuning(Recorded):
         validators=between(1, 10_000),
         help_text="Points on the ring per worker, times its weight, from 1 to 10,000. More: inputs are shared out more"
         " evenly, and a lost worker's inputs spread over more of the others. A change moves inputs to other caches.",
+    )
+    share_cap_percent = models.FloatField(
+        "share above the fair one (%)",
+        default=2.0,
+        validators=between(0, 100, "%"),
+        help_text="Percent by which a worker may own more inputs than its weight entitles it to, 0 to 100. 2: shares"
+        " are even. Larger: fewer inputs move when workers come and go. 0: no limit, the ring alone decides.",
     )
     failure_threshold = models.PositiveIntegerField(
         "failures that open it",
@@ -214,6 +221,7 @@ class Tuning(Recorded):
         constraints = (
             models.CheckConstraint(condition=Q(id=1), name="tuning_only_one"),
             models.CheckConstraint(condition=Q(virtual_nodes__range=(1, 10_000)), name="tuning_virtual_nodes_range"),
+            models.CheckConstraint(condition=Q(share_cap_percent__range=(0, 100)), name="tuning_share_cap_range"),
             models.CheckConstraint(condition=Q(failure_threshold__gte=1), name="tuning_failure_threshold_min"),
             models.CheckConstraint(condition=Q(success_threshold__gte=1), name="tuning_success_threshold_min"),
             models.CheckConstraint(condition=Q(open_seconds__gt=0), name="tuning_open_seconds_min"),

@@ -45,6 +45,7 @@ class Snapshot:
     breaker: BreakerConfig = field(default_factory=BreakerConfig)
     node: NodeSettings = field(default_factory=NodeSettings)
     request_timeout_ms: int = 10_000
+    share_cap_percent: float = 2.0
 
 
 class InvalidConfig(ValueError):
@@ -75,6 +76,7 @@ def parse(revision: int, payload: object) -> Snapshot:
         revision=revision,
         workers=entries,
         virtual_nodes=tuning.virtual_nodes,
+        share_cap_percent=tuning.share_cap_percent,
         breaker=BreakerConfig(tuning.failure_threshold, tuning.success_threshold, tuning.open_seconds),
         node=NodeSettings(
             revision=revision,

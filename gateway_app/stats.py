@@ -16,7 +16,7 @@ from inference_site import lifecycle
 def gateway_stats() -> dict[str, Any]:
     """What `GET /stats` answers. Raises lifecycle.NotRunning outside of a gateway."""
     gateway: Gateway = lifecycle.service().gateway
-    entries = gateway.watcher.current.workers
+    entries = gateway.snapshot.workers
     return {
         "total_workers": len(gateway.router.routes),
         "circuit_breakers": [
@@ -37,7 +37,7 @@ def gateway_health() -> dict[str, Any]:
         "healthy": routable > 0,
         "total_workers": len(gateway.router.routes),
         "routable_workers": routable,
-        "revision": gateway.watcher.current.revision,
+        "revision": gateway.snapshot.revision,
         "config_error": gateway.watcher.error,
         "uptime_s": round(time.monotonic() - gateway.started_at, 1),
     }
@@ -61,7 +61,7 @@ def _breaker(entry: WorkerEntry, breaker: Breaker) -> dict[str, Any]:
 
 
 def _workers(gateway: Gateway, entries: tuple[WorkerEntry, ...]) -> list[dict[str, Any]]:
-    shares = gateway.router.ring.shares()
+    shares = gateway.table.shares()
     answered = sum(route.requests for route in gateway.router.routes.values())
     return [
         _worker(
@@ -115,7 +115,7 @@ def _totals(gateway: Gateway) -> dict[str, Any]:
         "p95_ms": p95,
         "p99_ms": p99,
         "uptime_s": round(time.monotonic() - gateway.started_at, 1),
-        "revision": gateway.watcher.current.revision,
+        "revision": gateway.snapshot.revision,
         "config_error": gateway.watcher.error,
         "draining": gateway.draining,
     }

@@ -13,7 +13,7 @@ class Ring:
     every process with the same members finds the same owners, and a node that joins or leaves moves only its own keys.
     """
 
-    __slots__ = ("_cache", "_owners", "_points", "nodes")
+    __slots__ = ("_cache", "_owners", "_points", "nodes", "weights")
 
     def __init__(self, weights: Mapping[str, float], virtual_nodes: int, hash64: Callable[[bytes], int]) -> None:
         points = sorted(
@@ -21,6 +21,7 @@ class Ring:
             for name, weight in weights.items()
             for i in range(max(1, round(virtual_nodes * weight)))
         )
+        self.weights = dict(weights)
         self.nodes = tuple(sorted(weights))
         self._points = [point for point, _ in points]
         self._owners = [name for _, name in points]
@@ -36,6 +37,10 @@ class Ring:
         if found is None:
             found = self._cache[index] = self._walk(index)
         return found
+
+    def points(self) -> tuple[list[int], list[str]]:
+        """The points in order, and whose each one is."""
+        return self._points, self._owners
 
     def shares(self) -> dict[str, float]:
         """The part of all keys that each node owns; they add up to 1."""

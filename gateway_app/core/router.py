@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from gateway_app.core.breaker import Breaker, BreakerConfig, State
-from gateway_app.core.ring import Ring
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Tell
 
 # A worker may fail a request once after its bytes were sent; the second failure is the client's to see.
 MAX_ATTEMPTS = 2
 MAX_IN_FLIGHT = 4096
+
+
+class Owners(Protocol):
+    """Who is to answer a key: a ring, or the table made of one."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The members."""
+
+    def owners(self, key: int) -> tuple[str, ...]:
+        """All members in the order in which they are to be tried for a 64-bit key."""
+
+
+class Nobody:
+    """Owners before there are any."""
+
+    weights: Mapping[str, float] = {}
+
+    def owners(self, key: int) -> tuple[str, ...]:
+        """Of no key."""
+        return ()
 
 
 class Link(Protocol):
@@ -54,14 +74,13 @@ class Call:
 class Route:
     """One worker as the router sees it."""
 
-    __slots__ = ("breaker", "draining", "failures", "in_flight", "leaving", "link", "name", "requests", "up", "weight")
+    __slots__ = ("breaker", "draining", "failures", "in_flight", "leaving", "link", "name", "requests", "up")
 
     def __init__(self, name: str, breaker: Breaker) -> None:
         self.name = name
         self.breaker = breaker
         self.link: Link | None = None
         self.up = False  # the link's handshake is done
-        self.weight = 1.0
         self.draining = False  # an operator wants it idle
         self.leaving = False  # its process said that it is about to stop
         self.in_flight = 0
@@ -80,15 +99,12 @@ class Router:
     def __init__(
         self,
         clock: Callable[[], float],
-        hash64: Callable[[bytes], int],
         on_breaker: Callable[[str, State, State, str], None] = lambda name, before, after, reason: None,
     ) -> None:
         self._clock = clock
-        self._hash64 = hash64
         self._on_breaker = on_breaker
         self.routes: dict[str, Route] = {}
-        self.ring = Ring({}, 1, hash64)
-        self._members: tuple[dict[str, float], int] = ({}, 1)
+        self.ring: Owners = Nobody()
         self.timeout_s = 10.0
         self.requests = 0
         self.failovers = 0
@@ -99,29 +115,19 @@ class Router:
         """Calls that wait for a worker's answer."""
         return sum(route.in_flight for route in self.routes.values())
 
-    def configure(
-        self,
-        weights: Mapping[str, float],
-        draining: set[str],
-        virtual_nodes: int,
-        breaker: BreakerConfig,
-        timeout_s: float,
-    ) -> None:
+    def configure(self, ring: Owners, draining: Collection[str], breaker: BreakerConfig, timeout_s: float) -> None:
         """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts."""
+        weights = ring.weights
         for name in [name for name in self.routes if name not in weights]:
             del self.routes[name]
-        for name, weight in weights.items():
+        for name in weights:
             route = self.routes.get(name)
             if route is None:
                 route = self.routes[name] = Route(name, Breaker(breaker, self._clock))
                 route.breaker.on_change = self._observer(route)
-            route.weight = weight
             route.draining = name in draining
             route.breaker.configure(breaker)
-        members = (dict(weights), virtual_nodes)
-        if members != self._members:
-            self._members = members
-            self.ring = Ring(weights, virtual_nodes, self._hash64)
+        self.ring = ring
         self.timeout_s = timeout_s
 
     def rename(self, before: str, after: str) -> None:
@@ -129,7 +135,7 @@ class Router:
         route = self.routes.pop(before)
         route.name = after
         self.routes[after] = route
-        self.ring = Ring({}, 1, self._hash64)  # until `configure` makes the one with the new name
+        self.ring = Nobody()  # until `configure` brings the one with the new name
 
     def submit(self, call: Call) -> None:
         """Takes a new call."""

@@ -18,6 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app import links
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.ring import Ring
 from gateway_app.core.router import Call, Route, Router
 from gateway_app.links import WorkerLink
 from inference_site.lib import frames, handshake
@@ -170,7 +171,7 @@ class Bench:
     """A router with links to servers, all ended with the test."""
 
     def __init__(self) -> None:
-        self.router = Router(time.monotonic, xxh3_64_intdigest)
+        self.router = Router(time.monotonic)
         self.servers: list[Server] = []
         self.links: dict[str, WorkerLink] = {}
         self.named: list[str] = []
@@ -192,8 +193,8 @@ class Bench:
         return self.serve(app, port)
 
     def link(self, name: str, port: int, *, expected: str | None = "", token: str = TOKEN) -> WorkerLink:
-        weights = {**{each: route.weight for each, route in self.router.routes.items()}, name: 1.0}
-        self.router.configure(weights, set(), 50, self.breaker, 10.0)
+        weights = {**dict.fromkeys(self.router.routes, 1.0), name: 1.0}
+        self.router.configure(Ring(weights, 50, xxh3_64_intdigest), set(), self.breaker, 10.0)
         self.links[name] = WorkerLink(
             self.router,
             self.router.routes[name],

@@ -53,6 +53,7 @@ def test_the_payload_is_the_whole_configuration():
     ]
     assert payload["tuning"] == {
         "virtual_nodes": 150,
+        "share_cap_percent": 2.0,
         "failure_threshold": 5,
         "success_threshold": 2,
         "open_seconds": 30.0,

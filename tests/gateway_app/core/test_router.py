@@ -12,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app.core import router as router_module
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.ring import Ring
 from gateway_app.core.router import MAX_ATTEMPTS, Call, Route, Router
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Tell
@@ -98,7 +99,7 @@ class World:
 
     def __init__(self, names: Iterable[str] = (), breaker: BreakerConfig = QUICK) -> None:
         self.clock = Clock()
-        self.router = Router(self.clock, xxh3_64_intdigest)
+        self.router = Router(self.clock)
         self.every_route: list[Route] = []
         self.links: list[FakeLink] = []
         self.calls: list[RecordingCall] = []
@@ -109,7 +110,7 @@ class World:
 
     def configure(self, weights: dict[str, float], draining: set[str], virtual_nodes: int = 8) -> None:
         before = dict(self.router.routes)
-        self.router.configure(weights, draining, virtual_nodes, self.breaker, TIMEOUT_S)
+        self.router.configure(Ring(weights, virtual_nodes, xxh3_64_intdigest), draining, self.breaker, TIMEOUT_S)
         assert set(self.router.routes) == set(weights)
         for name, route in self.router.routes.items():
             assert route is before.get(name, route)  # who stays keeps its breaker and its counts
@@ -490,7 +491,8 @@ def test_a_worker_removed_and_lost_passes_its_calls_on() -> None:
 
 def test_breaker_changes_are_told_with_the_workers_name() -> None:
     told: list[tuple[str, State, State]] = []
-    router = Router(Clock(), xxh3_64_intdigest, lambda name, before, after, _: told.append((name, before, after)))
-    router.configure({"a": 1.0, "b": 1.0}, set(), 8, BreakerConfig(failure_threshold=1), TIMEOUT_S)
+    router = Router(Clock(), lambda name, before, after, _: told.append((name, before, after)))
+    ring = Ring({"a": 1.0, "b": 1.0}, 8, xxh3_64_intdigest)
+    router.configure(ring, set(), BreakerConfig(failure_threshold=1), TIMEOUT_S)
     router.routes["b"].breaker.count_failure("no")
     assert told == [("b", State.CLOSED, State.OPEN)]
