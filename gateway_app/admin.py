@@ -103,6 +103,13 @@ class TuningAdmin(RecordedAdmin):
             },
         ),
         (
+            "Load",
+            {
+                "fields": ("load_factor", "load_floor", "hot_cache"),
+                "description": "What keeps a much-asked input from drowning its owner.",
+            },
+        ),
+        (
             "Breaker",
             {
                 "fields": ("failure_threshold", "success_threshold", "open_seconds"),

@@ -5,57 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 
 import msgspec
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import State
-from gateway_app.core.router import Call, Router
+from gateway_app.core.router import Router
 from gateway_app.core.table import Table
+from gateway_app.inference import Inference
 from gateway_app.links import WorkerLink
-from inference_site.lib.errors import ApiError, error_body
-from inference_site.lib.payload import decode_request, encode_answer, request_id_of
-from inference_site.lib.window import LatencyWindow, RateWindow
+from inference_site.lib.window import RateWindow
 
 logger = logging.getLogger(__name__)
-
-# Takes status, header lines (each with its CRLF) and body of the answer to one request.
-Answer = Callable[[int, bytes, bytes], None]
-
-_CACHE_NAMES = ("miss", "hit", "joined")
-_encode = msgspec.json.encode
-
-
-class InferCall(Call):
-    """A call whose outcome is written as the JSON of `/infer`."""
-
-    __slots__ = ("_answer", "_gateway", "_request_id")
-
-    def __init__(self, gateway: Gateway, request_id: str, text: bytes, answer: Answer) -> None:
-        super().__init__(xxh3_64_intdigest(text), text)
-        self._gateway = gateway
-        self._request_id = request_id
-        self._answer = answer
-
-    def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
-        """The answer of a worker."""
-        gateway = self._gateway
-        node_json, headers = gateway.faces[self.route.name]
-        gateway.latency.add(time.monotonic() - self.began)
-        self._answer(200, headers[cache], encode_answer(self._request_id, payload, node_json, cache == 1, time_us))
-
-    def on_refusal(self, status: int, payload: bytes) -> None:
-        """The worker found fault with the request."""
-        self._gateway.client_errors += 1
-        body = b'%b,"request_id":%b}' % (payload[:-1], _encode(self._request_id))
-        self._answer(status, self._gateway.faces[self.route.name][1][0], body)
-
-    def on_error(self, error: ApiError) -> None:
-        """Nobody could answer."""
-        retry = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
-        self._answer(error.status, retry, error_body(error.message, error.code, self._request_id))
 
 
 class Gateway:
@@ -69,11 +32,9 @@ class Gateway:
         self._making: asyncio.Task[None] | None = None
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
-        # For each worker: its name as JSON, and its header lines for each state of the cache.
-        self.faces: dict[str, tuple[bytes, tuple[bytes, ...]]] = {}
-        self.latency = LatencyWindow()
+        self.inference = Inference(self.router, time.monotonic)
+        self.infer = self.inference.infer
         self.rate = RateWindow()
-        self.client_errors = 0
         self.started_at = time.monotonic()
         self.draining = False
         self._token = token
@@ -83,16 +44,6 @@ class Gateway:
     def in_flight(self) -> int:
         """Requests that wait for an answer."""
         return self.router.in_flight
-
-    def infer(self, body: bytes, answer: Answer) -> None:
-        """Takes the body of a `POST /infer`; `answer` is called exactly once, perhaps at once."""
-        try:
-            request_id, text = decode_request(body)
-        except ApiError as error:
-            self.client_errors += 1
-            answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
-        else:
-            self.router.submit(InferCall(self, request_id, text, answer))
 
     async def start(self) -> None:
         """Reads the configuration and begins to connect."""
@@ -147,6 +98,7 @@ class Gateway:
             entry = enabled.get(name)
             if entry is None or (entry.host, entry.port) != (link.host, link.port):
                 del self.links[name]
+                self.inference.gone(name)
                 link.route.up, link.route.link = False, None
                 self._spawn(link.retire(self.router.timeout_s))
         self.router.configure(
@@ -154,13 +106,16 @@ class Gateway:
             {name for name, entry in enabled.items() if entry.draining},
             snapshot.breaker,
             snapshot.request_timeout_ms / 1000,
+            load_factor=snapshot.load_factor,
+            load_floor=snapshot.load_floor,
         )
+        self.inference.use_hot_cache(snapshot.hot_cache)
         settings = msgspec.structs.replace(snapshot.node, revision=snapshot.revision)
         for name, entry in enabled.items():
             if name in self.links:
                 self.links[name].configure(settings)
             else:
-                self._show(name, name)
+                self.inference.show(name, name)
                 self.links[name] = WorkerLink(
                     self.router,
                     self.router.routes[name],
@@ -170,6 +125,7 @@ class Gateway:
                     settings,
                     expected_name=name if entry.named else None,
                     on_named=self._named,
+                    on_greeted=lambda link, hello: self.inference.serves(link.route.name, hello.model_digest),
                     clock=time.monotonic,
                 )
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
@@ -182,11 +138,14 @@ class Gateway:
                 if here and name not in self.links and before not in enabled and link.node_id == name:
                     self.links[name] = self.links.pop(before)
                     self.router.rename(before, name)
-                    self._show(name, name)
+                    self.inference.gone(before)
+                    self.inference.show(name, name)
+                    if link.hello is not None:
+                        self.inference.serves(name, link.hello.model_digest)
 
     def _named(self, link: WorkerLink, node_id: str) -> None:
         """A worker that was given by its address alone has said its name."""
-        self._show(link.route.name, node_id)
+        self.inference.show(link.route.name, node_id)
         self._spawn(self._adopt(link, node_id))
 
     async def _adopt(self, link: WorkerLink, node_id: str) -> None:
@@ -195,10 +154,6 @@ class Gateway:
                 self.watcher.wake()
         except Exception:
             logger.exception("%s calls itself %s, which could not be written to the database", link.address, node_id)
-
-    def _show(self, name: str, node_id: str) -> None:
-        heads = tuple(b"x-node: %b\r\nx-cache: %b\r\n" % (node_id.encode(), cache.encode()) for cache in _CACHE_NAMES)
-        self.faces[name] = (_encode(node_id), heads)
 
     def _breaker_changed(self, name: str, before: State, after: State, reason: str) -> None:
         logger.warning("breaker of %s: %s -> %s: %s", name, before, after, reason)
@@ -216,8 +171,8 @@ class Gateway:
     async def _tick_each_second(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self.latency.roll()
-            self.rate.roll(self.router.requests)
+            self.inference.latency.roll()
+            self.rate.roll(self.inference.requests)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

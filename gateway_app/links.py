@@ -41,6 +41,7 @@ class WorkerLink:
         *,
         expected_name: str | None,
         on_named: Callable[[WorkerLink, str], None],
+        on_greeted: Callable[[WorkerLink, handshake.Hello], None] = lambda link, hello: None,
         clock: Callable[[], float],
     ) -> None:
         self.router = router
@@ -55,6 +56,7 @@ class WorkerLink:
         self._settings = settings
         self._expected_name = expected_name
         self._on_named = on_named
+        self._on_greeted = on_greeted
         self._clock = clock
         self._instance = ""
         self._retired = False
@@ -183,6 +185,7 @@ class WorkerLink:
         self._channels[0].order(Ask.SETTINGS, msgspec.json.encode(self._settings))
         if restarted:
             route.breaker.revive(f"a new process of {route.name} has answered")
+        self._on_greeted(self, hello)
         route.link = self
         route.up = True
         route.leaving = False

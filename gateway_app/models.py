@@ -141,7 +141,8 @@ class Tuning(Recorded):
 
     ONLY: ClassVar = 1
     PAYLOAD: ClassVar = (
-        "virtual_nodes", "share_cap_percent", "failure_threshold", "success_threshold", "open_seconds",
+        "virtual_nodes", "share_cap_percent", "load_factor", "load_floor", "hot_cache",
+        "failure_threshold", "success_threshold", "open_seconds",
         "cache_entries", "cache_mib", "batch_size", "batch_wait_ms", "batch_eager", "request_timeout_ms",
     )  # fmt: skip
 
@@ -159,6 +160,24 @@ class Tuning(Recorded):
         validators=between(0, 100, "%"),
         help_text="Percent by which a worker may own more inputs than its weight entitles it to, 0 to 100. 2: shares"
         " are even. Larger: fewer inputs move when workers come and go. 0: no limit, the ring alone decides.",
+    )
+    load_factor = models.FloatField(
+        "load above the mean (times)",
+        default=1.25,
+        validators=between(0, 100),
+        help_text="A worker with this many times the mean of requests in flight passes new ones to the next in line, so"
+        " that a much-asked input cannot drown its owner. 1.25 is usual; 0: every input stays with its owner.",
+    )
+    load_floor = models.PositiveIntegerField(
+        "requests in flight to stay",
+        default=8,
+        validators=between(1, 4096),
+        help_text="Up to this many requests in flight a worker passes none on, however busy it is beside the others.",
+    )
+    hot_cache = models.BooleanField(
+        "keep the hottest results in the gateway",
+        default=True,
+        help_text="On: the gateway answers the inputs that are asked for most often itself. Off: workers answer all.",
     )
     failure_threshold = models.PositiveIntegerField(
         "failures that open it",
@@ -222,6 +241,8 @@ class Tuning(Recorded):
             models.CheckConstraint(condition=Q(id=1), name="tuning_only_one"),
             models.CheckConstraint(condition=Q(virtual_nodes__range=(1, 10_000)), name="tuning_virtual_nodes_range"),
             models.CheckConstraint(condition=Q(share_cap_percent__range=(0, 100)), name="tuning_share_cap_range"),
+            models.CheckConstraint(condition=Q(load_factor__range=(0, 100)), name="tuning_load_factor_range"),
+            models.CheckConstraint(condition=Q(load_floor__range=(1, 4096)), name="tuning_load_floor_range"),
             models.CheckConstraint(condition=Q(failure_threshold__gte=1), name="tuning_failure_threshold_min"),
             models.CheckConstraint(condition=Q(success_threshold__gte=1), name="tuning_success_threshold_min"),
             models.CheckConstraint(condition=Q(open_seconds__gt=0), name="tuning_open_seconds_min"),
@@ -235,6 +256,10 @@ class Tuning(Recorded):
         return "Tuning"
 
     def clean(self) -> None:
+        if self.load_factor is not None and 0 < self.load_factor < 1:
+            raise ValidationError(
+                {"load_factor": f"{self.load_factor:g} is below the mean itself. Take 1 or more, or 0 for no limit."}
+            )
         if None in (self.batch_wait_ms, self.request_timeout_ms) or self.batch_eager:
             return
         if self.batch_wait_ms >= self.request_timeout_ms:

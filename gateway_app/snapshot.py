@@ -46,6 +46,9 @@ class Snapshot:
     node: NodeSettings = field(default_factory=NodeSettings)
     request_timeout_ms: int = 10_000
     share_cap_percent: float = 2.0
+    load_factor: float = 1.25
+    load_floor: int = 8
+    hot_cache: bool = True
 
 
 class InvalidConfig(ValueError):
@@ -77,6 +80,9 @@ def parse(revision: int, payload: object) -> Snapshot:
         workers=entries,
         virtual_nodes=tuning.virtual_nodes,
         share_cap_percent=tuning.share_cap_percent,
+        load_factor=tuning.load_factor,
+        load_floor=tuning.load_floor,
+        hot_cache=tuning.hot_cache,
         breaker=BreakerConfig(tuning.failure_threshold, tuning.success_threshold, tuning.open_seconds),
         node=NodeSettings(
             revision=revision,

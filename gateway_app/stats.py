@@ -103,11 +103,15 @@ def _worker(
 
 
 def _totals(gateway: Gateway) -> dict[str, Any]:
-    p50, p95, p99 = gateway.latency.quantiles_ms(0.5, 0.95, 0.99)
+    p50, p95, p99 = gateway.inference.latency.quantiles_ms(0.5, 0.95, 0.99)
     return {
-        "requests": gateway.router.requests,
-        "errors": gateway.router.errors,
-        "client_errors": gateway.client_errors,
+        "requests": gateway.inference.requests,
+        "errors": gateway.inference.errors,
+        "client_errors": gateway.inference.client_errors,
+        "hot_hits": gateway.inference.hot.hits,
+        "hot_entries": len(gateway.inference.hot),
+        "joined": gateway.inference.joined,
+        "spills": gateway.router.spills,
         "failovers": gateway.router.failovers,
         "in_flight": gateway.in_flight,
         "requests_per_s": round(gateway.rate.per_second(), 1),

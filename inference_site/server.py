@@ -43,14 +43,15 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """uvicorn: a signal drains, a second Ctrl-C ends at once; none is raised again afterwards."""
-        loop = asyncio.get_running_loop()
-        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, self.handle_exit)
         try:
             yield
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            # The process ends with this server: a signal that comes late must not turn its status 0 into a failure.
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_IGN)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come. TERM may well come twice: from a supervisor, and from who stops the whole group."""

@@ -159,7 +159,7 @@ def _render_load(report: dict[str, Any]) -> list[str]:
 
 
 def _render_workers(workers: list[dict[str, Any]]) -> list[str]:
-    lines = ["", "Workers (their own counts)"]
+    lines = ["", "Workers (their own counts; answers from the gateway's cache never reach them)"]
     for row in workers:
         if not row["node_id"]:
             lines.append(f"  no figures from {row['problem']}")

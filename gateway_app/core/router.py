@@ -106,17 +106,31 @@ class Router:
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
         self.timeout_s = 10.0
-        self.requests = 0
+        self.load_factor = 0.0
+        self.load_floor = 8
         self.failovers = 0
-        self.errors = 0
+        self.spills = 0
 
     @property
     def in_flight(self) -> int:
         """Calls that wait for a worker's answer."""
         return sum(route.in_flight for route in self.routes.values())
 
-    def configure(self, ring: Owners, draining: Collection[str], breaker: BreakerConfig, timeout_s: float) -> None:
-        """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts."""
+    def configure(
+        self,
+        ring: Owners,
+        draining: Collection[str],
+        breaker: BreakerConfig,
+        timeout_s: float,
+        *,
+        load_factor: float = 0.0,
+        load_floor: int = 8,
+    ) -> None:
+        """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts.
+
+        A worker with `load_floor` calls in flight, and `load_factor` times the mean, passes new ones to the next owner;
+        a factor of 0 means that none does.
+        """
         weights = ring.weights
         for name in [name for name in self.routes if name not in weights]:
             del self.routes[name]
@@ -129,6 +143,8 @@ class Router:
             route.breaker.configure(breaker)
         self.ring = ring
         self.timeout_s = timeout_s
+        self.load_factor = load_factor
+        self.load_floor = load_floor
 
     def rename(self, before: str, after: str) -> None:
         """A worker turns out to have another name; what it is doing goes on."""
@@ -139,7 +155,6 @@ class Router:
 
     def submit(self, call: Call) -> None:
         """Takes a new call."""
-        self.requests += 1
         call.began = self._clock()
         self._dispatch(call, call.began)
 
@@ -185,16 +200,37 @@ class Router:
     def _dispatch(self, call: Call, now: float) -> None:
         routes = self.routes
         owners = self.ring.owners(call.key)
+        bound, spilled = self._bound(), False
         for name in owners:
             route = routes[name]
-            if route.up and not (route.draining or route.leaving) and self._send(call, route, now):
-                return
+            if route.up and not (route.draining or route.leaving):
+                if route.in_flight >= bound:
+                    spilled = True
+                elif self._send(call, route, now):
+                    self.spills += spilled
+                    return
+        if spilled:
+            for name in owners:
+                route = routes[name]
+                if route.up and not (route.draining or route.leaving) and self._send(call, route, now):
+                    return
         # Nobody else is left: a worker that is being drained still answers.
         for name in owners:
             route = routes[name]
             if route.up and (route.draining or route.leaving) and self._send(call, route, now):
                 return
         self._give_up(call)
+
+    def _bound(self) -> float:
+        """Calls in flight from which on a worker passes new ones to the next owner."""
+        if not self.load_factor:
+            return MAX_IN_FLIGHT
+        total = live = 0
+        for route in self.routes.values():
+            if route.up:
+                total += route.in_flight
+                live += 1
+        return max(self.load_floor, self.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
 
     def _send(self, call: Call, route: Route, now: float) -> bool:
         if route.link is None or route.in_flight >= MAX_IN_FLIGHT or route in call.tried:
@@ -253,7 +289,6 @@ class Router:
         return route.breaker.state if route.up or route.breaker.state is State.OPEN else "not connected"
 
     def _refuse(self, call: Call, status: int, code: str, message: str, retry_after_s: int | None) -> None:
-        self.errors += 1
         call.on_error(ApiError(status, code, message, retry_after_s=retry_after_s))
 
     def _observer(self, route: Route) -> Callable[[Breaker, State, str], None]:

@@ -17,9 +17,11 @@ from tests.support.processes import wait_until
 IN_FORCE_S = 5.0
 RATE = 400.0
 TOKEN = "shared by all"
+# Who owns an input is who answers it only while nobody else may.
 DEFAULTS = {
-    "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2, "open_seconds": 30, "cache_entries": 1000,
-    "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20, "batch_eager": True, "request_timeout_ms": 10_000,
+    "hot_cache": False, "load_factor": 0, "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
+    "open_seconds": 30, "cache_entries": 1000, "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20,
+    "batch_eager": True, "request_timeout_ms": 10_000,
 }  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[C
 def logged_in(running: Cluster) -> Iterator[AdminSite]:
     password = running.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
     admin = AdminSite(running.gateway_url, "admin", password)
+    admin.tune(**DEFAULTS)
     yield admin
     admin.close()
 

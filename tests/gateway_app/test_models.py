@@ -54,6 +54,9 @@ def test_the_payload_is_the_whole_configuration():
     assert payload["tuning"] == {
         "virtual_nodes": 150,
         "share_cap_percent": 2.0,
+        "load_factor": 1.25,
+        "load_floor": 8,
+        "hot_cache": True,
         "failure_threshold": 5,
         "success_threshold": 2,
         "open_seconds": 30.0,

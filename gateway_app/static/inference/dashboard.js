@@ -127,8 +127,9 @@
     const enabled = workers.filter((worker) => worker.enabled);
     const up = enabled.filter((worker) => worker.routable).length;
     const nodes = workers.map((worker) => worker.node).filter(Boolean);
-    const served = nodes.reduce((sum, node) => sum + node.total_requests, 0);
-    const hits = nodes.reduce((sum, node) => sum + node.cache_hits, 0);
+    // The gateway's own hits never reach a worker, so they are in neither of the workers' counts.
+    const served = nodes.reduce((sum, node) => sum + node.total_requests, gateway.hot_hits);
+    const hits = nodes.reduce((sum, node) => sum + node.cache_hits, gateway.hot_hits);
     const disabled = workers.length - enabled.length;
     const draining = enabled.filter((worker) => worker.draining && !worker.routable).length;
     const down = enabled.length - up - draining;
@@ -144,7 +145,7 @@
       errorShare: errorShare(gateway),
       errors: plural(gateway.errors, "error", "errors"),
       hitRate: served ? percent(hits / served) : NONE,
-      hits: `${number(hits)} hits`,
+      hits: `${number(hits)} hits, ${number(gateway.hot_hits)} in the gateway`,
       inFlight: number(gateway.in_flight),
       failovers: plural(gateway.failovers, "failover", "failovers"),
       revision: `rev ${gateway.revision}`,

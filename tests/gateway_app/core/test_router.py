@@ -326,8 +326,6 @@ class RouterMachine(RuleBasedStateMachine):
         world.check()
         assert world.router.in_flight == 0
         assert all(route.in_flight == 0 and route.breaker.probes == 0 for route in world.every_route)
-        assert world.router.requests == len(world.calls)
-        assert world.router.errors == sum(call.outcomes[0][0] == "error" for call in world.calls)
 
 
 RouterMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

@@ -1,0 +1,174 @@
+"""What happens to a `POST /infer` in the gateway before the router has it and after it has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from gateway_app.core.hotcache import HotCache
+from gateway_app.core.router import MAX_ATTEMPTS, Call, Router
+from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.frames import Cache
+from inference_site.lib.payload import decode_request, encode_answer, request_id_of
+from inference_site.lib.window import LatencyWindow
+
+# Takes status, header lines (each with its CRLF) and body of the answer to one request.
+Answer = Callable[[int, bytes, bytes], None]
+
+_encode = msgspec.json.encode
+
+
+class Face:
+    """How a worker shows in answers: its name as JSON, and ready-made header lines."""
+
+    __slots__ = ("hot", "joined", "name_json", "replies")
+
+    def __init__(self, node_id: str) -> None:
+        self.name_json = _encode(node_id)
+        self.hot = _head(node_id, "gateway", 0)
+        # By the worker's cache state, then by the number of workers that were asked.
+        self.replies = [[_head(node_id, each.name.lower(), n) for n in range(MAX_ATTEMPTS + 1)] for each in Cache]
+        self.joined = self.replies[Cache.JOINED]
+
+
+class InferCall(Call):
+    """A call whose outcome is written as the JSON of `/infer`, for whoever asks the same while it is under way too."""
+
+    __slots__ = ("_answer", "_inference", "_request_id", "followers")
+
+    def __init__(self, inference: Inference, key: int, text: bytes, request_id: str, answer: Answer) -> None:
+        super().__init__(key, text)
+        self._inference = inference
+        self._request_id = request_id
+        self._answer = answer
+        self.followers: list[tuple[str, Answer, float]] | None = None
+
+    def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
+        """The answer of a worker."""
+        inference = self._inference
+        inference.finished(self)
+        name, now = self.route.name, inference.clock()
+        face = inference.faces[name]
+        if inference.hot_on:
+            inference.offer(self.key, self.payload, payload, name)
+        inference.latency.add(now - self.began)
+        body = encode_answer(self._request_id, payload, face.name_json, cache == Cache.HIT, time_us)
+        self._answer(200, face.replies[cache][self.attempts], body)
+        for request_id, answer, began in self.followers or ():
+            inference.latency.add(now - began)
+            body = encode_answer(request_id, payload, face.name_json, False, int((now - began) * 1e6))
+            answer(200, face.joined[self.attempts], body)
+
+    def on_refusal(self, status: int, payload: bytes) -> None:
+        """The worker found fault with the request."""
+        inference = self._inference
+        inference.finished(self)
+        head = inference.faces[self.route.name].replies[Cache.MISS][self.attempts]
+        for request_id, answer in self._everybody():
+            inference.client_errors += 1
+            answer(status, head, b'%b,"request_id":%b}' % (payload[:-1], _encode(request_id)))
+
+    def on_error(self, error: ApiError) -> None:
+        """Nobody could answer."""
+        self._inference.finished(self)
+        head = b"x-attempts: %d\r\n" % self.attempts
+        if error.retry_after_s is not None:
+            head += b"retry-after: %d\r\n" % error.retry_after_s
+        for request_id, answer in self._everybody():
+            self._inference.errors += 1
+            answer(error.status, head, error_body(error.message, error.code, request_id))
+
+    def _everybody(self) -> list[tuple[str, Answer]]:
+        return [(self._request_id, self._answer), *((ident, answer) for ident, answer, _ in self.followers or ())]
+
+
+class Inference:
+    """Answers from the hot cache, lets a request join an identical one in flight, and gives the rest to the router."""
+
+    def __init__(self, router: Router, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.faces: dict[str, Face] = {}
+        self.hot = HotCache()
+        self.hot_on = False
+        self.latency = LatencyWindow()
+        self.requests = 0
+        self.joined = 0
+        self.errors = 0
+        self.client_errors = 0
+        self._router = router
+        self._flying: dict[int, InferCall] = {}
+        self._wanted = True
+        self._models: dict[str, str] = {}
+
+    def infer(self, body: bytes, answer: Answer) -> None:
+        """Takes the body of a `POST /infer`; `answer` is called exactly once, perhaps at once."""
+        self.requests += 1
+        try:
+            request_id, text = decode_request(body)
+        except ApiError as error:
+            self.client_errors += 1
+            answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
+            return
+        key = xxh3_64_intdigest(text)
+        if self.hot_on:
+            began = self.clock()
+            kept = self.hot.get(key, text)
+            if kept is not None:
+                face = self.faces[kept.maker]
+                took = self.clock() - began
+                self.latency.add(took)
+                answer(200, face.hot, encode_answer(request_id, kept.output, face.name_json, True, int(took * 1e6)))
+                return
+        leader = self._flying.get(key)
+        if leader is not None and leader.payload == text:
+            self.joined += 1
+            if leader.followers is None:
+                leader.followers = []
+            leader.followers.append((request_id, answer, self.clock()))
+            return
+        call = InferCall(self, key, text, request_id, answer)
+        if leader is None:
+            self._flying[key] = call
+        self._router.submit(call)
+
+    def finished(self, call: InferCall) -> None:
+        """Nobody can join this call any more."""
+        if self._flying.get(call.key) is call:
+            del self._flying[call.key]
+
+    def offer(self, key: int, text: bytes, output: bytes, maker: str) -> None:
+        """A result for the hot cache."""
+        self.hot.offer(key, text, output, maker)
+
+    def show(self, name: str, node_id: str) -> None:
+        """How a worker is called in answers."""
+        self.faces[name] = Face(node_id)
+
+    def use_hot_cache(self, wanted: bool) -> None:
+        """The operator's switch."""
+        self._wanted = wanted
+        self._check_models()
+
+    def serves(self, name: str, digest: str) -> None:
+        """A worker has said which model it runs."""
+        if self._models.get(name) != digest:
+            self.hot.flush()
+        self._models[name] = digest
+        self._check_models()
+
+    def gone(self, name: str) -> None:
+        """A worker is no longer configured."""
+        self._models.pop(name, None)
+        self._check_models()
+
+    def _check_models(self) -> None:
+        """Results are kept only while every worker runs the same model."""
+        self.hot_on = self._wanted and len(set(self._models.values())) == 1
+        if not self.hot_on:
+            self.hot.flush()
+
+
+def _head(node_id: str, cache: str, attempts: int) -> bytes:
+    return f"x-node: {node_id}\r\nx-cache: {cache}\r\nx-attempts: {attempts}\r\n".encode()
