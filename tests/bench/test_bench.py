@@ -1,0 +1,19 @@
+"""The benchmark itself: it runs to its end and measures what it says, however fast or slow that is here."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+from tests.support.processes import ROOT
+
+
+def test_the_benchmark_prints_its_table(require_tool: Callable[[str], str]):
+    for tool in ("wrk", "nginx"):
+        require_tool(tool)
+    command = [sys.executable, "bench/run.py", "--pairs", "1", "--seconds", "1", "--requests", "1000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for row in ("hot: requests/s", "cold: requests/s", "close: requests/s", "a lone request", "resident memory"):
+        assert f"| {row}" in done.stdout
+    for text in ("0 errors", "max/mean 1.0", "mean batch size", "Requests/sec", "P99"):
+        assert text in done.stdout
