@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Coroutine
 
@@ -25,7 +26,7 @@ class Gateway:
     """Starts and stops with its process; everything but `__init__` runs on its loop."""
 
     def __init__(self, token: str) -> None:
-        self.router = Router(time.monotonic, self._breaker_changed)
+        self.router = Router(time.monotonic, self._breaker_changed, lambda: random.uniform(0.8, 1.2))
         self.snapshot = Snapshot()  # what is in force
         self.table = _table(self.snapshot)
         self._wanted: Snapshot | None = None  # what has been read last

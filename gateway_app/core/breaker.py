@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+# The longest that repeated failures keep a breaker open, unless it is set to longer from the first.
+MAX_OPEN_S = 300.0
+
 
 class State(StrEnum):
     CLOSED = "CLOSED"
@@ -25,7 +28,8 @@ class BreakerConfig:
 class Breaker:
     """One worker's breaker. Not safe for concurrent access: it lives on one event loop.
 
-    CLOSED counts failures in a row and opens at the threshold. OPEN refuses until `open_s` has passed. HALF_OPEN
+    CLOSED counts failures in a row and opens at the threshold. OPEN refuses until `open_s` has passed, twice as long
+    after each probe that failed since it was last closed, up to `MAX_OPEN_S`, times what `jitter()` gives. HALF_OPEN
     admits probes, at most as many at a time as successes are still missing; enough successes close it, one failure
     opens it again. Whoever was admitted by `acquire()` must end with exactly one of `success`, `failure`, `release`;
     an outcome counts only in the period between two changes of state that the request was admitted in. Times are
@@ -34,7 +38,10 @@ class Breaker:
 
     __slots__ = (
         "_clock",
+        "_failed_trials",
+        "_jitter",
         "_period",
+        "_stretch",
         "config",
         "failures",
         "last_error",
@@ -51,10 +58,14 @@ class Breaker:
         config: BreakerConfig,
         clock: Callable[[], float],
         on_change: Callable[[Breaker, State, str], None] | None = None,
+        jitter: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.config = config
         self._clock = clock
         self.on_change = on_change
+        self._jitter = jitter
+        self._stretch = 1.0
+        self._failed_trials = 0
         # A permit is the number of the period it was given in, negative for a probe.
         self._period = 1
         self.state = State.CLOSED
@@ -115,16 +126,22 @@ class Breaker:
         if self.state is State.OPEN:
             self._change(State.HALF_OPEN, reason)
 
+    @property
+    def open_for_s(self) -> float:
+        """How long this period of OPEN lasts."""
+        open_s = self.config.open_s
+        return min(open_s * 2.0 ** min(self._failed_trials, 20), max(MAX_OPEN_S, open_s)) * self._stretch
+
     def tick(self) -> None:
         """Moves OPEN to HALF_OPEN when its time has passed; called on a timer too, so that it needs no traffic."""
-        if self.state is State.OPEN and self._clock() - self.since >= self.config.open_s:
-            self._change(State.HALF_OPEN, f"open for {self.config.open_s:g} s")
+        if self.state is State.OPEN and self._clock() - self.since >= self.open_for_s:
+            self._change(State.HALF_OPEN, f"open for {self.open_for_s:.1f} s")
 
     def retry_after(self) -> float | None:
         """Seconds until this breaker admits a probe; None if it is not open."""
         if self.state is not State.OPEN:
             return None
-        return max(0.0, self.since + self.config.open_s - self._clock())
+        return max(0.0, self.since + self.open_for_s - self._clock())
 
     def configure(self, config: BreakerConfig) -> None:
         """Takes new thresholds; the counts so far are judged by them at the next outcome."""
@@ -146,5 +163,9 @@ class Breaker:
         self.failures = self.successes = 0
         if state is State.OPEN:
             self.opens += 1
+            self._failed_trials += before is State.HALF_OPEN
+            self._stretch = self._jitter()
+        elif state is State.CLOSED:
+            self._failed_trials = 0
         if self.on_change is not None:
             self.on_change(self, before, reason)

@@ -100,9 +100,11 @@ class Router:
         self,
         clock: Callable[[], float],
         on_breaker: Callable[[str, State, State, str], None] = lambda name, before, after, reason: None,
+        jitter: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._clock = clock
         self._on_breaker = on_breaker
+        self._jitter = jitter
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
         self.timeout_s = 10.0
@@ -137,7 +139,7 @@ class Router:
         for name in weights:
             route = self.routes.get(name)
             if route is None:
-                route = self.routes[name] = Route(name, Breaker(breaker, self._clock))
+                route = self.routes[name] = Route(name, Breaker(breaker, self._clock, jitter=self._jitter))
                 route.breaker.on_change = self._observer(route)
             route.draining = name in draining
             route.breaker.configure(breaker)

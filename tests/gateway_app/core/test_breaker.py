@@ -41,13 +41,22 @@ class BreakerMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.config = BreakerConfig(failure_threshold=3, success_threshold=2, open_s=5.0)
         self.seen: list[tuple[State, State]] = []
-        self.breaker = Breaker(self.config, self.clock, lambda each, before, _: self.seen.append((before, each.state)))
+        told = lambda each, before, _: self.seen.append((before, each.state))  # noqa: E731
+        self.breaker = Breaker(self.config, self.clock, told, jitter=lambda: 1.5)
         self.state, self.since, self.period = State.CLOSED, self.clock.now, 0
-        self.failures = self.successes = self.opens = 0
+        self.failures = self.successes = self.opens = self.failed_trials = 0
         self.expected: list[tuple[State, State]] = []
         self.permits: list[Permit] = []
 
+    @property
+    def open_for(self) -> float:
+        return min(self.config.open_s * 2**self.failed_trials, 300.0) * 1.5
+
     def change(self, state: State) -> None:
+        if state is State.CLOSED:
+            self.failed_trials = 0
+        if state is State.OPEN and self.state is State.HALF_OPEN:
+            self.failed_trials += 1
         self.expected.append((self.state, state))
         self.state, self.since = state, self.clock.now
         self.period += 1
@@ -55,7 +64,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.opens += state is State.OPEN
 
     def pass_time(self) -> None:
-        if self.state is State.OPEN and self.clock.now - self.since >= self.config.open_s:
+        if self.state is State.OPEN and self.clock.now - self.since >= self.open_for:
             self.change(State.HALF_OPEN)
 
     def model_failure(self) -> None:
@@ -168,7 +177,7 @@ class BreakerMachine(RuleBasedStateMachine):
         assert self.seen == self.expected
         assert breaker.since == self.since
         if self.state is State.OPEN:
-            left = self.since + self.config.open_s - self.clock.now
+            left = self.since + self.open_for - self.clock.now
             assert breaker.retry_after() == pytest.approx(max(0.0, left))
         else:
             assert breaker.retry_after() is None
@@ -239,10 +248,32 @@ def test_a_probe_of_an_earlier_half_open_period_counts_no_more() -> None:
     assert first is not None
     assert second is not None
     breaker.failure(first, "still sick")
-    clock.now += 30
+    clock.now += 60
     breaker.tick()
     breaker.success(second)
     assert (breaker.state, breaker.successes, breaker.probes) == (State.HALF_OPEN, 0, 0)
+
+
+def test_each_failed_trial_doubles_the_time_up_to_a_limit_and_success_ends_that() -> None:
+    breaker, clock = opened()
+    times = []
+    for _ in range(6):
+        wait = breaker.retry_after()
+        assert wait is not None
+        times.append(wait)
+        clock.now += wait
+        permit = breaker.acquire()
+        assert permit is not None
+        breaker.failure(permit, "still sick")
+    assert times == [30, 60, 120, 240, 300, 300]
+    clock.now += 300
+    for _ in range(breaker.config.success_threshold):
+        permit = breaker.acquire()
+        assert permit is not None
+        breaker.success(permit)
+    for _ in range(breaker.config.failure_threshold):
+        breaker.count_failure("sick again")
+    assert breaker.retry_after() == 30
 
 
 def test_the_change_is_told_with_its_reason() -> None:
