@@ -195,8 +195,8 @@ class Tuning(Recorded):
         "seconds open",
         default=30.0,
         validators=between(0.1, 3600, "seconds"),
-        help_text="Seconds that a failing worker is left alone before it gets trial requests, 0.1 to 3,600; give or take"
-        " a fifth, and twice as long after each trial that fails, up to 300.",
+        help_text="Seconds that a failing worker is left alone before it gets trial requests, 0.1 to 3,600; give or"
+        " take a fifth, and twice as long after each trial that fails, up to 300.",
     )
     cache_entries = models.PositiveIntegerField(
         "entries per worker",
