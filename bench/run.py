@@ -35,8 +35,11 @@ def throughput(directory: Path, model: Path, pairs: int, seconds: int, requests:
     rows: list[Row] = []
     with Cluster(directory / "cluster", model=model) as cluster, nginx(directory) as yardstick:
         url, pids = f"{cluster.gateway_url}/infer", cluster.pids()
-        for mode, distinct in (("hot", 10), ("cold", 20_000), ("close", 10)):
-            script = write_load(directory / mode, distinct, 64, close=mode == "close")
+        modes = (("hot", 10), ("cold", 20_000), ("close", 10), ("hot, the gateway's own cache off", 10))
+        for mode, distinct in modes:
+            if "off" in mode:
+                switch_off_hot_cache(cluster)
+            script = write_load(directory / mode.partition(",")[0], distinct, 64, close=mode == "close")
             found = compare(url, pids["gateway"], script, yardstick, pairs=pairs, seconds=seconds)
             rows.append(
                 (
@@ -54,6 +57,15 @@ def throughput(directory: Path, model: Path, pairs: int, seconds: int, requests:
         text = ", ".join(f"{name} {first[name]:.0f} → {then[name]:.0f}" for name in pids)
         rows.append((f"resident memory in MB, before and after {done:,} more requests", text))
     return rows
+
+
+def switch_off_hot_cache(cluster: Cluster) -> None:
+    """As an operator would in the admin; returns when it is in force."""
+    before = cluster.stats()["gateway"]["revision"]
+    script = "from gateway_app.models import Tuning; t = Tuning.objects.get(); t.hot_cache = False; t.save()"
+    cluster.manage("shell", "--verbosity=0", "--command", script).check_returncode()
+    while cluster.stats()["gateway"]["revision"] == before:
+        time.sleep(0.1)
 
 
 def lone(url: str, model: Path, count: int = 2000) -> list[Row]:

@@ -3,38 +3,19 @@
 import asyncio
 import os
 import signal
-import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from socket import socket
 
+from inference_site.child import OWN_NAME, Child, ChildSpec
 from inference_site.console import Console
 
-PARENT_FD = "INFERENCE_PARENT_FD"
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 10.0
-STEADY_S = 10.0  # a process that has run this long is restarted without the delay of earlier deaths
 EARLY_DEATHS = 2  # so many of one process before the first "ready": it is not going to work
-LONGEST_LINE_BYTES = 16_384
-TAIL_LINES = 15
-OWN_NAME = "cluster"  # in front of the supervisor's own lines
+RESTART_WITHIN_S = 30.0  # for one process of a rolling restart to drain, end, start and be ready
 
 
 class SupervisorError(Exception):
     """The cluster did not become ready; the message says which process and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
-    """One process: its command line, its whole environment, and the listening socket that it inherits."""
-
-    name: str
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    listener: socket
-    probe: Callable[[], str]  # "" when ready, else why not; called in a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,117 +24,6 @@ class Stage:
 
     children: tuple[ChildSpec, ...]
     stop_wait_s: float
-
-
-class Child:
-    """Keeps one process running until told to stop; its output goes to the console line by line."""
-
-    def __init__(self, spec: ChildSpec, say: Callable[[str, str], None], parent_fd: int) -> None:
-        self.spec = spec
-        self.deaths = 0
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.last_end = ""
-        self._say = say
-        self._parent_fd = parent_fd
-        self._process: asyncio.subprocess.Process | None = None
-        self._stopping = asyncio.Event()
-        self._partial = b""
-
-    async def run(self) -> None:
-        delay_s = FIRST_DELAY_S
-        while not self._stopping.is_set():
-            started_at = time.monotonic()
-            self.last_end = await self._run_once()
-            if self._stopping.is_set():
-                self._log(f"{self.spec.name} {self.last_end}, as told")
-                return
-            if time.monotonic() - started_at >= STEADY_S:
-                delay_s = FIRST_DELAY_S
-            self.deaths += 1
-            self._log(f"{self.spec.name} {self.last_end}; starting it again in {delay_s:g} s")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay_s)
-            delay_s = min(delay_s * 2, LONGEST_DELAY_S)
-
-    def stop(self) -> None:
-        """Orders the drain. From now on the process alone holds its socket, so it decides when clients are refused."""
-        self._stopping.set()
-        self.spec.listener.close()
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._log(f"{self.spec.name} has not ended in time: killing it")
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def why_not_ready(self) -> str:
-        return self.spec.probe() if self._process is not None else self.last_end or "not started yet"
-
-    async def _run_once(self) -> str:
-        read_fd, write_fd = os.pipe()
-        os.set_blocking(read_fd, False)
-        loop = asyncio.get_running_loop()
-        # Our own pipe, not asyncio's: with that one, wait() lasts until every grandchild has closed it too.
-        try:
-            self._process = process = await asyncio.create_subprocess_exec(
-                *self.spec.argv,
-                env={**self.spec.env, PARENT_FD: str(self._parent_fd)},
-                stdin=subprocess.DEVNULL,
-                stdout=write_fd,
-                stderr=write_fd,
-                pass_fds=(self.spec.listener.fileno(), self._parent_fd),
-                start_new_session=True,  # Ctrl-C at a terminal reaches the supervisor alone, which orders the drain
-            )
-        except OSError as error:
-            os.close(read_fd)
-            return f"cannot be started: {error}"
-        finally:
-            os.close(write_fd)
-        self._log(f"{self.spec.name} started, pid {process.pid}")
-        loop.add_reader(read_fd, self._read, read_fd)
-        if self._stopping.is_set():
-            self._signal(signal.SIGTERM)
-        status = await process.wait()
-        self._process = None
-        loop.remove_reader(read_fd)
-        for _ in range(64):  # a bound: a grandchild may go on writing
-            if not self._read(read_fd):
-                break
-        os.close(read_fd)
-        self._emit(self._partial)
-        self._partial = b""
-        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-    def _read(self, read_fd: int) -> bool:
-        try:
-            data = os.read(read_fd, 65_536)
-        except BlockingIOError:
-            return False
-        if not data:
-            asyncio.get_running_loop().remove_reader(read_fd)
-            return False
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        for line in lines:
-            self._emit(line)
-        if len(self._partial) > LONGEST_LINE_BYTES:
-            self._emit(self._partial)
-            self._partial = b""
-        return True
-
-    def _emit(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip("\r")
-        if text:
-            self.tail.append(text)
-            self._say(self.spec.name, text)
-
-    def _log(self, text: str) -> None:
-        self._say(OWN_NAME, text)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
 
 
 class Supervisor:
@@ -175,6 +45,8 @@ class Supervisor:
         self._stop_asked_at: float | None = None
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._is_ready = False
+        self._rolling: asyncio.Task[None] | None = None
         # Only this process holds the write end: however it ends, its children read end-of-file and end too.
         self._parent_read_fd, self._parent_write_fd = os.pipe()
         self._width = max(len(name) for name in [OWN_NAME, *(c.name for s in stages for c in s.children)])
@@ -191,6 +63,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         tasks = {child: asyncio.create_task(child.run()) for child in self._children}
         ready = asyncio.create_task(self._become_ready())
         asked = asyncio.create_task(self._stop_asked.wait())
@@ -198,8 +71,11 @@ class Supervisor:
         try:
             if ready.done():
                 await ready
+                self._is_ready = True
                 await asked
         finally:
+            if self._rolling is not None:
+                self._rolling.cancel()
             ready.cancel()
             asked.cancel()
             await self._stop_all(tasks)
@@ -248,6 +124,33 @@ class Supervisor:
             self._say(OWN_NAME, f"{number.name}: draining; a second signal stops without waiting")
         elif now - self._stop_asked_at > 1.0:  # sooner it is the same one: make passes on what its whole group got
             self._hurry.set()
+
+    def _on_hangup(self) -> None:
+        if not self._is_ready or self._stop_asked_at is not None:
+            self._say(OWN_NAME, "SIGHUP: nothing is restarted, the cluster is not ready")
+        elif self._rolling is not None and not self._rolling.done():
+            self._say(OWN_NAME, "SIGHUP: a restart is under way already")
+        else:
+            self._rolling = asyncio.get_running_loop().create_task(self._restart_one_by_one())
+
+    async def _restart_one_by_one(self) -> None:
+        """Each process in turn, the next one only when all is well again: with the others there, nothing is lost."""
+        began = time.monotonic()
+        self._say(OWN_NAME, "SIGHUP: restarting one by one")
+        for child in self._children:
+            starts, give_up_at = child.starts, time.monotonic() + RESTART_WITHIN_S
+            child.restart()
+            while child.starts == starts or (why := await self._why_not_all_well()):
+                if time.monotonic() > give_up_at:
+                    why = "it has not ended" if child.starts == starts else why
+                    self._say(OWN_NAME, f"{child.spec.name} is not ready, the others are left as they are: {why}")
+                    return
+                await asyncio.sleep(0.1)
+        self._say(OWN_NAME, f"all have been restarted, in {time.monotonic() - began:.1f} s")
+
+    async def _why_not_all_well(self) -> str:
+        reasons = await asyncio.gather(*(asyncio.to_thread(child.why_not_ready) for child in self._children))
+        return next(filter(None, reasons), "") or await asyncio.to_thread(self._check)
 
     def _say(self, name: str, text: str) -> None:
         self._console.line(f"{name:<{self._width}} | {text}", urgent=name == OWN_NAME)

@@ -13,7 +13,14 @@ def test_the_benchmark_prints_its_table(require_tool: Callable[[str], str]):
     command = [sys.executable, "bench/run.py", "--pairs", "1", "--seconds", "1", "--requests", "1000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for row in ("hot: requests/s", "cold: requests/s", "close: requests/s", "a lone request", "resident memory"):
+    for row in (
+        "hot: requests/s",
+        "cold: requests/s",
+        "close: requests/s",
+        "hot, the gateway's own",
+        "a lone request",
+        "resident memory",
+    ):
         assert f"| {row}" in done.stdout
     for text in ("0 errors", "max/mean 1.0", "mean batch size", "Requests/sec", "P99"):
         assert text in done.stdout

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from socket import socket
 
+from inference_site.child import ChildSpec
 from inference_site.console import Console
 from inference_site.ports import address_of, listen
-from inference_site.supervisor import ChildSpec, Stage, Supervisor, SupervisorError
+from inference_site.supervisor import Stage, Supervisor, SupervisorError
 from tests.support.http import get
 
 FAKE_CHILD = Path(__file__).with_name("fake_child.py")

@@ -20,9 +20,10 @@ from django.db import connection
 
 from gateway_app.accounts import ensure_admin
 from inference_site.checks import require_public_settings
+from inference_site.child import ChildSpec
 from inference_site.console import Console
 from inference_site.ports import PortError, address_of, listen
-from inference_site.supervisor import ChildSpec, Stage, Supervisor, SupervisorError
+from inference_site.supervisor import Stage, Supervisor, SupervisorError
 
 MIGRATION_LOCK_ID = 0x696E666572  # any number, the same in every process; "infer" in ASCII
 # A gateway gives what is in flight 5 s, a worker waits for its gateways: together with killing, below 10 s.

@@ -15,6 +15,7 @@ const Live = (() => {
 
   function millis(value) {
     if (value == null) return NONE;
+    if (value < 0.01) return "< 0.01 ms"; // what the gateway's own cache answers
     if (value >= 1000) return `${(value / 1000).toFixed(2)} s`;
     return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
   }
