@@ -9,13 +9,11 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app.core.hotcache import HotCache
 from gateway_app.core.router import MAX_ATTEMPTS, Call, Router
+from inference_site.exchange import Answer
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache
 from inference_site.lib.payload import decode_request, encode_answer, request_id_of
 from inference_site.lib.window import LatencyWindow
-
-# Takes status, header lines (each with its CRLF) and body of the answer to one request.
-Answer = Callable[[int, bytes, bytes], None]
 
 _encode = msgspec.json.encode
 

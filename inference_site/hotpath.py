@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import http
 import sys
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from inference_site.exchange import Exchange, Plane
 from inference_site.lib.errors import error_body
 
 # A head beyond this is refused.
@@ -34,52 +34,10 @@ _CLOSE = b"connection: close\r\n"
 _STATUS = {each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in http.HTTPStatus}
 
 
-class Plane(Protocol):
-    """What answers inferences: the gateway, or a worker on its own."""
-
-    @property
-    def draining(self) -> bool: ...
-
-    def infer(self, body: bytes, answer: Callable[[int, bytes, bytes], None], /) -> None: ...
-
-
 class Seconds:
     """A clock for timeouts that are counted in seconds: to read it costs nothing. The server advances it."""
 
     now = 0
-
-
-class Exchange:
-    """One inference request on a connection, in the place of uvicorn's request-response cycle."""
-
-    __slots__ = (
-        "active",
-        "body",
-        "complete",
-        "disconnected",
-        "expect",
-        "keep_alive",
-        "protocol",
-        "refusal",
-        "response_complete",
-    )
-
-    def __init__(self, protocol: HotProtocol, keep_alive: bool, expect: bool = False) -> None:
-        self.protocol = protocol
-        self.keep_alive = keep_alive
-        self.expect = expect  # the client waits for 100 Continue before it sends the body
-        self.active = False  # it is this request's turn; until then it waits for the answers before it
-        self.body: list[bytes] | None = None
-        self.complete = False  # it has been read
-        self.refusal: tuple[int, bytes] | None = None  # status and body decided before it could be read
-        self.response_complete = False
-        self.disconnected = False
-
-    def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """Writes the answer; nothing if the client has left."""
-        self.response_complete = True
-        if not self.disconnected:
-            self.protocol.write_answer(self, status, headers, body)
 
 
 class HotProtocol(HttpToolsProtocol):

@@ -14,7 +14,7 @@ from django.conf import settings
 
 if TYPE_CHECKING:
     from gateway_app.gateway import Gateway
-    from inference_site.hotpath import Plane
+    from inference_site.exchange import Plane
     from worker_app.direct import DirectInfer
 
 logger = logging.getLogger(__name__)

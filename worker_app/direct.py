@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import msgspec
 
+from inference_site.exchange import Answer
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.payload import decode_request, encode_answer, request_id_of
 from worker_app.node import Node
-
-Answer = Callable[[int, bytes, bytes], None]
 
 _encode = msgspec.json.encode
 

@@ -1,0 +1,57 @@
+"""One inference request on a connection of the data plane, from its head to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+# Takes status, header lines (each with its CRLF) and body of the answer to one request.
+Answer = Callable[[int, bytes, bytes], None]
+
+
+class Plane(Protocol):
+    """What answers inferences: the gateway, or a worker on its own."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    def infer(self, body: bytes, answer: Answer, /) -> None: ...
+
+
+class Writer(Protocol):
+    """The connection that an answer is written to."""
+
+    def write_answer(self, exchange: Exchange, status: int, headers: bytes, body: bytes) -> None: ...
+
+
+class Exchange:
+    """One inference request on a connection, in the place of uvicorn's request-response cycle."""
+
+    __slots__ = (
+        "active",
+        "body",
+        "complete",
+        "disconnected",
+        "expect",
+        "keep_alive",
+        "protocol",
+        "refusal",
+        "response_complete",
+    )
+
+    def __init__(self, protocol: Writer, keep_alive: bool, expect: bool = False) -> None:
+        self.protocol = protocol
+        self.keep_alive = keep_alive
+        self.expect = expect  # the client waits for 100 Continue before it sends the body
+        self.active = False  # it is this request's turn; until then it waits for the answers before it
+        self.body: list[bytes] | None = None
+        self.complete = False  # it has been read
+        self.refusal: tuple[int, bytes] | None = None  # status and body decided before it could be read
+        self.response_complete = False
+        self.disconnected = False
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        """Writes the answer; nothing if the client has left."""
+        self.response_complete = True
+        if not self.disconnected:
+            self.protocol.write_answer(self, status, headers, body)
