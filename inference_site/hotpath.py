@@ -85,6 +85,7 @@ class HotProtocol(HttpToolsProtocol):
                 if self.timeout_keep_alive_task is not None:
                     self._unset_keepalive_if_required()
                 exchange = Exchange(self, True)
+                exchange.complete = True
                 self.cycle = exchange
                 self.plane.infer(data[end:], exchange.answer)
                 return

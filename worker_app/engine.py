@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # recent wheels open a telemetry database otherwise
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import orjson
@@ -47,7 +48,7 @@ class Engine:
         """Loads, chooses the output, warms up. Raises ModelError."""
         self.path = path
         self.record = _record(path)
-        self.digest = _digest(path)
+        self.digest = _digest(path, self.record)
         self.fallback_reason = _why_no_cuda()
         self._session = self._create_session(threads)
         self.provider = self._session.get_providers()[0]
@@ -228,9 +229,12 @@ def _record(path: Path) -> Record:
     return load_record(path)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, record: Record) -> str:
+    """Of the file and of what its record says: workers with the same digest give the same answers."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256")
+    found.update(msgspec.json.encode(record))
+    return found.hexdigest()
 
 
 def _why_no_cuda() -> str:

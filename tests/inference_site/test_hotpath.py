@@ -227,12 +227,13 @@ def test_a_draining_plane_closes_after_its_answer(server: HotServer):
 
 
 def test_a_client_that_has_only_shut_down_its_side_gets_its_answers(server: HotServer):
-    with server.connect() as client:
-        client.send(post(b"later"))
-        client.socket.shutdown(socket.SHUT_WR)
-        server.wait_until_held(b"later")
-        server.release(b"later")
-        assert [reply.body for reply in client.read_all()] == [b"later"]
+    for _ in range(2):  # the second time, the head is a known one
+        with server.connect() as client:
+            client.send(post(b"later"))
+            client.socket.shutdown(socket.SHUT_WR)
+            server.wait_until_held(b"later")
+            server.release(b"later")
+            assert [reply.body for reply in client.read_all()] == [b"later"]
     with server.connect() as client:
         client.send(post(b"later 1") + post(b"2") + GET_PAGE + post(b"3"))
         client.socket.shutdown(socket.SHUT_WR)

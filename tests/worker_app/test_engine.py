@@ -317,3 +317,10 @@ def test_the_digest_tells_models_apart(tmp_path: Path) -> None:
     other = load(onnx_models.linear(tmp_path / "b.onnx", n_out=2))
     assert one.digest != other.digest
     assert len(one.digest) == 64
+
+
+def test_the_digest_tells_records_apart_for_they_change_the_answers(tmp_path: Path) -> None:
+    path = onnx_models.linear(tmp_path / "a.onnx")
+    plain = load(path)
+    path.with_suffix(".json").write_text('{"pad_with_zeros": true}')
+    assert load(path).digest != plain.digest

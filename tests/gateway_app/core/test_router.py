@@ -82,16 +82,34 @@ def can_take(route: Route, call: RecordingCall) -> bool:
 
 
 def check_choice(router: Router, call: RecordingCall, chosen: Route) -> None:
-    """The chosen one is the first owner that can take the call; those on their way out come after all others."""
+    """The first owner that can take the call gets it; those with more than their part come after all others, those on
+    their way out last."""
     assert chosen.up
     assert chosen is router.routes[chosen.name]
+    bound = bound_without(router)
+    on_its_way_out = chosen.draining or chosen.leaving
+    crowded = chosen.in_flight - 1 >= bound
+    seen = False
     for name in router.ring.owners(call.key):
         other = router.routes[name]
-        if other is chosen:
-            if not (chosen.draining or chosen.leaving):
-                break
-        elif not (other.draining or other.leaving):
-            assert not can_take(other, call), f"{chosen.name} was preferred to {name}"
+        seen = seen or other is chosen
+        if other is chosen or other.draining or other.leaving or not can_take(other, call):
+            continue
+        assert not on_its_way_out, f"{chosen.name} is on its way out and was preferred to {name}"
+        if other.in_flight < bound:
+            assert seen, f"{chosen.name} was preferred to {name}"
+            assert not crowded, f"{chosen.name} has more than its part and was preferred to {name}"
+        else:
+            assert seen or not crowded, f"{chosen.name} was preferred to {name}"
+
+
+def bound_without(router: Router) -> float:
+    """Calls in flight that are too many for one more, as they were before this one was sent."""
+    if not router.load_factor:
+        return router_module.MAX_IN_FLIGHT
+    live = [route for route in router.routes.values() if route.up]
+    total = sum(route.in_flight for route in live) - 1
+    return max(router.load_floor, router.load_factor * (total + 1) / len(live))
 
 
 class World:
@@ -104,13 +122,21 @@ class World:
         self.links: list[FakeLink] = []
         self.calls: list[RecordingCall] = []
         self.breaker = breaker
+        self.load_factor, self.load_floor = 0.0, 8
         self.configure(dict.fromkeys(names, 1.0), set())
         for name in self.router.routes:
             self.connect(name)
 
     def configure(self, weights: dict[str, float], draining: set[str], virtual_nodes: int = 8) -> None:
         before = dict(self.router.routes)
-        self.router.configure(Ring(weights, virtual_nodes, xxh3_64_intdigest), draining, self.breaker, TIMEOUT_S)
+        self.router.configure(
+            Ring(weights, virtual_nodes, xxh3_64_intdigest),
+            draining,
+            self.breaker,
+            TIMEOUT_S,
+            load_factor=self.load_factor,
+            load_floor=self.load_floor,
+        )
         assert set(self.router.routes) == set(weights)
         for name, route in self.router.routes.items():
             assert route is before.get(name, route)  # who stays keeps its breaker and its counts
@@ -304,8 +330,13 @@ class RouterMachine(RuleBasedStateMachine):
         weights=st.dictionaries(st.sampled_from(["w0", "w1", "w2", "w3", "w4"]), st.sampled_from([0.5, 1.0, 2.0])),
         draining=st.sets(st.sampled_from(["w0", "w1", "w2"])),
         threshold=st.integers(1, 5),
+        load_factor=st.sampled_from([0.0, 1.0, 1.25, 2.0]),
+        load_floor=st.integers(1, 4),
     )
-    def configure(self, weights: dict[str, float], draining: set[str], threshold: int) -> None:
+    def configure(
+        self, weights: dict[str, float], draining: set[str], threshold: int, load_factor: float, load_floor: int
+    ) -> None:
+        self.world.load_factor, self.world.load_floor = load_factor, load_floor
         self.world.breaker = BreakerConfig(failure_threshold=threshold, success_threshold=2, open_s=5.0)
         self.world.configure(weights, draining & set(weights))
 
@@ -379,6 +410,33 @@ def test_a_worker_that_is_full_is_passed_over(monkeypatch: pytest.MonkeyPatch) -
     first, second = world.owners()
     assert [len(world.link(first).calls), len(world.link(second).calls)] == [2, 2]
     assert calls[4].error.code == "overloaded"
+
+
+def test_a_worker_with_more_than_its_part_passes_calls_on_and_none_is_refused_for_it() -> None:
+    world = World(["a", "b", "c"])
+    world.load_factor, world.load_floor = 1.25, 2
+    world.configure(dict.fromkeys("abc", 1.0), set())
+    calls = [world.submit() for _ in range(300)]  # one key: a single owner
+    in_flight = [route.in_flight for route in world.router.routes.values()]
+    assert sum(in_flight) == 300
+    assert max(in_flight) <= 1.25 * 100 + 1
+    assert world.router.spills > 0
+    assert not any(call.outcomes for call in calls)
+    for name in world.owners()[1:]:
+        world.break_link(world.link(name))
+    assert world.router.routes[world.owners()[0]].in_flight == 300  # alone, it takes all
+
+
+def test_a_name_learned_late_takes_what_is_in_flight_along() -> None:
+    world = World(["127.0.0.1:1"])
+    call, route = world.submit(), world.router.routes["127.0.0.1:1"]
+    world.router.rename("127.0.0.1:1", "worker_1")
+    world.configure({"worker_1": 1.0}, set())
+    assert world.router.routes["worker_1"] is route
+    assert world.submit().sent_to == [route]
+    world.answer("worker_1", Tell.RESULT)
+    assert call.outcomes == [("result", b"[2]")]
+    assert world.router.in_flight == 1
 
 
 def test_a_lost_link_gives_all_its_calls_to_the_others() -> None:
