@@ -71,6 +71,7 @@ class HotProtocol(HttpToolsProtocol):
         self._stalled = False  # the client does not read its answers: nothing more is begun until it does
         self._hot: Exchange | None = None  # the exchange that is being read
         self._data = b""  # what is being parsed
+        self._again = b""  # what is to be parsed next: a request whose offer to upgrade was declined, and what follows
         self._chunk = b""  # the same, if a message began at its first byte
         self._discarding = False  # nothing more is read from this client
         self._lingering = False
@@ -92,12 +93,17 @@ class HotProtocol(HttpToolsProtocol):
             self._chunk = data
         if self._reading:
             self._received += len(data)
-        self._data = data
-        super().data_received(data)
+        self._parse(data)
         self._chunk = self._data = b""
         # Chunks of one byte each take six; a head or a line between chunks that has no end is more than that.
         if self._reading and self._received - self._body_bytes > MAX_HEAD_BYTES + 8 * self._body_bytes:
             self._refuse_head()
+
+    def _parse(self, data: bytes) -> None:
+        self._again = data
+        while self._again and not self._discarding:
+            self._data, self._again = self._again, b""
+            super().data_received(self._data)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """asyncio: the client will send no more; it may still wait for an answer that is under way."""
@@ -232,6 +238,11 @@ class HotProtocol(HttpToolsProtocol):
         if self._discarding:
             return
         self._in_head = False
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(
+                405, "method_not_allowed", "CONNECT is not for this server, which is no proxy; use GET or POST"
+            )
+            return
         if self.parser.should_upgrade() and not self._should_upgrade():
             self._declined = True
             return
@@ -342,11 +353,17 @@ class HotProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
+    def _should_upgrade(self) -> bool:
+        """uvicorn: whether the protocol that a request offers to change to is spoken here, and may be offered so."""
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
     def _unsupported_upgrade_warning(self) -> None:
         """uvicorn: an offer to upgrade is not taken up. The request is read again, as if it had not been made."""
         error = sys.exc_info()[1]
-        rest = self._data[error.args[0] :] if error is not None else b""
-        head = [b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)]
+        if self._discarding or error is None:
+            return
+        version = self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
         for name, value in self.headers:
             if name == b"connection":
                 head.append(b"connection: %b\r\n" % (b"close" if b"close" in value.lower() else b"keep-alive"))
@@ -354,7 +371,7 @@ class HotProtocol(HttpToolsProtocol):
                 head.append(b"%b: %b\r\n" % (name, value))
         self.parser = httptools.HttpRequestParser(self)
         self._chunk = b""
-        super().data_received(b"%b\r\n%b" % (b"".join(head), rest))
+        self._again = b"%b\r\n%b" % (b"".join(head), self._data[error.args[0] :])
 
     def _refuse_head(self) -> None:
         message = f"the request's head or trailers are over {MAX_HEAD_BYTES} bytes; send fewer headers"

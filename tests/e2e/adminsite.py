@@ -1,5 +1,6 @@
 """The admin as an operator's browser uses it: pages fetched, forms filled in and sent back whole."""
 
+import re
 from html import unescape
 from html.parser import HTMLParser
 
@@ -66,6 +67,11 @@ class AdminSite:
         numbers = [page[: page.index(f">{name}</a>")].rpartition("/change/")[0].rpartition("/")[2] for name in names]
         form = Form(page).values | {"action": action, "index": "0"}
         return self._post(path, form | {"_selected_action": numbers})
+
+    def newest_revision(self) -> int:
+        """Of all that was saved; it may not be in force yet."""
+        page = self._get("/admin/gateway_app/revision/")
+        return max(int(number) for number in re.findall(r"/admin/gateway_app/revision/(\d+)/", page))
 
     def _save(self, path: str, values: dict[str, object]) -> str:
         return self._send(path, Form(self._get(path)).values, values)

@@ -45,20 +45,20 @@ def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[C
 def logged_in(running: Cluster) -> Iterator[AdminSite]:
     password = running.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
     admin = AdminSite(running.gateway_url, "admin", password)
-    admin.tune(**DEFAULTS)
     yield admin
     admin.close()
 
 
 @pytest.fixture
-def admin(running: Cluster, logged_in: AdminSite) -> Iterator[AdminSite]:
-    """Afterwards everything is set as at first."""
-    running.wait_until_connected()
-    yield logged_in
+def admin(running: Cluster, logged_in: AdminSite) -> AdminSite:
+    """Finds all settings as at first, and in force: a test compares with who owned what before its change."""
     logged_in.tune(**DEFAULTS)
     for name in running.names:
         logged_in.change_worker(name, weight=1, enabled=True, draining=False)
+    newest = logged_in.newest_revision()
+    wait_until("all is as at first", lambda: running.stats()["gateway"]["revision"] == newest)
     running.wait_until_connected()
+    return logged_in
 
 
 @pytest.fixture

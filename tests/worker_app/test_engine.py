@@ -228,6 +228,7 @@ def test_cuda_that_fails_at_creation_falls_back(tmp_path: Path, monkeypatch: pyt
     real = ort.InferenceSession
 
     def session(path: Path, options: ort.SessionOptions, providers: list[str], **more: Any) -> ort.InferenceSession:
+        assert more == {"enable_fallback": 0}  # else a failure while serving would move to the CPU unsaid
         if "CUDAExecutionProvider" in providers:
             raise RuntimeError("CUDA error 35: driver too old")
         return real(path, options, providers=providers, **more)

@@ -195,6 +195,13 @@ async def test_a_proof_for_another_connection_is_worth_nothing(connect: Connect)
     assert other.close_code == 4401
 
 
+async def test_a_proof_under_another_kind_is_none(connect: Connect) -> None:
+    side = connect(echo_node())
+    side.give(frames.ask(Ask.INFER, 0, handshake.gateway_proof("secret", (await side.hello()).challenge).encode()))
+    await side.until(lambda: side.close_code)
+    assert side.close_code == 4401
+
+
 async def test_the_workers_own_proof_sent_back_is_worth_nothing(connect: Connect) -> None:
     side = connect(echo_node())
     side.give(frames.ask(Ask.PROOF, 0, (await side.hello()).proof.encode()))

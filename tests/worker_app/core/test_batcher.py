@@ -74,6 +74,14 @@ class BatcherMachine(RuleBasedStateMachine):
         self.max_size, self.wait_s, self.eager = max_size, wait_s, eager
 
     @invariant()
+    def says_when_the_next_batch_is_due(self) -> None:
+        expected = None
+        if self.waiting:
+            at_once = self.eager or len(self.waiting) >= self.max_size
+            expected = 0.0 if at_once else max(0.0, self.waiting[0][1] + self.wait_s - self.clock.now)
+        assert self.batcher.due_in() == expected
+
+    @invariant()
     def agrees_with_the_model(self) -> None:
         assert len(self.batcher) == len(self.waiting) <= LIMIT
         assert self.batcher.counts == self.counts

@@ -1,5 +1,7 @@
 """The LRU against a model that is a plain list."""
 
+import copy
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -31,7 +33,11 @@ class LruMachine(RuleBasedStateMachine):
     def used(self) -> int:
         return sum(size for *_, size in self.entries)
 
-    @rule(key=KEYS, size=SIZES | st.integers(90, 120))
+    @rule(puts=st.lists(st.tuples(KEYS, SIZES | st.integers(90, 120)), min_size=1, max_size=6))
+    def put_several(self, puts: list[tuple[int, int]]) -> None:
+        for key, size in puts:
+            self.put(key, size)
+
     def put(self, key: int, size: int) -> None:
         self.next_value += 1
         self.lru.put(key, self.next_value, size)
@@ -69,11 +75,13 @@ class LruMachine(RuleBasedStateMachine):
         assert self.lru.size_bytes == self.used <= self.max_bytes
         assert self.lru.evictions == self.evictions
 
-    def teardown(self) -> None:
-        """What is kept is what the model kept, and it goes in the model's order."""
-        while self.entries:
-            self.resize(len(self.entries) - 1, self.max_bytes)
-            assert [key for key in range(10) if key in self.lru] == sorted(entry[0] for entry in self.entries)
+    @invariant()
+    def would_forget_in_the_models_order(self) -> None:
+        """Looked at in a copy that is made smaller by one entry at a time."""
+        shrinking = copy.deepcopy(self.lru)
+        for start in range(1, len(self.entries) + 1):
+            shrinking.resize(len(self.entries) - start, self.max_bytes)
+            assert {key for key in range(10) if key in shrinking} == {entry[0] for entry in self.entries[start:]}
 
 
 LruMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
