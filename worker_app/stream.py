@@ -42,7 +42,10 @@ class Stream:
         await receive()  # websocket.connect
         await self._send({"type": "websocket.accept"})
         await self._write(frames.tell(Tell.HELLO, 0, self._hello(theirs)))
-        message = await asyncio.wait_for(receive(), HANDSHAKE_TIMEOUT_S)
+        try:
+            message = await asyncio.wait_for(receive(), HANDSHAKE_TIMEOUT_S)
+        except TimeoutError:
+            message = {"type": "nothing came"}
         if not self._proven(message):
             await self._send({"type": "websocket.close", "code": 4401, "reason": "INFERENCE_TOKEN differs"})
             return

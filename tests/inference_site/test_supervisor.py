@@ -147,7 +147,7 @@ def test_an_output_that_nobody_reads_blocks_no_child():
     notes = [re.fullmatch(r"\.\.\. (\d+) lines dropped: the output was not being read", line) for line in lines]
     dropped = sum(int(note.group(1)) for note in notes if note)
     assert lines[:3] == ["line 0", "line 1", "line 2"]
-    assert notes[-2] is not None
+    assert any(notes)  # where they stand depends on how far the writing thread had come
     assert lines[-1] == "the last one"
     assert dropped + sum(line.startswith("line ") for line in lines) == 20_000
 
