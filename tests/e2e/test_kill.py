@@ -164,6 +164,22 @@ def test_workers_restarted_one_by_one_lose_nothing(cluster, cases):
     load.report.assert_no_failure()
 
 
+def test_a_gateway_that_is_told_twice_still_finishes_what_it_has(cluster, cases):
+    """Far enough apart to be two signals, with clients still there that keep their connections.
+
+    Who connects meanwhile waits for the next process.
+    """
+    with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
+        load.wait_for(300)
+        pid = cluster.kill("gateway", signal.SIGTERM)
+        time.sleep(0.02)
+        os.kill(pid, signal.SIGTERM)
+        wait_until("another gateway", partial(is_another, cluster, "gateway", pid))
+        load.wait_for(500)
+    load.report.assert_no_failure()
+    assert "gateway ended with status 0; starting it again" in cluster.log
+
+
 def to_runcluster(cluster: Cluster) -> None:
     cluster.process.terminate()
 
