@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -14,6 +15,8 @@ from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache
 from inference_site.lib.payload import decode_request, encode_answer, request_id_of
 from inference_site.lib.window import LatencyWindow
+
+logger = logging.getLogger(__name__)
 
 _encode = msgspec.json.encode
 
@@ -34,7 +37,7 @@ class Face:
 class InferCall(Call):
     """A call whose outcome is written as the JSON of `/infer`, for whoever asks the same while it is under way too."""
 
-    __slots__ = ("_answer", "_inference", "_request_id", "followers")
+    __slots__ = ("_answer", "_inference", "_request_id", "followers", "generation")
 
     def __init__(self, inference: Inference, key: int, text: bytes, request_id: str, answer: Answer) -> None:
         super().__init__(key, text)
@@ -42,6 +45,7 @@ class InferCall(Call):
         self._request_id = request_id
         self._answer = answer
         self.followers: list[tuple[str, Answer, float]] | None = None
+        self.generation = inference.generation
 
     def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
         """The answer of a worker."""
@@ -49,15 +53,15 @@ class InferCall(Call):
         inference.finished(self)
         name, now = self.route.name, inference.clock()
         face = inference.faces[name]
-        if inference.hot_on:
+        if inference.hot_on and self.generation == inference.generation:
             inference.offer(self.key, self.payload, payload, name)
         inference.latency.add(now - self.began)
         body = encode_answer(self._request_id, payload, face.name_json, cache == Cache.HIT, time_us)
-        self._answer(200, face.replies[cache][self.attempts], body)
+        _hand_over(self._answer, 200, face.replies[cache][self.attempts], body)
         for request_id, answer, began in self.followers or ():
             inference.latency.add(now - began)
             body = encode_answer(request_id, payload, face.name_json, False, int((now - began) * 1e6))
-            answer(200, face.joined[self.attempts], body)
+            _hand_over(answer, 200, face.joined[self.attempts], body)
 
     def on_refusal(self, status: int, payload: bytes) -> None:
         """The worker found fault with the request."""
@@ -66,7 +70,7 @@ class InferCall(Call):
         head = inference.faces[self.route.name].replies[Cache.MISS][self.attempts]
         for request_id, answer in self._everybody():
             inference.client_errors += 1
-            answer(status, head, b'%b,"request_id":%b}' % (payload[:-1], _encode(request_id)))
+            _hand_over(answer, status, head, b'%b,"request_id":%b}' % (payload[:-1], _encode(request_id)))
 
     def on_error(self, error: ApiError) -> None:
         """Nobody could answer."""
@@ -76,7 +80,7 @@ class InferCall(Call):
             head += b"retry-after: %d\r\n" % error.retry_after_s
         for request_id, answer in self._everybody():
             self._inference.errors += 1
-            answer(error.status, head, error_body(error.message, error.code, request_id))
+            _hand_over(answer, error.status, head, error_body(error.message, error.code, request_id))
 
     def _everybody(self) -> list[tuple[str, Answer]]:
         return [(self._request_id, self._answer), *((ident, answer) for ident, answer, _ in self.followers or ())]
@@ -99,6 +103,7 @@ class Inference:
         self._flying: dict[int, InferCall] = {}
         self._wanted = True
         self._models: dict[str, str] = {}
+        self.generation = 0  # of the models that run: what began in an earlier one is neither kept nor joined
 
     def infer(self, body: bytes, answer: Answer) -> None:
         """Takes the body of a `POST /infer`; `answer` is called exactly once, perhaps at once."""
@@ -153,6 +158,8 @@ class Inference:
         """A worker has said which model it runs."""
         if self._models.get(name) != digest:
             self.hot.flush()
+            self._flying.clear()
+            self.generation += 1
         self._models[name] = digest
         self._check_models()
 
@@ -166,6 +173,14 @@ class Inference:
         self.hot_on = self._wanted and len(set(self._models.values())) == 1
         if not self.hot_on:
             self.hot.flush()
+
+
+def _hand_over(answer: Answer, status: int, head: bytes, body: bytes) -> None:
+    """One asker's trouble must not keep the others from their answers."""
+    try:
+        answer(status, head, body)
+    except Exception:
+        logger.exception("an answer could not be handed over")
 
 
 def _head(node_id: str, cache: str, attempts: int) -> bytes:

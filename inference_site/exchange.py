@@ -51,7 +51,9 @@ class Exchange:
         self.disconnected = False
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
-        """Writes the answer; nothing if the client has left."""
+        """Writes the answer, once; nothing if the client has left."""
+        if self.response_complete:
+            return
         self.response_complete = True
         if not self.disconnected:
             self.protocol.write_answer(self, status, headers, body)

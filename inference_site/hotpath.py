@@ -153,6 +153,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def write_answer(self, exchange: Exchange, status: int, headers: bytes, body: bytes) -> None:
         """Writes an exchange's answer and turns to the next request."""
+        if self.transport.is_closing():  # the client has left while others of its requests were behind this one
+            return
         keep_alive = exchange.keep_alive and not self.plane.draining
         self.transport.write(
             b"%b%b%bcontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n%b"

@@ -20,10 +20,16 @@ class InferRequest(msgspec.Struct):
     input_data: msgspec.Raw
 
 
+class Identified(msgspec.Struct):
+    """The id alone; the rest is skipped unread, however large."""
+
+    request_id: str
+
+
 _decode = msgspec.json.Decoder(InferRequest).decode
 _decode_floats = msgspec.json.Decoder(list[float]).decode
 _decode_mixed = msgspec.json.Decoder(list[int | float]).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode_id = msgspec.json.Decoder(Identified).decode
 _encode = msgspec.json.encode
 
 
@@ -75,11 +81,9 @@ def _decode_list(decode: Callable[[bytes], list[N]], text: bytes) -> list[N]:
 def request_id_of(body: bytes) -> str | None:
     """The request's id if the body has one that can be read, for the answer to a request that is refused."""
     try:
-        content = _decode_any(body)
+        return _decode_id(body).request_id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    found = content.get("request_id") if isinstance(content, dict) else None
-    return found if isinstance(found, str) else None
 
 
 def encode_answer(request_id: str, output: bytes, node_json: bytes, cached: bool, time_us: int) -> bytes:

@@ -161,3 +161,39 @@ def test_a_worker_above_its_bound_passes_requests_on():
 
     assert in_flight(0) == [0, 0, 90]
     assert max(in_flight(1.25)) <= 1.25 * 31
+
+
+def test_a_late_result_of_the_model_before_is_neither_kept_nor_joined():
+    bench = Bench()
+    heat(bench)
+    bench.ask("[2]")
+    bench.ask("[2]")
+    bench.inference.serves("worker_1", "model-2")
+    bench.ask("[2]", "after")
+    assert len(bench.sent) == 2
+    bench.answer(payload=b"[0]")
+    for _ in range(MIN_COUNT):
+        bench.ask("[2]")
+    bench.answer(payload=b"[6]")
+    assert [body["output_data"] for *_, body in bench.answers[-MIN_COUNT - 1 :]] == [[6]] * (MIN_COUNT + 1)
+    bench.ask("[2]")
+    assert bench.answers[-1][2]["output_data"] == [6]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_an_asker_that_cannot_take_its_answer_keeps_nobody_else_from_theirs(broken: int):
+    bench = Bench()
+    taken: list[int] = []
+
+    def asker(number: int) -> None:
+        def answer(status: int, head: bytes, body: bytes) -> None:
+            if number == broken:
+                raise RuntimeError("the handler is closed")
+            taken.append(status)
+
+        bench.inference.infer(b'{"request_id":"r","input_data":[1]}', answer)
+
+    for number in range(3):
+        asker(number)
+    bench.answer()
+    assert taken == [200, 200]
