@@ -91,8 +91,12 @@ def _body(request: Request) -> bytes:
     # The page's own form; curl too calls what it sends a form unless told otherwise, but sends JSON.
     if "form" in (request.content_type or "") and body.lstrip()[:1] != b"{":
         form = InferRequestSerializer(data=request.data)
-        form.is_valid(raise_exception=True)
-        encoded: bytes = orjson.dumps(form.validated_data)
+        try:
+            form.is_valid(raise_exception=True)
+            encoded: bytes = orjson.dumps(form.validated_data)
+        except (RecursionError, TypeError, ValueError) as error:  # nested too deep, huge integers, lone surrogates
+            message = f"input_data can't be read: {error}; send a flat list of numbers"
+            raise ApiError(400, "invalid_input_data", message) from error
         return encoded
     return body
 

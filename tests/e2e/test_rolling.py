@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.support import onnx_models
 from tests.support.cluster import Cluster
 from tests.support.load import Load, Oracle
+from tests.support.processes import wait_until
 
 
 def test_a_rolling_restart_under_load_loses_nothing(tmp_path: Path):
@@ -27,3 +28,16 @@ def test_a_rolling_restart_under_load_loses_nothing(tmp_path: Path):
         after = cluster.pids()
         assert all(after[name] != pid for name, pid in before.items())
         cluster.stop()
+
+
+def test_a_gateway_that_is_started_again_keeps_what_an_operator_has_changed(tmp_path: Path):
+    off = "from gateway_app.models import Worker; w = Worker.objects.get(name='worker_2'); w.enabled = False; w.save()"
+    with Cluster(tmp_path / "cluster", workers=2) as cluster:
+        cluster.manage("shell", "--verbosity=0", "--command", off).check_returncode()
+        before = cluster.kill("gateway")
+        wait_until("another gateway", lambda: cluster.pid("gateway") != before)
+        cluster.wait_until_connected(["worker_1"])
+        assert {each["name"]: each["enabled"] for each in cluster.stats()["workers"]} == {
+            "worker_1": True,
+            "worker_2": False,
+        }

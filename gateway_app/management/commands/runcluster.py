@@ -19,6 +19,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
 from gateway_app.accounts import ensure_admin
+from gateway_app.config import register_workers
 from inference_site.checks import require_public_settings
 from inference_site.child import ChildSpec
 from inference_site.console import Console
@@ -59,6 +60,8 @@ class Command(BaseCommand):
 
         names = [f"worker_{number}" for number in range(1, count + 1)]
         workers = dict(zip(names, worker_sockets, strict=True))
+        # Once, here: a gateway that is started again must not undo what an operator has changed since.
+        register_workers([(name, *where(listener)) for name, listener in workers.items()])
         with closing(Console()) as console:
             if password is not None:
                 made = f"Administrator made: user admin, password {password} (shown only this once)"
@@ -76,6 +79,12 @@ def open_sockets(host: str, port: int, worker_port: int, count: int) -> list[soc
         raise PortError(f"--port {port} lies among the workers' ports, {worker_port} to {last}: choose others")
     ports = [worker_port + number if worker_port else 0 for number in range(count)]
     return [listen(host, port, "--port"), *(listen(host, each, "--worker-port") for each in ports)]
+
+
+def where(listener: socket) -> tuple[str, int]:
+    """Host and port as the gateway reaches them."""
+    host, _, port = address_of(listener).rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def supervisor(
@@ -100,7 +109,7 @@ def supervisor(
     )
     named = [f"{name}={address_of(listener)}" for name, listener in workers.items()]
     port = str(gateway_socket.getsockname()[1])
-    gateway_spec = spec("gateway", "gateway", gateway_socket, "rungateway", *named, "--port", port)
+    gateway_spec = spec("gateway", "gateway", gateway_socket, "rungateway", "--port", port)
     url = f"http://{address_of(gateway_socket)}"
     return Supervisor(
         [Stage(worker_specs, WORKER_STOP_WAIT_S), Stage((gateway_spec,), GATEWAY_STOP_WAIT_S)],
