@@ -77,7 +77,7 @@ class Channel(WSListener):
         self._last_id = ident = self._last_id % 0xFFFFFFFF + 1
         self.calls[ident] = call
         payload = call.payload
-        self._put(frames.pack_ask_head(Ask.INFER, ident, len(payload)), payload)
+        self._put(frames.pack_ask_head(Ask.INFER, ident, len(payload), 0), payload)
 
     @property
     def connected(self) -> bool:
@@ -86,7 +86,7 @@ class Channel(WSListener):
 
     def order(self, kind: Ask, payload: bytes) -> None:
         """Queues a frame that has no answer."""
-        self._put(frames.pack_ask_head(kind, 0, len(payload)), payload)
+        self._put(frames.pack_ask_head(kind, 0, len(payload), 0), payload)
 
     def expire(self, before: float) -> None:
         """Takes back what was sent before this moment; its late answer will be dropped."""
@@ -132,7 +132,7 @@ class Channel(WSListener):
     def _take(self, replies: list[tuple[int, int, int, int, int, bytes]]) -> None:
         pop, answered = self.calls.pop, self._owner.router.answered
         for kind, cache, status, ident, time_us, payload in replies:
-            if Tell.HELLO <= kind <= Tell.DRAINING:
+            if kind >= Tell.HELLO:
                 self._control(kind, payload)
                 continue
             call = pop(ident, None)

@@ -101,14 +101,11 @@ class Gateway:
                 del self.links[name]
                 self.inference.gone(name)
                 link.route.up, link.route.link = False, None
-                self._spawn(link.retire(self.router.timeout_s))
+                self._spawn(link.retire(self.router.policy.timeout_s))
         self.router.configure(
             table,
             {name for name, entry in enabled.items() if entry.draining},
-            snapshot.breaker,
-            snapshot.request_timeout_ms / 1000,
-            load_factor=snapshot.load_factor,
-            load_floor=snapshot.load_floor,
+            snapshot.policy,
         )
         self.inference.use_hot_cache(snapshot.hot_cache)
         settings = msgspec.structs.replace(snapshot.node, revision=snapshot.revision)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from django.core.exceptions import ValidationError
 
 from gateway_app.core.breaker import BreakerConfig
+from gateway_app.core.policy import Policy
 from gateway_app.models import Tuning, Worker
 from inference_site.lib.nodesettings import NodeSettings
 
@@ -42,12 +43,9 @@ class Snapshot:
     revision: int = 0
     workers: tuple[WorkerEntry, ...] = ()
     virtual_nodes: int = 150
-    breaker: BreakerConfig = field(default_factory=BreakerConfig)
+    policy: Policy = field(default_factory=Policy)
     node: NodeSettings = field(default_factory=NodeSettings)
-    request_timeout_ms: int = 10_000
     share_cap_percent: float = 2.0
-    load_factor: float = 1.25
-    load_floor: int = 8
     hot_cache: bool = True
 
 
@@ -80,10 +78,13 @@ def parse(revision: int, payload: object) -> Snapshot:
         workers=entries,
         virtual_nodes=tuning.virtual_nodes,
         share_cap_percent=tuning.share_cap_percent,
-        load_factor=tuning.load_factor,
-        load_floor=tuning.load_floor,
         hot_cache=tuning.hot_cache,
-        breaker=BreakerConfig(tuning.failure_threshold, tuning.success_threshold, tuning.open_seconds),
+        policy=Policy(
+            breaker=BreakerConfig(tuning.failure_threshold, tuning.success_threshold, tuning.open_seconds),
+            timeout_s=tuning.request_timeout_ms / 1000,
+            load_factor=tuning.load_factor,
+            load_floor=tuning.load_floor,
+        ),
         node=NodeSettings(
             revision=revision,
             cache_entries=tuning.cache_entries,
@@ -92,7 +93,6 @@ def parse(revision: int, payload: object) -> Snapshot:
             batch_wait_ms=tuning.batch_wait_ms,
             batch_eager=tuning.batch_eager,
         ),
-        request_timeout_ms=tuning.request_timeout_ms,
     )
 
 

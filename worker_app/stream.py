@@ -78,9 +78,9 @@ class Stream:
         finally:
             self._reading = False
 
-    def _take_frames(self, asks: list[tuple[int, int, bytes]]) -> None:
+    def _take_frames(self, asks: list[tuple[int, int, int, bytes]]) -> None:
         infer, reply = self._node.infer, self._reply
-        for kind, ident, payload in asks:
+        for kind, ident, _, payload in asks:
             if kind == Ask.INFER:
                 infer(payload, ident, reply)
             elif kind == Ask.SETTINGS:
@@ -117,7 +117,7 @@ class Stream:
     def _proven(self, message: dict[str, Any]) -> bool:
         """Whether a gateway's first message shows that it holds the token."""
         try:
-            (kind, _, payload), *_ = frames.asks(message.get("bytes") or b"")
+            (kind, _, _, payload), *_ = frames.asks(message.get("bytes") or b"")
         except ValueError:
             return False
         if kind != Ask.PROOF or not handshake.same(

@@ -23,6 +23,7 @@ class BreakerConfig:
     failure_threshold: int = 5
     success_threshold: int = 2
     open_s: float = 30.0
+    error_ratio: float = 0.2  # of the calls of the last 10 s, if they are at least 20; 0: never
 
 
 class Breaker:

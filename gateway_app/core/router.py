@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
-from gateway_app.core.breaker import Breaker, BreakerConfig, State
+from gateway_app.core.breaker import Breaker, State
+from gateway_app.core.policy import Policy
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Tell
 
@@ -107,9 +108,7 @@ class Router:
         self._jitter = jitter
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
-        self.timeout_s = 10.0
-        self.load_factor = 0.0
-        self.load_floor = 8
+        self.policy = Policy()
         self.failovers = 0
         self.spills = 0
 
@@ -118,35 +117,20 @@ class Router:
         """Calls that wait for a worker's answer."""
         return sum(route.in_flight for route in self.routes.values())
 
-    def configure(
-        self,
-        ring: Owners,
-        draining: Collection[str],
-        breaker: BreakerConfig,
-        timeout_s: float,
-        *,
-        load_factor: float = 0.0,
-        load_floor: int = 8,
-    ) -> None:
-        """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts.
-
-        A worker with `load_floor` calls in flight, and `load_factor` times the mean, passes new ones to the next owner;
-        a factor of 0 means that none does.
-        """
+    def configure(self, ring: Owners, draining: Collection[str], policy: Policy) -> None:
+        """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts."""
         weights = ring.weights
         for name in [name for name in self.routes if name not in weights]:
             del self.routes[name]
         for name in weights:
             route = self.routes.get(name)
             if route is None:
-                route = self.routes[name] = Route(name, Breaker(breaker, self._clock, jitter=self._jitter))
+                route = self.routes[name] = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter))
                 route.breaker.on_change = self._observer(route)
             route.draining = name in draining
-            route.breaker.configure(breaker)
+            route.breaker.configure(policy.breaker)
         self.ring = ring
-        self.timeout_s = timeout_s
-        self.load_factor = load_factor
-        self.load_floor = load_floor
+        self.policy = policy
 
     def rename(self, before: str, after: str) -> None:
         """A worker turns out to have another name; what it is doing goes on."""
@@ -192,7 +176,7 @@ class Router:
     @property
     def attempt_timeout_s(self) -> float:
         """How long one attempt may take: half of the whole, so that a second one still fits."""
-        return self.timeout_s / MAX_ATTEMPTS
+        return self.policy.timeout_s / MAX_ATTEMPTS
 
     def tick(self) -> None:
         """Lets time pass for the breakers; to be called a few times a second."""
@@ -225,14 +209,14 @@ class Router:
 
     def _bound(self) -> float:
         """Calls in flight from which on a worker passes new ones to the next owner."""
-        if not self.load_factor:
+        if not self.policy.load_factor:
             return MAX_IN_FLIGHT
         total = live = 0
         for route in self.routes.values():
             if route.up:
                 total += route.in_flight
                 live += 1
-        return max(self.load_floor, self.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
+        return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
 
     def _send(self, call: Call, route: Route, now: float) -> bool:
         if route.link is None or route.in_flight >= MAX_IN_FLIGHT or route in call.tried:
@@ -256,9 +240,13 @@ class Router:
     def _retry(self, call: Call, reason: str) -> None:
         now = self._clock()
         call.tried += (call.route,)
-        if now - call.began >= self.timeout_s:
+        if now - call.began >= self.policy.timeout_s:
             self._refuse(
-                call, 504, "deadline_passed", f"no worker answered within {self.timeout_s:g} s; try again later", None
+                call,
+                504,
+                "deadline_passed",
+                f"no worker answered within {self.policy.timeout_s:g} s; try again later",
+                None,
             )
         elif call.attempts >= MAX_ATTEMPTS:
             names = " and ".join(route.name for route in call.tried)

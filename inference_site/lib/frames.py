@@ -1,8 +1,8 @@
 """The binary frames that gateway and worker exchange inside WebSocket messages.
 
 A message holds any number of frames, so that all that is ready in one turn of the loop travels together. Integers are
-little-endian. A request frame is kind, id, length and a payload; a reply frame adds status, cache state and the time
-that the worker measured. An id belongs to one connection and one request on it.
+little-endian. A request frame is kind, id, length, the milliseconds that are left for it, and a payload; a reply frame
+has status, cache state and the time that the worker measured instead. An id belongs to one connection and one request.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from struct import Struct
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 # Above this a body travels on a connection of its own, so that it never holds up small ones.
 BULK_BYTES = 64 * 1024
 # How much one message may gather before the next one is begun.
@@ -23,18 +23,26 @@ class Ask(IntEnum):
     INFER = 1  # payload: the text of input_data
     PROOF = 2  # payload: see handshake
     SETTINGS = 3  # payload: NodeSettings as JSON
+    CANCEL = 4  # nobody waits for the request with this id any more; it gets no reply
+    PING = 5  # to be answered at once, whatever the engine does
+    CHECK = 6  # run the model once on its warm-up input: answered as INFER is, with an empty payload
+    SHARE = 7  # send the hottest results, as ENTRIES
+    KEEP = 8  # payload: results of other workers, as ENTRIES has them
 
 
 class Tell(IntEnum):
-    """What a worker sends."""
+    """What a worker sends: the outcome of one request, or from HELLO on something of its own."""
 
     RESULT = 1  # payload: the text of output_data
     REFUSED = 2  # the request is at fault; status 4xx, payload: {"error", "code"}
-    BUSY = 3  # full or draining: nothing was done, ask another
+    BUSY = 3  # full or draining: nothing was done, ask another; the time is how long its queue is, in µs
     FAILED = 4  # the worker is at fault; payload: a sentence
-    HELLO = 5  # payload: see handshake
-    STATS = 6  # payload: JSON
-    DRAINING = 7  # about to stop: send nothing more unless there is nobody else
+    EXPIRED = 5  # its time had passed before it was run
+    HELLO = 16  # payload: see handshake
+    STATS = 17  # payload: JSON
+    DRAINING = 18  # about to stop: send nothing more unless there is nobody else
+    PONG = 19  # the answer to PING
+    ENTRIES = 20  # payload: see handoff
 
 
 class Cache(IntEnum):
@@ -45,7 +53,7 @@ class Cache(IntEnum):
     JOINED = 2
 
 
-_ASK = Struct("<BxxxII")
+_ASK = Struct("<BxxxIII")
 _TELL = Struct("<BBHIII")
 pack_ask_head = _ASK.pack
 pack_tell_head = _TELL.pack
@@ -53,9 +61,9 @@ ASK_HEAD_BYTES = _ASK.size
 TELL_HEAD_BYTES = _TELL.size
 
 
-def ask(kind: int, ident: int, payload: bytes) -> bytes:
-    """One request frame."""
-    return pack_ask_head(kind, ident, len(payload)) + payload
+def ask(kind: int, ident: int, payload: bytes, left_ms: int = 0) -> bytes:
+    """One request frame; `left_ms` is the time left for it, 0 for no limit."""
+    return pack_ask_head(kind, ident, len(payload), min(left_ms, 0xFFFFFFFF)) + payload
 
 
 def tell(kind: int, ident: int, payload: bytes, status: int = 0, cache: int = 0, time_us: int = 0) -> bytes:
@@ -63,20 +71,20 @@ def tell(kind: int, ident: int, payload: bytes, status: int = 0, cache: int = 0,
     return pack_tell_head(kind, cache, status, ident, len(payload), min(time_us, 0xFFFFFFFF)) + payload
 
 
-def asks(message: bytes) -> list[tuple[int, int, bytes]]:
-    """(kind, id, payload) of every request frame in a message. Raises ValueError on a message that is not whole."""
+def asks(message: bytes) -> list[tuple[int, int, int, bytes]]:
+    """(kind, id, ms left, payload) of every request frame in a message. Raises ValueError if it is not whole."""
     found = []
     position, end, unpack = 0, len(message), _ASK.unpack_from
     while position < end:
         if end - position < ASK_HEAD_BYTES:
             raise ValueError(f"{end - position} bytes are left where a frame of at least {ASK_HEAD_BYTES} should be")
-        kind, ident, length = unpack(message, position)
+        kind, ident, length, left_ms = unpack(message, position)
         position += ASK_HEAD_BYTES
         payload = message[position : position + length]
         position += length
         if position > end:
             raise ValueError(f"a frame says {length} bytes, {len(payload)} are there")
-        found.append((kind, ident, payload))
+        found.append((kind, ident, left_ms, payload))
     return found
 
 

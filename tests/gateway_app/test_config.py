@@ -16,6 +16,7 @@ from django.db import connection, connections
 from gateway_app import lastgood
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name, load_snapshot, register_workers
 from gateway_app.core.breaker import BreakerConfig
+from gateway_app.core.policy import Policy
 from gateway_app.models import Revision, Tuning, Worker, recorded
 from gateway_app.snapshot import InvalidConfig, parse
 from inference_site.lib.nodesettings import NodeSettings
@@ -106,7 +107,9 @@ def addresses():
 
 
 def test_an_empty_database_means_the_defaults(database):
-    assert load_snapshot() == Snapshot() == Snapshot(0, (), 150, BreakerConfig(5, 2, 30.0), NodeSettings(), 10_000)
+    assert (
+        load_snapshot() == Snapshot() == Snapshot(0, (), 150, Policy(BreakerConfig(5, 2, 30.0), 10.0), NodeSettings())
+    )
 
 
 def test_a_snapshot_holds_all_that_was_saved(database):
@@ -121,7 +124,7 @@ def test_a_snapshot_holds_all_that_was_saved(database):
         revision=revision,
         workers=(WorkerEntry("a", "localhost", 1, enabled=False), WorkerEntry("b", "::1", 2, 0.5, draining=True)),
         virtual_nodes=7,
-        breaker=BreakerConfig(3, 4, 1.5),
+        policy=Policy(BreakerConfig(3, 4, 1.5), timeout_s=0.9),
         node=NodeSettings(
             revision=revision,
             cache_entries=0,
@@ -130,7 +133,6 @@ def test_a_snapshot_holds_all_that_was_saved(database):
             batch_wait_ms=2.5,
             batch_eager=False,
         ),
-        request_timeout_ms=900,
     )
     assert [worker.address for worker in load_snapshot().workers] == ["localhost:1", "[::1]:2"]
 

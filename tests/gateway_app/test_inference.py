@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from gateway_app.core.breaker import BreakerConfig
 from gateway_app.core.hotcache import MIN_COUNT
+from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Call, Router
 from gateway_app.inference import Inference
@@ -27,7 +27,7 @@ class Bench:
         self.answers: list[tuple[int, bytes, dict[str, Any]]] = []
         self.router = Router(lambda: self.now)
         self.inference = Inference(self.router, lambda: self.now)
-        self.router.configure(Ring(dict.fromkeys(names, 1.0), 10, xxh3_64_intdigest), (), BreakerConfig(), 10.0)
+        self.router.configure(Ring(dict.fromkeys(names, 1.0), 10, xxh3_64_intdigest), (), Policy(load_factor=0.0))
         for name in names:
             self.router.routes[name].link = self
             self.router.routes[name].up = True
@@ -154,7 +154,7 @@ def test_a_worker_above_its_bound_passes_requests_on():
     def in_flight(load_factor: float) -> list[int]:
         bench = Bench(names)
         ring = Ring(dict.fromkeys(names, 1.0), 10, xxh3_64_intdigest)
-        bench.router.configure(ring, (), BreakerConfig(), 10.0, load_factor=load_factor, load_floor=4)
+        bench.router.configure(ring, (), Policy(load_factor=load_factor, load_floor=4))
         for number in range(90):  # ninety requests that are all the same worker's
             bench.router.submit(Call(5, b"[%d]" % number))
         return sorted(route.in_flight for route in bench.router.routes.values())

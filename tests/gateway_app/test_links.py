@@ -18,6 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app import links
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Call, Route, Router
 from gateway_app.links import WorkerLink
@@ -74,7 +75,7 @@ class Connection:
 
     def __init__(self, bulk: bool, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self.bulk = bulk
-        self.asks: list[tuple[int, int, bytes]] = []
+        self.asks: list[tuple[int, int, int, bytes]] = []
         self.open = True
         self._send = send
 
@@ -85,7 +86,7 @@ class Connection:
         await self._send({"type": "websocket.close", "code": 1000})
 
     def infers(self) -> list[tuple[int, bytes]]:
-        return [(ident, payload) for kind, ident, payload in self.asks if kind == Ask.INFER]
+        return [(ident, payload) for kind, ident, _, payload in self.asks if kind == Ask.INFER]
 
 
 class ScriptedWorker:
@@ -135,7 +136,7 @@ class ScriptedWorker:
             for ask in frames.asks(message["bytes"]):
                 connection.asks.append(ask)
                 if ask[0] == Ask.INFER and self.answers:
-                    await connection.send(frames.tell(Tell.RESULT, ask[1], ask[2], 200))
+                    await connection.send(frames.tell(Tell.RESULT, ask[1], ask[3], 200))
         connection.open = False
 
 
@@ -194,7 +195,7 @@ class Bench:
 
     def link(self, name: str, port: int, *, expected: str | None = "", token: str = TOKEN) -> WorkerLink:
         weights = {**dict.fromkeys(self.router.routes, 1.0), name: 1.0}
-        self.router.configure(Ring(weights, 50, xxh3_64_intdigest), set(), self.breaker, 10.0)
+        self.router.configure(Ring(weights, 50, xxh3_64_intdigest), set(), Policy(self.breaker, load_factor=0.0))
         self.links[name] = WorkerLink(
             self.router,
             self.router.routes[name],
@@ -477,7 +478,7 @@ async def test_a_late_answer_is_dropped(bench: Bench) -> None:
     late.answers = False
     link = await bench.connected("a", bench.serve(late).port)
     await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
-    bench.router.timeout_s = 0.2
+    bench.router.policy = Policy(bench.breaker, timeout_s=0.2)
     call = bench.call([1, 2, 3, 4], first="a")
     link.expire()
     assert not call.outcomes
@@ -498,7 +499,7 @@ async def test_only_what_has_waited_too_long_expires(bench: Bench) -> None:
     silent = ScriptedWorker("a")
     silent.answers = False
     link = await bench.connected("a", bench.serve(silent).port)
-    bench.router.timeout_s = 0.4
+    bench.router.policy = Policy(bench.breaker, timeout_s=0.4)
     old = [bench.call([number, 0, 0, 0]) for number in range(3)]
     await asyncio.sleep(0.25)
     new = [bench.call([number, 1, 0, 0]) for number in range(3)]

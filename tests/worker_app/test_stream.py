@@ -225,7 +225,7 @@ async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypat
     [
         b"x",
         b"\0" * 11,
-        frames.pack_ask_head(Ask.INFER, 1, 5000) + b"short",
+        frames.pack_ask_head(Ask.INFER, 1, 5000, 0) + b"short",
         frames.ask(99, 1, b"what"),
         frames.ask(0, 0, b""),
         frames.ask(Ask.SETTINGS, 0, b"not json"),

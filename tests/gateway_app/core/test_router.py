@@ -12,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app.core import router as router_module
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import MAX_ATTEMPTS, Call, Route, Router
 from inference_site.lib.errors import ApiError
@@ -105,11 +106,11 @@ def check_choice(router: Router, call: RecordingCall, chosen: Route) -> None:
 
 def bound_without(router: Router) -> float:
     """Calls in flight that are too many for one more, as they were before this one was sent."""
-    if not router.load_factor:
+    if not router.policy.load_factor:
         return router_module.MAX_IN_FLIGHT
     live = [route for route in router.routes.values() if route.up]
     total = sum(route.in_flight for route in live) - 1
-    return max(router.load_floor, router.load_factor * (total + 1) / len(live))
+    return max(router.policy.load_floor, router.policy.load_factor * (total + 1) / len(live))
 
 
 class World:
@@ -132,10 +133,7 @@ class World:
         self.router.configure(
             Ring(weights, virtual_nodes, xxh3_64_intdigest),
             draining,
-            self.breaker,
-            TIMEOUT_S,
-            load_factor=self.load_factor,
-            load_floor=self.load_floor,
+            Policy(self.breaker, TIMEOUT_S, self.load_factor, self.load_floor),
         )
         assert set(self.router.routes) == set(weights)
         for name, route in self.router.routes.items():
@@ -551,6 +549,6 @@ def test_breaker_changes_are_told_with_the_workers_name() -> None:
     told: list[tuple[str, State, State]] = []
     router = Router(Clock(), lambda name, before, after, _: told.append((name, before, after)))
     ring = Ring({"a": 1.0, "b": 1.0}, 8, xxh3_64_intdigest)
-    router.configure(ring, set(), BreakerConfig(failure_threshold=1), TIMEOUT_S)
+    router.configure(ring, set(), Policy(BreakerConfig(failure_threshold=1), TIMEOUT_S))
     router.routes["b"].breaker.count_failure("no")
     assert told == [("b", State.CLOSED, State.OPEN)]

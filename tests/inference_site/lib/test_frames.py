@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from inference_site.lib import frames
 
-ASK = st.tuples(st.integers(0, 255), st.integers(0, 2**32 - 1), st.binary(max_size=80))
+ASK = st.tuples(st.integers(0, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(max_size=80))
 TELL = st.tuples(
     st.integers(0, 255),
     st.integers(0, 255),
@@ -17,6 +17,11 @@ TELL = st.tuples(
 )
 
 
+def pack_ask(frame: tuple[int, int, int, bytes]) -> bytes:
+    kind, ident, left_ms, payload = frame
+    return frames.ask(kind, ident, payload, left_ms)
+
+
 def pack_tell(frame: tuple[int, int, int, int, int, bytes]) -> bytes:
     kind, cache, status, ident, time_us, payload = frame
     return frames.tell(kind, ident, payload, status, cache, time_us)
@@ -24,8 +29,8 @@ def pack_tell(frame: tuple[int, int, int, int, int, bytes]) -> bytes:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ASK, max_size=8))
-def test_requests_come_out_as_they_went_in(sent: list[tuple[int, int, bytes]]) -> None:
-    assert frames.asks(b"".join(frames.ask(*frame) for frame in sent)) == sent
+def test_requests_come_out_as_they_went_in(sent: list[tuple[int, int, int, bytes]]) -> None:
+    assert frames.asks(b"".join(map(pack_ask, sent))) == sent
 
 
 @settings(max_examples=100, deadline=None)
@@ -37,11 +42,11 @@ def test_replies_come_out_as_they_went_in(sent: list[tuple[int, int, int, int, i
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ASK, min_size=1, max_size=4), st.lists(TELL, min_size=1, max_size=4), st.data())
 def test_a_cut_message_is_refused_or_ends_with_a_whole_frame(
-    asked: list[tuple[int, int, bytes]], told: list[tuple[int, int, int, int, int, bytes]], data: st.DataObject
+    asked: list[tuple[int, int, int, bytes]], told: list[tuple[int, int, int, int, int, bytes]], data: st.DataObject
 ) -> None:
-    message = b"".join(frames.ask(*frame) for frame in asked)
+    message = b"".join(map(pack_ask, asked))
     cut = data.draw(st.integers(0, len(message)))
-    whole = [len(b"".join(frames.ask(*frame) for frame in asked[:count])) for count in range(len(asked) + 1)]
+    whole = [len(b"".join(map(pack_ask, asked[:count]))) for count in range(len(asked) + 1)]
     if cut in whole:
         assert frames.asks(message[:cut]) == asked[: whole.index(cut)]
     else:
@@ -90,7 +95,7 @@ def test_a_flipped_bit_never_gives_more_than_the_message_holds(
 
 def test_a_length_beyond_the_message_is_named() -> None:
     with pytest.raises(ValueError, match="a frame says 4294967295 bytes, 2 are there"):
-        frames.asks(frames.pack_ask_head(1, 1, 0xFFFFFFFF) + b"ab")
+        frames.asks(frames.pack_ask_head(1, 1, 0xFFFFFFFF, 0) + b"ab")
 
 
 def test_a_time_beyond_its_field_is_cut_not_an_error() -> None:
