@@ -21,6 +21,8 @@ from inference_site.lib.window import RateWindow
 
 logger = logging.getLogger(__name__)
 
+TICK_S = 0.025
+
 
 class Gateway:
     """Starts and stops with its process; everything but `__init__` runs on its loop."""
@@ -157,12 +159,14 @@ class Gateway:
         logger.warning("breaker of %s: %s -> %s: %s", name, before, after, reason)
 
     async def _tick_often(self) -> None:
+        expected = time.monotonic()
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(TICK_S)
+            late_s, expected = max(0.0, time.monotonic() - expected - TICK_S), time.monotonic()
             try:
-                self.router.tick()
                 for link in tuple(self.links.values()):
-                    link.expire()
+                    link.tick(late_s)
+                self.router.tick()
             except Exception:  # time must go on, or no request would ever run into its limit again
                 logger.exception("a tick failed")
 
