@@ -16,6 +16,9 @@ STATE_DIR = env.path("STATE_DIR", BASE_DIR / "var", base=BASE_DIR)
 INFERENCE_TOKEN = env.text("INFERENCE_TOKEN")
 DATA_PLANE = env.choice("DATA_PLANE", ("fast", "django"), default="fast")
 MAX_BODY_BYTES = env.integer("MAX_BODY_BYTES", 16 * 2**20, minimum=1024, maximum=2**31)
+MAX_IN_FLIGHT_BYTES = env.integer(
+    "MAX_IN_FLIGHT_BYTES", max(512 * 2**20, MAX_BODY_BYTES), minimum=MAX_BODY_BYTES, maximum=2**40
+)
 
 # --- Who may talk to it ------------------------------------------------------------------------------------------
 

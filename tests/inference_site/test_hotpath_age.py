@@ -2,7 +2,7 @@
 
 import pytest
 
-from inference_site.hotpath import BYTES_PER_S, KEEP_ALIVE_S, LINGER_S, MESSAGE_S
+from inference_site.connection import BYTES_PER_S, KEEP_ALIVE_S, LINGER_S, MESSAGE_S
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
 from tests.support.wire import request
