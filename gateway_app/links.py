@@ -49,6 +49,7 @@ class WorkerLink:
         expected_name: str | None,
         on_named: Callable[[WorkerLink, str], None],
         on_greeted: Callable[[WorkerLink, handshake.Hello], None] = lambda link, hello: None,
+        on_returned: Callable[[WorkerLink], None] = lambda link: None,
         on_leaving: Callable[[WorkerLink], None] = lambda link: None,
         on_entries: Callable[[WorkerLink, bytes], None] = lambda link, payload: None,
         clock: Callable[[], float],
@@ -66,6 +67,7 @@ class WorkerLink:
         self._expected_name = expected_name
         self._on_named = on_named
         self._on_greeted = on_greeted
+        self._on_returned = on_returned
         self._on_leaving = on_leaving
         self._on_entries = on_entries
         self._clock = clock
@@ -162,7 +164,7 @@ class WorkerLink:
         for channel in channels:
             channel.calls.clear()
             channel.close()
-        self.router.lost(self.route, calls, reason)
+        self.router.lost(self.route, calls, reason, orderly=self._retired or self.route.leaving)
 
     async def retire(self, within_s: float) -> None:
         """Ends the link for good, after what is in flight has been answered or `within_s` has passed."""
@@ -227,7 +229,8 @@ class WorkerLink:
         self._channels[0].order(Ask.SETTINGS, msgspec.json.encode(self._settings))
         self._on_greeted(self, hello)
         route.link = self
-        self.router.came_up(route, hello.instance)
+        if self.router.came_up(route, hello.instance):
+            self._on_returned(self)
         logger.info("%s is connected at %s, model %s", route.name, self.address, hello.model)
         if hello.draining:
             self.worker_leaves()

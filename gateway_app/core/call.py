@@ -60,6 +60,7 @@ class Call:
         "hedge",
         "ident",
         "key",
+        "link",
         "payload",
         "permit",
         "route",
@@ -74,6 +75,7 @@ class Call:
     began: float
     deadline: float
     sent_at: float
+    link: Link  # that it was sent on; its route may have got another one since
     # Where the link has it, for the link alone.
     channel: object
     ident: int

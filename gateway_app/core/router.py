@@ -129,15 +129,15 @@ class Router:
         else:
             self._failed(call, payload.decode(errors="replace") or f"answered with frame kind {kind}")
 
-    def lost(self, route: Route, calls: Iterable[Call], reason: str) -> None:
-        """The connection that these calls were sent on is gone."""
+    def lost(self, route: Route, calls: Iterable[Call], reason: str, *, orderly: bool = False) -> None:
+        """The connection that these calls were sent on is gone. `orderly`: by nobody's fault."""
         calls = list(calls)
         suspects = sum(call.suspect for call in calls)
         for call in calls:
             route.in_flight -= 1
             call.flying = False
             self._free(call)
-            if not route.leaving:
+            if not orderly:
                 self.suspects.lost(call.key, call.payload, route.name, alone=call.suspect and suspects == 1)
                 call.suspect = True
         for call in calls:
@@ -158,8 +158,8 @@ class Router:
         if route.breaker.cause is Cause.SILENT:
             route.breaker.revive("it answers again")
 
-    def came_up(self, route: Route, instance: str) -> None:
-        """A worker's link is ready, and this process answers there."""
+    def came_up(self, route: Route, instance: str) -> bool:
+        """A worker's link is ready, and this process answers there. Whether it has taken the place of another one."""
         before, route.instance = route.instance, instance
         route.up, route.leaving = True, False
         if instance == before:
@@ -171,6 +171,7 @@ class Router:
             if before:
                 self._ramp(route)
         self._try_waiting()
+        return bool(before) and instance != before
 
     def tick(self) -> None:
         """Lets time pass: to be called some tens of times a second."""
@@ -239,6 +240,7 @@ class Router:
         if call.suspect:
             route.suspect = call
         route.in_flight += 1
+        call.link = route.link
         route.link.send(call)
         return True
 
@@ -281,8 +283,7 @@ class Router:
         route = call.route
         route.in_flight -= 1
         call.flying = False
-        if route.link is not None:
-            route.link.withdraw(call)
+        call.link.withdraw(call)
         if failed:
             route.failures += 1
             route.breaker.failure(call.permit, reason)

@@ -18,9 +18,9 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app import links
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.call import Call, Route
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.call import Call, Route
 from gateway_app.core.router import Router
 from gateway_app.links import WorkerLink
 from inference_site.lib import frames, handshake
