@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 # A frame may hold the largest body that the gateway accepts, and an answer of the same order.
 MAX_FRAME_BYTES = 256 * 2**20
 _pack = frames.pack_ask_head
-_INFER, _HELLO = int(Ask.INFER), int(Tell.HELLO)
+_check_of = frames.check_of
+_INFER, _HELLO, _RESULT, _FAILED = int(Ask.INFER), int(Tell.HELLO), int(Tell.RESULT), int(Tell.FAILED)
 
 
 class HandshakeError(Exception):
@@ -141,9 +142,9 @@ class Channel(WSListener):
             self.hello.exception()  # it has been seen: whoever waited for it may have given up before
         self._owner.channel_lost(self, self._reason)
 
-    def _take(self, replies: list[tuple[int, int, int, int, int, bytes]]) -> None:
+    def _take(self, replies: list[tuple[int, int, int, int, int, bytes, int]]) -> None:
         pop, answered = self.calls.pop, self._owner.router.answered
-        for kind, cache, status, ident, time_us, payload in replies:
+        for kind, cache, status, ident, time_us, payload, check in replies:
             if kind >= _HELLO:
                 self._control(kind, payload)
                 continue
@@ -151,6 +152,8 @@ class Channel(WSListener):
             if call is None:
                 self._unexpected(ident, kind, payload)
                 continue
+            if kind == _RESULT and _check_of(payload, call.key) != check:
+                kind, payload = _FAILED, b"sent a result that is damaged or belongs to another request"
             try:
                 answered(call, kind, cache, status, payload, time_us)
             except Exception:  # a bug of ours: this one is told so, and the others in the message get their answers
