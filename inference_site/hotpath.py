@@ -231,8 +231,8 @@ class HotProtocol(Connection):
         elif not self.in_flight.admits(length):
             self._refuse_overload()
         elif not self._is_inference(headers):
+            super().on_headers_complete()  # raises for a path that is none
             self._asgi = True
-            super().on_headers_complete()
             if not self.parser.should_upgrade():  # it is not becoming a WebSocket
                 self.cycle.counted_bytes = 0
         else:
