@@ -228,11 +228,11 @@ class HotProtocol(Connection):
         length = int(headers.get(b"content-length", b"-1"))
         if length > self.max_body_bytes:
             self._refuse(413, "body_too_large", self._over(f"is {length} bytes"))
-        elif not self.in_flight.admits(length):
+        elif length > SMALL_BYTES and not self.in_flight.admits(length):
             self._refuse_overload()
         elif not self._is_inference(headers):
+            super().on_headers_complete()  # raises for a path that is none
             self._asgi = True
-            super().on_headers_complete()
             if not self.parser.should_upgrade():  # it is not becoming a WebSocket
                 self.cycle.counted_bytes = 0
         else:
@@ -260,7 +260,7 @@ class HotProtocol(Connection):
         self._body_bytes += len(body)
         if self._body_bytes > self.max_body_bytes:
             self._refuse(413, "body_too_large", self._over("does not end"))
-        elif not self.cycle.response_complete and not self.in_flight.count(self.cycle, self._body_bytes):
+        elif self._body_bytes > SMALL_BYTES and not self._count_body():
             self._refuse_overload()
         elif self._hot is None:
             super().on_body(body)
@@ -354,6 +354,9 @@ class HotProtocol(Connection):
             "try again, or raise MAX_IN_FLIGHT_BYTES"
         )
         self._refuse(503, "overloaded", message, b"retry-after: 1\r\n")
+
+    def _count_body(self) -> bool:
+        return self.cycle.response_complete or self.in_flight.count(self.cycle, self._body_bytes)
 
     def _is_whole(self, cycle: Any) -> bool:
         return cycle.complete if isinstance(cycle, Exchange) else not cycle.more_body

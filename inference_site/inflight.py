@@ -15,7 +15,10 @@ class Counted(Protocol):
 
 
 class InFlightBytes:
-    """A budget for the bodies that have come, whole or in part, and are not answered yet. For one thread."""
+    """A budget for the bodies that have come, whole or in part, and are not answered yet. For one thread.
+
+    Bodies of up to SMALL_BYTES are not for it.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -23,13 +26,11 @@ class InFlightBytes:
 
     def admits(self, length: int) -> bool:
         """Whether a body of this length, of which nothing has come yet, would be within the limit now."""
-        return length <= SMALL_BYTES or self.used + length <= self.limit
+        return self.used + length <= self.limit
 
     def count(self, request: Counted, length: int) -> bool:
         """So much of the request's body has come. False: it is beyond the limit, and nothing was counted."""
         more = length - request.counted_bytes
-        if length <= SMALL_BYTES:
-            return True
         if self.used + more > self.limit:
             return False
         self.used += more
