@@ -10,9 +10,10 @@ import sys
 import threading
 
 
-def end_with_parent() -> None:
-    if not os.read(int(os.environ["INFERENCE_PARENT_FD"]), 1):
-        os._exit(0)
+def obey(parent: socket.socket) -> None:
+    while orders := parent.recv(4096):
+        print(f"told {orders.decode().splitlines()}", flush=True)
+    os._exit(0)
 
 
 def end(number: int, _: object) -> None:
@@ -29,7 +30,8 @@ def main(fd: int, manners: list[str]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    parent = socket.socket(fileno=int(os.environ["INFERENCE_PARENT_FD"]))
+    threading.Thread(target=obey, args=[parent], daemon=True).start()
     print(f"serving in session {os.getsid(0)}", flush=True)
     if "flood" in manners:
         for _ in range(50_000):
