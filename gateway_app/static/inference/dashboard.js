@@ -168,12 +168,10 @@
       hits: `${number(hits)} hits, ${number(gateway.hot_hits)} in the gateway`,
       inFlight: number(gateway.in_flight),
       failovers: plural(gateway.failovers, "failover", "failovers"),
-      second: number(gateway.retries + gateway.hedges),
-      secondNote: [
-        plural(gateway.retries, "retry", "retries"),
-        `${plural(gateway.hedges, "hedge", "hedges")}, ${number(gateway.hedge_wins)} won`,
-        gateway.budget_exhausted && `${number(gateway.budget_exhausted)} over budget`,
-      ].filter(Boolean).join(" · "),
+      retries: number(gateway.retries),
+      retriesNote: gateway.budget_exhausted ? `${number(gateway.budget_exhausted)} over budget` : "within budget",
+      hedges: number(gateway.hedges),
+      hedgesNote: `${number(gateway.hedge_wins)} won`,
       refused: number(gateway.shed),
       refusedNote: [
         `${number(gateway.expired)} too late`,
