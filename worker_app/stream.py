@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import msgspec
+from xxhash import xxh3_64_intdigest
 
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
@@ -22,6 +23,8 @@ STATS_EVERY_S = 0.5
 
 _INFER = int(Ask.INFER)
 
+Token = tuple[int, int]  # of a request: its id on this connection, and the key of its input
+
 
 class Stream:
     """One gateway's connection. What is ready together leaves as one message."""
@@ -33,7 +36,7 @@ class Stream:
         self._token = token
         self._send = send
         self._out: list[bytes] = []
-        self._waiting: dict[int, Job] = {}  # what has no answer yet, by id
+        self._waiting: dict[int, tuple[Job, Token]] = {}  # what has no answer yet, by id
         self._ready = asyncio.Event()
         self._reading = False
         self._challenge = handshake.new_challenge()
@@ -87,9 +90,10 @@ class Stream:
         infer, reply, waiting = self._node.infer, self._reply, self._waiting
         for kind, ident, left_ms, payload in asks:
             if kind == _INFER:
-                job = infer(payload, ident, reply, left_ms)
+                token = (ident, xxh3_64_intdigest(payload))
+                job = infer(payload, token, reply, left_ms)
                 if job is not None:
-                    waiting[ident] = job
+                    waiting[ident] = (job, token)
             else:
                 self._order(kind, ident, payload)
 
@@ -102,14 +106,16 @@ class Stream:
             raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
 
     def _cancel(self, ident: int) -> None:
-        job = self._waiting.pop(ident, None)
-        if job is not None:  # else the answer was on its way already
-            self._node.cancel(job, ident, self._reply)
+        waiting = self._waiting.pop(ident, None)
+        if waiting is not None:  # else the answer was on its way already
+            self._node.cancel(*waiting, self._reply)
 
     def _reply(self, token: Any, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
-        self._waiting.pop(token, None)
+        ident, key = token
+        self._waiting.pop(ident, None)
+        check = frames.check_of(payload, key) if kind is Tell.RESULT else 0
         out = self._out
-        out.append(frames.pack_tell_head(kind, cache, status, token, len(payload), time_us))
+        out.append(frames.pack_tell_head(kind, cache, status, ident, len(payload), min(time_us, 0xFFFFFFFF), check))
         out.append(payload)
         if not self._reading:  # what is answered while a message is read leaves when it has been read
             self._ready.set()
