@@ -55,6 +55,7 @@ class Engine:
         self.input, self._has_batch_axis = self._describe_input()
         self.batches = self._has_batch_axis
         self.output = self._choose_output()
+        self.zeros = self._zeros(1)[0]  # the sample that it is warmed up with
         self.typical_s = 0.0  # smoothed duration of one run
         self._warm_up(warm_up_batch)
 

@@ -77,7 +77,7 @@ class Stream:
 
     def say_draining(self) -> None:
         """Tells the gateway that this process is about to stop."""
-        self._put(frames.tell(Tell.DRAINING, 0, b""))
+        self._put(Tell.DRAINING, 0, b"")
 
     def _take(self, message: bytes) -> None:
         self._reading = True
@@ -95,11 +95,17 @@ class Stream:
                 if job is not None:
                     waiting[ident] = (job, token)
             else:
-                self._order(kind, ident, payload)
+                self._order(kind, ident, left_ms, payload)
 
-    def _order(self, kind: int, ident: int, payload: bytes) -> None:
+    def _order(self, kind: int, ident: int, left_ms: int, payload: bytes) -> None:
         if kind == Ask.CANCEL:
             self._cancel(ident)
+        elif kind == Ask.PING:
+            self._put(Tell.PONG, ident, b"")
+        elif kind == Ask.CHECK:
+            job = self._node.check(ident, self._reply, left_ms)
+            if job is not None:
+                self._waiting[ident] = job
         elif kind == Ask.SETTINGS:
             self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
         elif kind != Ask.PROOF:
@@ -120,8 +126,8 @@ class Stream:
         if not self._reading:  # what is answered while a message is read leaves when it has been read
             self._ready.set()
 
-    def _put(self, frame: bytes) -> None:
-        self._out.append(frame)
+    def _put(self, kind: Tell, ident: int, payload: bytes) -> None:
+        self._out += frames.pack_tell_head(kind, 0, 0, ident, len(payload), 0), payload
         self._ready.set()
 
     def _hello(self, challenge: str) -> bytes:
@@ -169,5 +175,5 @@ class Stream:
 
     async def _push_stats(self) -> None:
         while True:
-            self._put(frames.tell(Tell.STATS, 0, msgspec.json.encode(node_stats(self._node))))
+            self._put(Tell.STATS, 0, msgspec.json.encode(node_stats(self._node)))
             await asyncio.sleep(STATS_EVERY_S)
