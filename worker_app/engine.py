@@ -128,7 +128,7 @@ class Engine:
         return output
 
     def _try_again(self, sample: bytes, shape: tuple[int, ...]) -> bytes | ApiError | EngineError:
-        """A sample failed alone: its own fault if it does so again while the model runs on zeros, the engine's if not."""
+        """A sample failed alone: its own fault if it fails again and zeros do not, else the engine's."""
         try:
             self._infer(*self._zeros(1))
         except Exception as error:

@@ -103,9 +103,10 @@ class Stream:
         elif kind == Ask.PING:
             self._put(Tell.PONG, ident, b"")
         elif kind == Ask.CHECK:
-            job = self._node.check(ident, self._reply, left_ms)
+            token = (ident, 0)
+            job = self._node.check(token, self._reply, left_ms)
             if job is not None:
-                self._waiting[ident] = job
+                self._waiting[ident] = (job, token)
         elif kind == Ask.SETTINGS:
             self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
         elif kind != Ask.PROOF:
@@ -127,7 +128,7 @@ class Stream:
             self._ready.set()
 
     def _put(self, kind: Tell, ident: int, payload: bytes) -> None:
-        self._out += frames.pack_tell_head(kind, 0, 0, ident, len(payload), 0), payload
+        self._out += frames.pack_tell_head(kind, 0, 0, ident, len(payload), 0, 0), payload
         self._ready.set()
 
     def _hello(self, challenge: str) -> bytes:
