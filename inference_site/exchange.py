@@ -102,5 +102,5 @@ class Exchange:
         if self.counted_bytes:
             self.protocol.in_flight.give_back(self)
         ticket, self.ticket = self.ticket, None
-        if ticket is not None:
+        if ticket is not None and not self.response_complete:
             ticket.cancel()

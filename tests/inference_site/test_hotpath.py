@@ -2,11 +2,13 @@
 
 import random
 import socket
+import sys
 import threading
 
 import pytest
 
 from tests.support.hot_server import HotServer
+from tests.support.processes import wait_until
 from tests.support.wire import chunked, request
 
 GET_PAGE = request("GET", "/livez")
@@ -256,3 +258,17 @@ def test_a_large_body(server: HotServer):
             writer.join(timeout=20)
             assert reply.status == 200
             assert reply.body == body
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_than_its_bytes(server: HotServer):
+    size = 20_000
+    with server.connect() as client:
+        head = request("POST", "/infer", None, ["Transfer-Encoding: chunked"])
+        client.send(head + b"1\r\nx\r\n" * size)
+
+        def received() -> int:
+            return sum(each._body_bytes for each in server.connections())
+
+        wait_until("all has come", lambda: received() == size)
+        assert [sys.getsizeof(each._hot.body) < 2 * size for each in server.connections() if each._hot] == [True]
+        assert client.ask(b"0\r\n\r\n").body == b"x" * size

@@ -135,6 +135,19 @@ def test_a_client_that_reads_no_answer_is_cut_off(strict_server: HotServer, path
         strict_server.wait_until_left()
 
 
+@pytest.mark.parametrize("headers", [[], ["Connection: close"]])
+def test_a_client_that_leaves_its_only_answer_unread_is_cut_off(strict_server: HotServer, headers: list[str]):
+    with strict_server.connect() as client:
+        client.send(request("POST", "/infer", b"later", headers))
+        strict_server.wait_until_held(b"later")
+        strict_server.release(b"later", 200, b"x" * 40_000_000)
+        strict_server.age(1)
+        strict_server.age(UNREAD_S - 1)
+        assert len(strict_server.connections()) == 1
+        strict_server.age(2)
+        strict_server.wait_until_left()
+
+
 def test_a_client_that_reads_slowly_is_not(strict_server: HotServer):
     answer = b"x" * 40_000_000
     with strict_server.connect() as client:
@@ -161,6 +174,7 @@ def test_a_client_that_reads_no_answer_is_nobody_to_wait_for_at_the_end(strict_s
         (connection,) = strict_server.connections()
         wait_until("it is stalled", lambda: connection._stalled)
         assert connection.idle
+        strict_server.call(connection.shutdown)
         strict_server.call(connection.shutdown)
         strict_server.wait_until_left()
 
