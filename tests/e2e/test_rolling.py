@@ -1,5 +1,6 @@
 """SIGHUP to runcluster restarts everything one by one, and no client notices."""
 
+import logging
 import os
 import signal
 import threading
@@ -15,9 +16,10 @@ from tests.support.http import request
 from tests.support.load import Case, Load, Oracle
 from tests.support.processes import wait_until
 
+logger = logging.getLogger(__name__)
 
-# "ROLLING_REQUESTS=100000 pytest tests/e2e/test_rolling.py" is the test at full scale: at half of what the load
-# generator and the cluster manage together on two cores, with one restart after the other.
+# "ROLLING_REQUESTS=100000 pytest --log-cli-level=INFO tests/e2e/test_rolling.py" is the test at full scale: at half of
+# what load and cluster manage together on two cores, one restart after the other. It says how long clients waited.
 REQUESTS = int(os.environ.get("ROLLING_REQUESTS", "3000"))
 RATE = 300.0 if REQUESTS < 20_000 else 900.0
 
@@ -76,10 +78,12 @@ def test_rolling_restarts_under_load_lose_nothing(tmp_path: Path):
         assert all(after[name] != pid for name, pid in before.items())
         # The gateway's successor was there before it was told to go.
         assert cluster.log.index(f"gateway started, pid {after['gateway']}") < cluster.log.rindex("gateway ended, pid")
-        print(
-            f"{restarts} restarts, {len(load.report.answers)} answers, 0 failed; the longest took"
-            f" {1000 * max(each.latency_s for each in load.report.answers):.0f} ms on a kept connection,"
-            f" {1000 * newcomer.longest_s:.0f} ms on a new one"
+        logger.info(
+            "%d restarts, %d answers, 0 failed; the longest took %.0f ms on a kept connection, %.0f ms on a new one",
+            restarts,
+            len(load.report.answers),
+            1000 * max(each.latency_s for each in load.report.answers),
+            1000 * newcomer.longest_s,
         )
         cluster.stop()
 
