@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 from gateway_app.core.breaker import Breaker
-from gateway_app.core.router import Route
+from gateway_app.core.call import Route
 from gateway_app.core.table import Table
-from gateway_app.events import Event, EventLog
+from gateway_app.events import Event
 from gateway_app.gateway import Gateway
 from gateway_app.links import WorkerLink
 from gateway_app.snapshot import WorkerEntry
@@ -20,7 +20,6 @@ from inference_site import lifecycle
 # Of the breakers' events, how many are shown.
 EVENTS = 20
 TIMEOUT_S = 5.0
-NO_EVENTS = EventLog()
 # What the router counts, and is shown under the same name.
 COUNTS = (
     "retries", "hedges", "hedge_wins", "budget_exhausted", "expired", "cancelled", "shed", "suspects_refused",
@@ -65,7 +64,7 @@ def _stats(gateway: Gateway) -> dict[str, Any]:
         ],
         "workers": _workers(gateway, entries),
         "gateway": _totals(gateway),
-        "events": [_event(event) for event in list(getattr(gateway, "events", NO_EVENTS).recent)[-EVENTS:]],
+        "events": [_event(event) for event in list(gateway.events.recent)[-EVENTS:]],
     }
 
 
@@ -106,7 +105,7 @@ def _breaker(entry: WorkerEntry, breaker: Breaker) -> dict[str, Any]:
         "failure_threshold": breaker.config.failure_threshold,
         "success_threshold": breaker.config.success_threshold,
         "last_error": breaker.last_error,
-        "cause": getattr(breaker, "cause", ""),
+        "cause": breaker.cause,
     }
 
 
@@ -165,8 +164,7 @@ def _totals(gateway: Gateway) -> dict[str, Any]:
         "hot_entries": len(gateway.inference.hot),
         "joined": gateway.inference.joined,
         "spills": gateway.router.spills,
-        "failovers": gateway.router.failovers,
-        **{name: getattr(gateway.router, name, 0) for name in COUNTS},
+        **{name: getattr(gateway.router, name) for name in COUNTS},
         "in_flight": gateway.in_flight,
         "requests_per_s": round(gateway.rate.per_second(), 1),
         "p50_ms": p50,

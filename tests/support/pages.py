@@ -95,7 +95,6 @@ def gateway_stats() -> Json:
             "errors": 37,
             "in_flight": 18,
             "requests_per_s": 8423.4,
-            "failovers": 4,
             "hot_hits": 0,
             "hot_entries": 0,
             "joined": 0,

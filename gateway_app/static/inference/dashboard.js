@@ -167,7 +167,7 @@
       hitRate: served ? percent(hits / served) : NONE,
       hits: `${number(hits)} hits, ${number(gateway.hot_hits)} in the gateway`,
       inFlight: number(gateway.in_flight),
-      failovers: plural(gateway.failovers, "failover", "failovers"),
+      spills: plural(gateway.spills, "spill", "spills"),
       retries: number(gateway.retries),
       retriesNote: gateway.budget_exhausted ? `${number(gateway.budget_exhausted)} over budget` : "within budget",
       hedges: number(gateway.hedges),
