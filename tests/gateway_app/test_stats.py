@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from gateway_app.core.breaker import Breaker, BreakerConfig
-from gateway_app.core.router import Route
+from gateway_app.core.call import Route
 from gateway_app.events import EventLog
 from gateway_app.gateway import Gateway
 from gateway_app.snapshot import Snapshot, WorkerEntry
