@@ -365,7 +365,7 @@ def test_the_error_rate_opens_it_when_it_is_reached_and_not_before(
         told.append((clock.now, good))
 
         def judged(window_s: float) -> bool:
-            calls = [each for at, each in told if clock.now - at < window_s]  # noqa: B023
+            calls = [each for at, each in told if clock.now - at < window_s]
             return len(calls) >= RATE_MIN_CALLS and calls.count(False) >= ratio * len(calls)
 
         if breaker.state is State.OPEN:
