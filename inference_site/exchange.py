@@ -9,13 +9,24 @@ from typing import Protocol
 Answer = Callable[[int, bytes, bytes], None]
 
 
+class Ticket(Protocol):
+    """A request that is under way."""
+
+    def cancel(self) -> None:
+        """The client has left: its answer is not called any more, and nothing more is done for it alone."""
+
+
 class Plane(Protocol):
     """What answers inferences: the gateway, or a worker on its own."""
 
     @property
     def draining(self) -> bool: ...
 
-    def infer(self, body: bytes, answer: Answer, /) -> None: ...
+    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> Ticket | None:
+        """Calls `answer` exactly once, unless it is cancelled; None is returned if it has been called already.
+
+        `timeout_ms` is how long the client waits from now on, 1 to 600,000; None: it has not said so.
+        """
 
 
 class Writer(Protocol):

@@ -29,18 +29,47 @@ class EchoPlane:
         self.draining = False
         self.at_once = True
         self.bodies: list[bytes] = []
+        self.timeouts: list[int | None] = []
         self.held: dict[bytes, Answer] = {}
+        self.in_flight = 0
+        self.cancelled: list[bytes] = []
 
-    def infer(self, body: bytes, answer: Answer, /) -> None:
+    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> EchoTicket | None:
         self.bodies.append(body)
-        if body.startswith(b"later"):
-            self.held[body] = answer
-            return
+        self.timeouts.append(timeout_ms)
         reply = (400, b"", error_body("bad", "bad")) if body.startswith(b"bad") else (200, b"x-node: echo\r\n", body)
-        if self.at_once:
+        if self.at_once and not body.startswith(b"later"):
             answer(*reply)
+            return None
+        ticket = EchoTicket(self, body, answer)
+        if body.startswith(b"later"):
+            self.held[body] = ticket.answer
         else:
-            asyncio.get_running_loop().call_soon(answer, *reply)
+            asyncio.get_running_loop().call_soon(ticket.answer, *reply)
+        return ticket
+
+
+class EchoTicket:
+    """A request that is under way; as with a real plane, it ends by its answer or by being cancelled."""
+
+    def __init__(self, plane: EchoPlane, body: bytes, answer: Answer) -> None:
+        self._plane, self._body, self._answer = plane, body, answer
+        self._ended = False
+        plane.in_flight += 1
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        if not self._ended:
+            self._end()
+            self._answer(status, headers, body)
+
+    def cancel(self) -> None:
+        assert not self._ended, "it was answered, or cancelled already"
+        self._end()
+        self._plane.cancelled.append(self._body)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._plane.in_flight -= 1
 
 
 class Site:
