@@ -11,6 +11,7 @@ from tests.faults.sickbay import N_IN, Sickbay
 from tests.support import onnx_models
 from tests.support.load import Case, Oracle
 
+OPEN_S = 2.0  # a breaker that is open for 30 s would make the tests long
 _outcomes: dict[str, bool] = {}
 
 
@@ -54,6 +55,7 @@ def oracle(model: Path) -> Oracle:
 @pytest.fixture(scope="session")
 def running_fleet(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Sickbay]:
     with Sickbay(tmp_path_factory.mktemp("fleet"), model) as fleet:
+        fleet.tune(open_seconds=OPEN_S)
         yield fleet
 
 
@@ -66,6 +68,7 @@ def fleet(running_fleet: Sickbay) -> Sickbay:
 @pytest.fixture(scope="session")
 def running_proxied(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[tuple[Sickbay, Proxies]]:
     with Proxies() as proxies, Sickbay(tmp_path_factory.mktemp("proxied"), model, ports=proxies.to) as fleet:
+        fleet.tune(open_seconds=OPEN_S)
         yield fleet, proxies
 
 

@@ -26,7 +26,7 @@ class Answer:
     """One that was right, or a 503 that was allowed. `case` is the position among the cases; times are monotonic.
 
     `began` is when it was to be sent and `latency_s` counts from then; `late_s` is by how much the client itself missed
-    that moment.
+    that moment. `attempts` is how many workers were asked, as the answer says.
     """
 
     case: int
@@ -36,6 +36,7 @@ class Answer:
     began: float
     latency_s: float
     late_s: float = 0.0
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,11 @@ class Report:
         found = [each for each in self.failures if each.cause not in but]
         causes = Counter(each.cause for each in found)
         assert not found, f"{causes} beside {len(self.answers)} right answers; the first: {found[:5]}"
+
+
+def attempts_of(head: bytes) -> int:
+    """What X-Attempts says in a head in lower case; 0 without it."""
+    return int(head.partition(b"\r\nx-attempts: ")[2].partition(b"\r\n")[0] or 0)
 
 
 class Sender:
@@ -247,7 +253,8 @@ class _Client:
         if fault:
             return ("status" if status != case.status else "wrong"), fault
         node, cached = answer.get("node_id", ""), answer.get("cached", False)
-        self._load.report.answers.append(Answer(position, status, node, cached, began, latency_s))
+        attempts = attempts_of(head)
+        self._load.report.answers.append(Answer(position, status, node, cached, began, latency_s, attempts=attempts))
         self._new_connection = False
         if b"\r\nconnection: close" in head:
             self._close()

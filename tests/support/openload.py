@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from tests.support.load import ANSWER_WITHIN_S, Answer, Case, Failure, Sender
+from tests.support.load import ANSWER_WITHIN_S, Answer, Case, Failure, Sender, attempts_of
 
 TURN_S = 0.002  # how often what is due is sent: asyncio's timers are no finer than about 1 ms
 
@@ -149,7 +149,9 @@ class _Wire(asyncio.Protocol):
         load = self._load
         load.busy.discard(self)
         node, cached = answer.get("node_id", ""), answer.get("cached", False)
-        load.report.answers.append(Answer(position, status, node, cached, self.planned, latency_s, self._late_s))
+        load.report.answers.append(
+            Answer(position, status, node, cached, self.planned, latency_s, self._late_s, attempts_of(head))
+        )
         if b"\r\nconnection: close" in head:
             return self.close()
         load.idle.append(self)
