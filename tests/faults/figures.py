@@ -40,6 +40,12 @@ class Figures:
 
 
 def read(path: Path) -> list[Figures]:
-    """All that was kept in a file, by row; of a row measured twice, the last."""
-    found = {figures.row: figures for line in path.read_text().splitlines() if (figures := Figures(**json.loads(line)))}
+    """All that was kept in a file, by row; a row that several tests measured is one."""
+    found: dict[int, Figures] = {}
+    for line in path.read_text().splitlines():
+        figures = Figures(**json.loads(line))
+        if (earlier := found.setdefault(figures.row, figures)) is not figures:
+            earlier.said += figures.said
+            earlier.missed += figures.missed
+            earlier.passed &= figures.passed
     return [found[row] for row in sorted(found)]

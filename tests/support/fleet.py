@@ -42,7 +42,7 @@ class Fleet(Endpoints):
         self.env = environment(directory, {"INFERENCE_TOKEN": "a-token-for-tests", "INFERENCE_WORKERS": str(workers)})
         self._program = program
         self._env_of = env_of
-        self._model = model
+        self.model = model
         self._stack = ExitStack()
         self.running: dict[str, Server] = {}
 
@@ -72,7 +72,7 @@ class Fleet(Endpoints):
             arguments = ["rungateway", *workers, "--port", url.rpartition(":")[2]]
         else:
             url = self.worker_urls[name]
-            arguments = ["runnode", str(self.own_ports[name]), name, str(self._model)]
+            arguments = ["runnode", str(self.own_ports[name]), name, str(self.model)]
         server = Server(arguments, url, {**self.env, **self._env_of(name)}, self._program)
         self.running[name] = self._stack.enter_context(server)
         return server.wait_ready() if wait else server
@@ -106,6 +106,14 @@ class Fleet(Endpoints):
         finally:
             site.close()
         self.wait_for_revision(revision)
+
+    def change_worker(self, name: str, **values: object) -> None:
+        """As `tune`, for a row of the list of workers."""
+        site = AdminSite(self.gateway_url, USER, PASSWORD)
+        try:
+            site.change_worker(name, **values)
+        finally:
+            site.close()
 
     def wait_for_revision(self, revision: int, timeout_s: float = 15.0) -> None:
         """Until it is in force in the gateway and in every worker that runs."""

@@ -248,7 +248,7 @@ class _Client:
         try:
             answer = json.loads(content)
             fault = case.fault_of(ident, status, head, answer, self._load.allow_503)
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             fault = f"{error!r} in {content[:300]!r}"
         if fault:
             return ("status" if status != case.status else "wrong"), fault

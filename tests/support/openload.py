@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tests.support.load import ANSWER_WITHIN_S, Answer, Case, Failure, Sender, attempts_of
 
+IDLE_S = 2.0  # a connection that was not needed for this long is closed, as clients do
 TURN_S = 0.002  # how often what is due is sent: asyncio's timers are no finer than about 1 ms
 
 
@@ -60,6 +61,8 @@ class OpenLoad(Sender):
             before = time.monotonic() - ANSWER_WITHIN_S
             for wire in [each for each in self.busy if each.planned < before]:
                 wire.fail("timeout", f"no answer within {ANSWER_WITHIN_S:g} s")
+            while self.idle and self.idle[0].idle_since < time.monotonic() - IDLE_S:
+                self.idle.popleft().close()
 
 
 class _Wire(asyncio.Protocol):
@@ -67,6 +70,7 @@ class _Wire(asyncio.Protocol):
 
     def __init__(self, load: OpenLoad) -> None:
         self.planned = 0.0
+        self.idle_since = 0.0
         self._load = load
         self._transport: asyncio.Transport | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -140,7 +144,7 @@ class _Wire(asyncio.Protocol):
         try:
             answer = json.loads(content)
             fault = case.fault_of(ident, status, head, answer, self._load.allow_503)
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             fault = f"{error!r} in {content[:300]!r}"
         if fault:
             return self.fail("status" if status != case.status else "wrong", fault)
@@ -154,5 +158,6 @@ class _Wire(asyncio.Protocol):
         )
         if b"\r\nconnection: close" in head:
             return self.close()
+        self.idle_since = time.monotonic()
         load.idle.append(self)
         return None
