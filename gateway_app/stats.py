@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from gateway_app.core.breaker import Breaker
-from gateway_app.core.router import Route
+from gateway_app.core.call import Route
 from gateway_app.gateway import Gateway
 from gateway_app.links import WorkerLink
 from gateway_app.snapshot import WorkerEntry
@@ -112,7 +112,7 @@ def _totals(gateway: Gateway) -> dict[str, Any]:
         "hot_entries": len(gateway.inference.hot),
         "joined": gateway.inference.joined,
         "spills": gateway.router.spills,
-        "failovers": gateway.router.failovers,
+        "failovers": gateway.router.retries,
         "in_flight": gateway.in_flight,
         "requests_per_s": round(gateway.rate.per_second(), 1),
         "p50_ms": p50,

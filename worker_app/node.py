@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -46,18 +47,29 @@ class GatewayStream(Protocol):
 
 
 class Job:
-    """One sample that waits for the engine, and all who asked for it."""
+    """One sample that waits for the engine, and all who asked for it: token, reply, since when, until when."""
 
-    __slots__ = ("key", "sample", "waiters")
+    __slots__ = ("deadline", "key", "sample", "waiters")
 
     def __init__(self, key: Key, sample: bytes) -> None:
         self.key = key
         self.sample = sample
-        self.waiters: list[tuple[Token, Reply, float]] = []
+        self.waiters: list[tuple[Token, Reply, float, float]] = []
+        self.deadline = math.inf  # no waiter's time passes before this moment
+
+    def join(self, token: Token, reply: Reply, began: float, left_ms: int) -> None:
+        """One more waits for it."""
+        deadline = began + left_ms / 1000 if left_ms else math.inf
+        self.waiters.append((token, reply, began, deadline))
+        if deadline < self.deadline:
+            self.deadline = deadline
 
 
 class Node:
-    """Answers requests; `infer` never blocks and calls back exactly once. Not safe for concurrent access."""
+    """Answers requests; `infer` never blocks and calls back once, or never if cancelled.
+
+    Not safe for concurrent access.
+    """
 
     def __init__(self, node_id: str, engine: Engine, settings: NodeSettings | None = None) -> None:
         self.node_id = node_id
@@ -70,6 +82,8 @@ class Node:
         self.cache_hits = 0
         self.joined = 0
         self.errors = 0
+        self.expired = 0  # requests whose time had passed when it was their turn
+        self.abandoned = 0  # samples that nobody waited for any more when it was their turn
         self.gateways: set[GatewayStream] = set()
         self.results: LRU[Key, bytes] = LRU(settings.cache_entries, settings.cache_bytes)
         self._aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
@@ -90,9 +104,13 @@ class Node:
         """Samples that wait or run."""
         return len(self._jobs)
 
-    def infer(self, text: bytes, token: Token, reply: Reply) -> None:
-        """Answers the text of an input_data: from the cache, with one that is under way, or from the engine."""
-        began = time.perf_counter()
+    def infer(self, text: bytes, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
+        """Answers the text of an input_data: from the cache, with one that is under way, or from the engine.
+
+        What is not run within `left_ms` (0: no limit) is answered EXPIRED. Returns the job that is waited for, for
+        `cancel`; None if it is answered.
+        """
+        began = time.monotonic()
         self.total_requests += 1
         alias = _short(text)
         key = self._aliases.get(alias)
@@ -102,31 +120,39 @@ class Node:
                 sample = self.engine.input.sample(text)
             except ApiError as error:
                 reply(token, Tell.REFUSED, Cache.MISS, error.status, error_body(error.message, error.code), _us(began))
-                return
+                return None
             except Exception as error:  # a bug of ours: another worker may do better, and this stream goes on
                 logger.exception("an input could not be read")
                 self.errors += 1
                 reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), _us(began))
-                return
+                return None
             key = _short(sample)
             self._aliases.put(alias, key, len(alias) + len(key))
         output = self.results.get(key)
         if output is not None:
             self.cache_hits += 1
             reply(token, Tell.RESULT, Cache.HIT, 200, output, _us(began))
-            return
+            return None
         job = self._jobs.get(key)
         if job is not None:
             self.joined += 1
-            job.waiters.append((token, reply, began))
-            return
+            job.join(token, reply, began, left_ms)
+            return job
         job = Job(key, sample if sample is not None else self.engine.input.sample(text))
         if not self.batcher.put(job):
             reply(token, Tell.BUSY, Cache.MISS, 503, b"", _us(began))
-            return
-        job.waiters.append((token, reply, began))
+            return None
+        job.join(token, reply, began, left_ms)
         self._jobs[key] = job
         self._work.set()
+        return job
+
+    def cancel(self, job: Job, token: Token, reply: Reply) -> None:
+        """This asker of a job has left: it gets no reply, and if it was the only one, the job is not run."""
+        job.waiters = [waiter for waiter in job.waiters if waiter[0] != token or waiter[1] != reply]
+        if not job.waiters and self.batcher.discard(job):
+            self.abandoned += 1
+            del self._jobs[job.key]
 
     def wake(self) -> None:
         """Makes `work` return: there may be something to do."""
@@ -144,7 +170,9 @@ class Node:
             if due_s > 0:
                 self._wake_in(loop, due_s)
                 return
-            self._running = self.batcher.take()
+            self._running = self.batcher.take(self._wanted)
+            if not self._running:
+                continue
             samples = [job.sample for job in self._running]
             if self.engine.typical_s < _QUICK_S:
                 self._finish(self._run(samples))
@@ -175,6 +203,21 @@ class Node:
         """Ends the engine's thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _wanted(self, job: Job) -> bool:
+        """Whether somebody waits for a job whose turn has come; whose time has passed is told so."""
+        now = time.monotonic()
+        if now < job.deadline:
+            return True
+        late = [waiter for waiter in job.waiters if waiter[3] <= now]
+        job.waiters = [waiter for waiter in job.waiters if waiter[3] > now]
+        job.deadline = min((waiter[3] for waiter in job.waiters), default=math.inf)
+        self.expired += len(late)
+        if not job.waiters:
+            del self._jobs[job.key]
+        for token, reply, began, _ in late:
+            _hand_over(reply, token, Tell.EXPIRED, Cache.MISS, 504, b"", began)
+        return bool(job.waiters)
+
     def _run(self, samples: Sequence[bytes]) -> Sequence[bytes | ApiError | EngineError]:
         try:
             return self.engine.run(samples)
@@ -195,11 +238,8 @@ class Node:
             else:
                 self.errors += 1
                 kind, status, payload = Tell.FAILED, 503, str(result).encode()
-            for token, reply, began in job.waiters:
-                try:
-                    reply(token, kind, cache, status, payload, _us(began))
-                except Exception:  # a bug at one asker's end must not keep the others from their answers
-                    logger.exception("an answer could not be handed over")
+            for token, reply, began, _ in job.waiters:
+                _hand_over(reply, token, kind, cache, status, payload, began)
                 cache = Cache.JOINED
 
     def _wake_in(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
@@ -208,10 +248,17 @@ class Node:
         self._timer = loop.call_later(seconds, self._work.set)
 
 
+def _hand_over(reply: Reply, token: Token, kind: Tell, cache: Cache, status: int, payload: bytes, began: float) -> None:
+    try:
+        reply(token, kind, cache, status, payload, _us(began))
+    except Exception:  # a bug at one asker's end must not keep the others from their answers
+        logger.exception("an answer could not be handed over")
+
+
 def _short(data: bytes) -> Key:
     """The data itself, or its digest; as text, so that no data can ever be equal to another's digest."""
     return data if len(data) <= _KEY_BYTES else hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 def _us(began: float) -> int:
-    return int((time.perf_counter() - began) * 1e6)
+    return int((time.monotonic() - began) * 1e6)

@@ -23,6 +23,8 @@ def node_stats(node: Node) -> dict[str, Any]:
         "cache_bytes": node.results.size_bytes,
         "queue": len(batcher),
         "errors": node.errors,
+        "expired": node.expired,
+        "abandoned": node.abandoned,
         "batch_processor": {
             "total_batches": batcher.batches,
             "avg_batch_size": round(batcher.mean_size, 2),

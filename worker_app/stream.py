@@ -12,13 +12,15 @@ import msgspec
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
-from worker_app.node import Node
+from worker_app.node import Job, Node
 from worker_app.stats import node_stats
 
 logger = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S = 5.0
 STATS_EVERY_S = 0.5
+
+_INFER = int(Ask.INFER)
 
 
 class Stream:
@@ -31,6 +33,7 @@ class Stream:
         self._token = token
         self._send = send
         self._out: list[bytes] = []
+        self._waiting: dict[int, Job] = {}  # what has no answer yet, by id
         self._ready = asyncio.Event()
         self._reading = False
         self._challenge = handshake.new_challenge()
@@ -66,6 +69,8 @@ class Stream:
             self._node.gateways.discard(self)
             for task in tasks:
                 task.cancel()
+            for ident in tuple(self._waiting):
+                self._cancel(ident)
 
     def say_draining(self) -> None:
         """Tells the gateway that this process is about to stop."""
@@ -79,16 +84,30 @@ class Stream:
             self._reading = False
 
     def _take_frames(self, asks: list[tuple[int, int, int, bytes]]) -> None:
-        infer, reply = self._node.infer, self._reply
-        for kind, ident, _, payload in asks:
-            if kind == Ask.INFER:
-                infer(payload, ident, reply)
-            elif kind == Ask.SETTINGS:
-                self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
-            elif kind != Ask.PROOF:
-                raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
+        infer, reply, waiting = self._node.infer, self._reply, self._waiting
+        for kind, ident, left_ms, payload in asks:
+            if kind == _INFER:
+                job = infer(payload, ident, reply, left_ms)
+                if job is not None:
+                    waiting[ident] = job
+            else:
+                self._order(kind, ident, payload)
 
-    def _reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
+    def _order(self, kind: int, ident: int, payload: bytes) -> None:
+        if kind == Ask.CANCEL:
+            self._cancel(ident)
+        elif kind == Ask.SETTINGS:
+            self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
+        elif kind != Ask.PROOF:
+            raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
+
+    def _cancel(self, ident: int) -> None:
+        job = self._waiting.pop(ident, None)
+        if job is not None:  # else the answer was on its way already
+            self._node.cancel(job, ident, self._reply)
+
+    def _reply(self, token: Any, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
+        self._waiting.pop(token, None)
         out = self._out
         out.append(frames.pack_tell_head(kind, cache, status, token, len(payload), time_us))
         out.append(payload)

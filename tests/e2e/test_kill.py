@@ -177,7 +177,8 @@ def test_a_gateway_that_is_told_twice_still_finishes_what_it_has(cluster, cases)
         wait_until("another gateway", partial(is_another, cluster, "gateway", pid))
         load.wait_for(500)
     load.report.assert_no_failure()
-    assert "gateway ended with status 0; starting it again" in cluster.log
+    assert "gateway was told to stop; starting the next" in cluster.log
+    cluster.wait_for_line(rf"gateway ended, pid {pid}: ended with status 0$")
 
 
 def to_runcluster(cluster: Cluster) -> None:

@@ -93,12 +93,15 @@ def test_rows_edited_in_the_list_become_one_revision(ada, workers):
         "form-2-weight": "1",
         "form-2-enabled": "on",
         "form-2-draining": "on",
+        "form-2-isolated": "on",
     }
     assert ada.post(reverse(WORKERS), form).status_code == 302
     assert Revision.objects.count() == before + 1
     newest = Revision.objects.latest("id")
     assert newest.author == "ada"
-    assert newest.summary == "worker_1 weight 1 → 2; worker_2 enabled on → off; worker_3 draining off → on"
+    assert newest.summary == (
+        "worker_1 weight 1 → 2; worker_2 enabled on → off; worker_3 draining off → on; worker_3 isolated off → on"
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,8 @@ def test_rows_edited_in_the_list_become_one_revision(ada, workers):
         ("undrain", "draining", True, False),
         ("enable", "enabled", False, True),
         ("disable", "enabled", True, False),
+        ("isolate", "isolated", False, True),
+        ("unisolate", "isolated", True, False),
     ],
 )
 def test_an_action_changes_the_chosen_workers_in_one_revision(ada, workers, action, field, before, after):
@@ -121,6 +126,37 @@ def test_an_action_changes_the_chosen_workers_in_one_revision(ada, workers, acti
     assert Revision.objects.latest("id").author == "ada"
     assert "Nothing to change" in sentences(ada.post(reverse(WORKERS), chosen, follow=True))
     assert Revision.objects.count() == count + 1
+
+
+@pytest.mark.parametrize(("action", "says"), [("trip", "tripped"), ("reset", "reset")])
+def test_a_breaker_is_ordered_by_hand_in_one_revision(ada, workers, action, says):
+    Worker.objects.filter(name="worker_2").update(enabled=False)
+    count = Revision.objects.count()
+    chosen = {"action": action, "_selected_action": [worker.pk for worker in workers]}
+    for number in (1, 2):
+        response = ada.post(reverse(WORKERS), chosen, follow=True)
+        assert f"Breaker {says}: worker_1, worker_3." in sentences(response)
+        assert "Disabled, so without a breaker: worker_2." in sentences(response)
+        assert list(Worker.objects.values_list("order", "order_number")) == [
+            (action, number),
+            ("", 0),
+            (action, number),
+        ]
+        assert Revision.objects.count() == count + number
+    newest = Revision.objects.latest("id")
+    assert newest.author == "ada"
+    assert newest.summary == f"worker_1 breaker {says} by hand; worker_3 breaker {says} by hand"
+    history = ada.get(reverse("admin:gateway_app_worker_history", args=(workers[0].pk,)))
+    assert f"Breaker {says} by hand." in history.content.decode()
+
+
+def test_an_order_is_not_typed_into_the_form(ada, workers):
+    url = reverse("admin:gateway_app_worker_change", args=(workers[0].pk,))
+    form = form_of(ada.get(url))
+    assert not {"order", "order_number", "named"} & set(form)
+    ada.post(url, {**form, "order": "trip", "order_number": "7", "weight": "2"})
+    row = Worker.objects.get(name="worker_1")
+    assert (row.order, row.order_number, row.weight) == ("", 0, 2.0)
 
 
 def test_workers_are_deleted_in_one_revision(ada, workers):
@@ -137,7 +173,7 @@ def test_tuning_is_one_form_that_the_list_leads_to(ada):
     url = reverse(TUNING, args=(1,))
     assert ada.get(reverse("admin:gateway_app_tuning_changelist"))["Location"] == url
     page = ada.get(url)
-    for heading in ("Ring", "Breaker", "Cache", "Batches", "Requests"):
+    for heading in ("Ring", "Load", "Breaker", "Health", "Cache", "Batches", "Requests"):
         assert f">{heading}</h2>" in page.content.decode()
     assert ada.get(reverse("admin:gateway_app_tuning_add")).status_code == 403
     assert ada.post(reverse("admin:gateway_app_tuning_delete", args=(1,)), {"post": "yes"}).status_code == 403
@@ -154,6 +190,7 @@ def test_tuning_that_is_refused_keeps_the_old_values(ada):
     for change, says in (
         ({"virtual_nodes": "0"}, "0 is out of range. Choose from 1 to 10,000."),
         ({"batch_wait_ms": "nan"}, "Enter a number."),
+        ({"slow_factor": "1"}, "1.0 is out of range. Choose from 1.5 to 1,000, or 0 to switch it off."),
         ({"batch_eager": "", "request_timeout_ms": "20"}, "would run into its limit of 20 ms"),
     ):
         sent = {name: value for name, value in {**form, **change}.items() if value != ""}

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from gateway_app.core.call import Call
 from gateway_app.core.hotcache import MIN_COUNT
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.router import Call, Router
+from gateway_app.core.router import Router
 from gateway_app.inference import Inference
 from inference_site.lib.frames import Cache, Tell
 

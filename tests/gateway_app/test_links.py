@@ -18,9 +18,10 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app import links
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.call import Call, Route
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.router import Call, Route, Router
+from gateway_app.core.router import Router
 from gateway_app.links import WorkerLink
 from inference_site.lib import frames, handshake
 from inference_site.lib.errors import ApiError
@@ -407,7 +408,7 @@ async def test_what_was_in_flight_on_a_worker_that_dies_is_answered_by_the_next(
         assert await call.outcome() == ("result", json.dumps([number, 0, 0, 0]).encode())
     assert (await large.outcome())[0] == "result"
     assert link.in_flight == bench.router.in_flight == 0
-    assert bench.router.failovers == 21
+    assert bench.router.retries == 21
     revived = ScriptedWorker("a")
     revived.instance = "second"
     bench.serve(revived, port=server.port)

@@ -45,7 +45,7 @@ def test_a_known_head_is_not_parsed_again_and_each_body_gets_its_own_answer(serv
 
 
 def test_many_different_heads_are_not_remembered_without_bound(server: HotServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("inference_site.hotpath.MAX_KNOWN_HEADS", 10)
+    monkeypatch.setattr("inference_site.heads.MAX_KNOWN_HEADS", 10)
     with server.connect() as client:
         for number in range(50):
             assert client.ask(post(b"x", f"X-Number: {number}")).body == b"x"

@@ -13,7 +13,9 @@ from typing import Any, Self, TypeVar
 import uvicorn
 from uvicorn.server import ServerState
 
+from inference_site.heads import KnownHeads
 from inference_site.hotpath import HotProtocol, Seconds
+from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import error_body
 from tests.support.processes import wait_until
 from tests.support.wire import Wire
@@ -155,14 +157,18 @@ class _Uvicorn(uvicorn.Server):
 class HotServer:
     """Its clock for timeouts stands still unless a test moves it; `errors` is what reached the loop's handler."""
 
-    def __init__(self, max_body_bytes: int = 16 * 2**20) -> None:
+    def __init__(
+        self, max_body_bytes: int = 16 * 2**20, max_in_flight_bytes: int = 512 * 2**20, app: Any = None
+    ) -> None:
         self.plane = plane = EchoPlane()
         self.site = Site()
+        self._app = app or self.site
         self.errors: list[str] = []
 
         class Protocol(HotProtocol):
             parsed = 0
-            known_heads = {}
+            known_heads = KnownHeads()
+            in_flight = InFlightBytes(max_in_flight_bytes)
 
             def on_message_begin(self) -> None:
                 Protocol.parsed += 1
@@ -176,7 +182,7 @@ class HotServer:
         sock = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = sock.getsockname()[1]
         config = uvicorn.Config(
-            self.site,
+            self._app,
             http=self.protocol,
             ws="websockets-sansio",
             loop="uvloop",
@@ -199,6 +205,10 @@ class HotServer:
         self._thread.join(timeout=15)
         Seconds.now = self._seconds
         assert not self._thread.is_alive(), "uvicorn has not stopped"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._server.loop
 
     def connect(self) -> Wire:
         return Wire("127.0.0.1", self.port)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from enum import StrEnum
-from itertools import islice
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 
 class Release(StrEnum):
@@ -24,17 +23,17 @@ class Batcher(Generic[T]):
 
     `take()` is to be called when the engine is free. Eager, it gives what is there at once: the engine never idles
     while something waits, and what arrives while it runs forms the next batch. Not eager, it holds a batch back until
-    it is full or its oldest item has waited `wait_s`. Times are seconds of the clock passed in.
+    it is full or its oldest item has waited `wait_s`. No item may be queued twice at a time. Times are seconds of the
+    clock passed in.
     """
 
-    __slots__ = ("_clock", "_queue", "_since", "counts", "eager", "items", "limit", "max_size", "wait_s")
+    __slots__ = ("_clock", "_queue", "counts", "eager", "items", "limit", "max_size", "wait_s")
 
     def __init__(
         self, clock: Callable[[], float], *, max_size: int, wait_s: float, eager: bool = True, limit: int = 4096
     ) -> None:
         self._clock = clock
-        self._queue: deque[T] = deque()
-        self._since: deque[float] = deque()
+        self._queue: OrderedDict[T, float] = OrderedDict()  # since when each item waits
         self.max_size = max_size
         self.wait_s = wait_s
         self.eager = eager
@@ -49,9 +48,12 @@ class Batcher(Generic[T]):
         """Queues an item; False, and nothing is queued, if `limit` items wait already."""
         if len(self._queue) >= self.limit:
             return False
-        self._queue.append(item)
-        self._since.append(self._clock())
+        self._queue[item] = self._clock()
         return True
+
+    def discard(self, item: T) -> bool:
+        """Takes an item out of the queue; False if it is not there (any more)."""
+        return self._queue.pop(item, None) is not None
 
     def due_in(self) -> float | None:
         """Seconds until `take()` would give a batch; 0 for now, None if nothing waits."""
@@ -59,22 +61,25 @@ class Batcher(Generic[T]):
             return None
         if self.eager or len(self._queue) >= self.max_size:
             return 0.0
-        return max(0.0, self._since[0] + self.wait_s - self._clock())
+        return max(0.0, self._oldest() + self.wait_s - self._clock())
 
-    def take(self) -> list[T]:
-        """The next batch, oldest first, at most `max_size` items; [] if none is due."""
+    def take(self, wanted: Callable[[T], bool] = lambda item: True) -> list[T]:
+        """The next batch, oldest first, at most `max_size` items; [] if none is due.
+
+        `wanted` is asked about each item in turn; those it says no to are dropped, and others fill their places.
+        """
         if self.due_in() != 0.0:
             return []
-        size = min(len(self._queue), self.max_size)
-        if size == self.max_size:
-            self.counts[Release.FULL] += 1
-        else:
-            self.counts[Release.FREE if self.eager else Release.TIMEOUT] += 1
-        self.items += size
-        batch = list(islice(self._queue, size))
-        for _ in range(size):
-            self._queue.popleft()
-            self._since.popleft()
+        timed_out = not self.eager and self._oldest() + self.wait_s <= self._clock()
+        batch: list[T] = []
+        while self._queue and len(batch) < self.max_size:
+            item, _ = self._queue.popitem(last=False)
+            if wanted(item):
+                batch.append(item)
+        if batch:
+            self.items += len(batch)
+            full = len(batch) == self.max_size
+            self.counts[Release.FULL if full else Release.TIMEOUT if timed_out else Release.FREE] += 1
         return batch
 
     def configure(self, *, max_size: int, wait_s: float, eager: bool) -> None:
@@ -82,6 +87,9 @@ class Batcher(Generic[T]):
         self.max_size = max_size
         self.wait_s = wait_s
         self.eager = eager
+
+    def _oldest(self) -> float:
+        return next(iter(self._queue.values()))
 
     @property
     def batches(self) -> int:

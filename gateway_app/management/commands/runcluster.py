@@ -27,8 +27,8 @@ from inference_site.ports import PortError, address_of, listen
 from inference_site.supervisor import Stage, Supervisor, SupervisorError
 
 MIGRATION_LOCK_ID = 0x696E666572  # any number, the same in every process; "infer" in ASCII
-# A gateway gives what is in flight 5 s, a worker waits for its gateways: together with killing, below 10 s.
-GATEWAY_STOP_WAIT_S, WORKER_STOP_WAIT_S = 5.5, 3.0
+# Of these, the last 2 s are for the process to end after its drain: together with killing, below 10 s.
+GATEWAY_STOP_WAIT_S, WORKER_STOP_WAIT_S = 6.0, 3.0
 
 
 class Command(BaseCommand):
@@ -101,7 +101,9 @@ def supervisor(
 
     def spec(name: str, mode: str, listener: socket, *command: str) -> ChildSpec:
         argv = (*manage, *command, "--host", host, "--fd", str(listener.fileno()))
-        return ChildSpec(name, argv, {**env, "INFERENCE_MODE": mode}, listener, probe(address_of(listener)))
+        ready = probe(address_of(listener))
+        # A worker's successor waits for its end: a GPU may not have room for two models.
+        return ChildSpec(name, lambda: argv, {**env, "INFERENCE_MODE": mode}, listener, ready, mode == "gateway")
 
     worker_specs = tuple(
         spec(name, "worker", listener, "runnode", str(listener.getsockname()[1]), name, *model_argument)

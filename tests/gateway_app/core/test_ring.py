@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from gateway_app.core.ring import Ring
+from gateway_app.core.ring import MAX_POINTS, Ring
 
 KEYS_64 = st.integers(0, 2**64 - 1)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -158,6 +158,29 @@ def test_shares_are_what_sampled_keys_say() -> None:
     owned = owners_of(found, random_keys(50_000))
     for name, share in found.shares().items():
         assert owned.count(name) / len(owned) == pytest.approx(share, abs=0.01)
+
+
+@settings(max_examples=30, deadline=None)
+@given(WEIGHTS, st.lists(KEYS_64, min_size=1, max_size=20))
+def test_owners_are_met_in_the_order_of_the_points(weights: dict[str, float], keys: list[int]) -> None:
+    found = ring(weights, 20)
+    circle = sorted(
+        (xxh3_64_intdigest(b"%b#%d" % (name.encode(), i)), name)
+        for name, weight in weights.items()
+        for i in range(max(1, round(20 * weight)))
+    )
+    for key in keys:
+        ahead = [name for point, name in circle if point > key] + [name for point, name in circle if point <= key]
+        assert found.owners(key) == tuple(dict.fromkeys(ahead))
+
+
+def test_no_setting_makes_more_points_than_a_ring_may_have() -> None:
+    few, many = ring({"a": 100.0, "b": 50.0}, 1000), ring({"a": 100.0, "b": 50.0}, 1_000_000)
+    assert len(few.points) == 150_000
+    assert MAX_POINTS / 2 < len(many.points) <= MAX_POINTS
+    assert many.shares()["a"] == pytest.approx(2 / 3, abs=0.01)
+    names = {f"worker_{i}": 0.001 for i in range(50)}
+    assert ring(names, 1).nodes == tuple(sorted(names))  # one point each is never too much
 
 
 def test_an_empty_ring_has_no_owners() -> None:
