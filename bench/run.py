@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from xxhash import xxh3_64_intdigest
 
+from bench import zipf
 from bench.yardstick import BenchError, compare, nginx, resident_mb, tool, write_load, wrk
 from gateway_app.core.table import Table
 from tests.support.cluster import Cluster
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="runs of each kind beside nginx (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=4, help="length of a run (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=1_000_000, help="for the memory (default: %(default)s)")
+    parser.add_argument("--simulated", type=int, default=300_000, help="requests of each system (default: %(default)s)")
     options = parser.parse_args()
     for needed in ("wrk", "nginx"):
         tool(needed)
@@ -151,6 +153,8 @@ def main() -> None:
         for label, result in rows:
             print(f"| {label} | {result} |")
         print(f"\n{runbench(directory)}")
+    print("Simulated: ten workers with 1,000 cache entries each, Zipf(1.1) over 100,000 inputs, 25,000 requests/s\n")
+    print(zipf.table([zipf.simulate(system, options.simulated, per_s=25_000) for system in zipf.SYSTEMS]))
 
 
 if __name__ == "__main__":

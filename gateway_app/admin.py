@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from gateway_app.models import Revision, Tuning, Worker, recorded
+from gateway_app.models import BreakerEvent, Revision, Tuning, Worker, recorded
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -196,19 +196,11 @@ class TuningAdmin(RecordedAdmin):
         return super().get_object(request, object_id, from_field)
 
 
-@admin.register(Revision)
-class RevisionAdmin(ModelAdmin):
-    """The history, to read."""
+class ReadOnlyAdmin(ModelAdmin):
+    """A history: to read."""
 
-    list_display = ("id", "created", "who", "summary")
-    search_fields = ("author", "summary")
-    fields = ("id", "created", "who", "summary", "payload")
     list_per_page = 50
     show_full_result_count = False
-
-    @admin.display(description="who", ordering="author")
-    def who(self, revision: Revision) -> str:
-        return revision.author or "command line"
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -218,3 +210,25 @@ class RevisionAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+@admin.register(BreakerEvent)
+class BreakerEventAdmin(ReadOnlyAdmin):
+    """What happened to breakers, as each gateway saw it."""
+
+    list_display = ("at", "worker", "before", "after", "reason", "gateway")
+    list_filter = ("worker", "at")
+    search_fields = ("reason", "gateway")
+
+
+@admin.register(Revision)
+class RevisionAdmin(ReadOnlyAdmin):
+    """What was configured, and by whom."""
+
+    list_display = ("id", "created", "who", "summary")
+    search_fields = ("author", "summary")
+    fields = ("id", "created", "who", "summary", "payload")
+
+    @admin.display(description="who", ordering="author")
+    def who(self, revision: Revision) -> str:
+        return revision.author or "command line"

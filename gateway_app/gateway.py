@@ -15,6 +15,7 @@ from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.router import Router
 from gateway_app.core.table import Table
+from gateway_app.events import EventLog
 from gateway_app.handoff import HandOff
 from gateway_app.inference import Inference
 from gateway_app.links import WorkerLink
@@ -40,6 +41,7 @@ class Gateway:
         self.inference = Inference(self.router, time.monotonic)
         self.infer = self.inference.infer
         self.rate = RateWindow()
+        self.events = EventLog()
         self.started_at = time.monotonic()
         self.draining = False
         self._token = token
@@ -53,6 +55,7 @@ class Gateway:
     async def start(self) -> None:
         """Reads the configuration and begins to connect."""
         await self.watcher.start()
+        await self.events.start()
         self._spawn(self._tick_often())
         self._spawn(self._tick_each_second())
 
@@ -62,6 +65,7 @@ class Gateway:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*(link.retire(0) for link in self.links.values()))
+        await self.events.stop()
 
     async def connected(self, within_s: float) -> None:
         """Returns when every enabled worker is connected, or after `within_s`."""
@@ -183,6 +187,7 @@ class Gateway:
 
     def _breaker_changed(self, name: str, before: State, after: State, reason: str) -> None:
         logger.warning("breaker of %s: %s -> %s: %s", name, before, after, reason)
+        self.events.add(name, before, after, reason)
 
     async def _tick_often(self) -> None:
         expected = time.monotonic()

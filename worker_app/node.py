@@ -47,11 +47,14 @@ class GatewayStream(Protocol):
 
 
 class Job:
-    """One sample that waits for the engine, and all who asked for it: token, reply, since when, until when."""
+    """One sample that waits for the engine, and all who asked for it: token, reply, since when, until when.
+
+    A job without a key is a check of the engine: nobody may join it, and its result is nobody's answer.
+    """
 
     __slots__ = ("deadline", "key", "sample", "waiters")
 
-    def __init__(self, key: Key, sample: bytes) -> None:
+    def __init__(self, key: Key | None, sample: bytes) -> None:
         self.key = key
         self.sample = sample
         self.waiters: list[tuple[Token, Reply, float, float]] = []
@@ -147,12 +150,26 @@ class Node:
         self._work.set()
         return job
 
+    def check(self, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
+        """Runs the warm-up input as `infer` runs a request, before all that waits: a RESULT without payload, or FAILED.
+
+        The cache has no part in it. Returns like `infer`.
+        """
+        began = time.monotonic()
+        job = Job(None, self.engine.zeros)
+        if not self.batcher.put_first(job):
+            reply(token, Tell.BUSY, Cache.MISS, 503, b"", _us(began))
+            return None
+        job.join(token, reply, began, left_ms)
+        self._work.set()
+        return job
+
     def cancel(self, job: Job, token: Token, reply: Reply) -> None:
         """This asker of a job has left: it gets no reply, and if it was the only one, the job is not run."""
         job.waiters = [waiter for waiter in job.waiters if waiter[0] != token or waiter[1] != reply]
         if not job.waiters and self.batcher.discard(job):
             self.abandoned += 1
-            del self._jobs[job.key]
+            self._forget(job)
 
     def wake(self) -> None:
         """Makes `work` return: there may be something to do."""
@@ -213,7 +230,7 @@ class Node:
         job.deadline = min((waiter[3] for waiter in job.waiters), default=math.inf)
         self.expired += len(late)
         if not job.waiters:
-            del self._jobs[job.key]
+            self._forget(job)
         for token, reply, began, _ in late:
             _hand_over(reply, token, Tell.EXPIRED, Cache.MISS, 504, b"", began)
         return bool(job.waiters)
@@ -228,12 +245,13 @@ class Node:
     def _finish(self, results: Sequence[bytes | ApiError | EngineError]) -> None:
         jobs, self._running = self._running, []
         for job, result in zip(jobs, results, strict=True):
-            del self._jobs[job.key]
-            cache = Cache.MISS
+            key, cache = job.key, Cache.MISS
+            self._forget(job)
             if isinstance(result, bytes):
-                kind, status, payload = Tell.RESULT, 200, result
-                self.results.put(job.key, result, len(job.key) + len(result))
-            elif isinstance(result, ApiError):
+                kind, status, payload = Tell.RESULT, 200, result if key is not None else b""
+                if key is not None:
+                    self.results.put(key, result, len(key) + len(result))
+            elif isinstance(result, ApiError) and key is not None:
                 kind, status, payload = Tell.REFUSED, result.status, error_body(result.message, result.code)
             else:
                 self.errors += 1
@@ -241,6 +259,11 @@ class Node:
             for token, reply, began, _ in job.waiters:
                 _hand_over(reply, token, kind, cache, status, payload, began)
                 cache = Cache.JOINED
+
+    def _forget(self, job: Job) -> None:
+        """Nobody can join this job any more."""
+        if job.key is not None:
+            del self._jobs[job.key]
 
     def _wake_in(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         if self._timer is not None:

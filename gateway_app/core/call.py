@@ -148,6 +148,7 @@ class Route:
         "pace",
         "ramp_from",
         "requests",
+        "silent",
         "suspect",
         "up",
     )
@@ -161,6 +162,7 @@ class Route:
         self.leaving = False  # its process said that it is about to stop
         self.instance = ""  # of the process that answered last
         self.in_flight = 0
+        self.silent = False  # it has not even answered a ping
         self.limit = MAX_IN_FLIGHT  # calls in flight that it can take
         self.pace = Pace()  # of answers that were computed
         self.ramp_from: float | None = None  # since when it gets a growing share, until that is the whole

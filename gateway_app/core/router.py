@@ -145,6 +145,7 @@ class Router:
 
     def silent(self, route: Route, reason: str) -> None:
         """A worker that has calls says nothing, not even that it lives: others get them, if there are others."""
+        route.silent = True
         if route.link is None or not route.breaker.trip(Cause.SILENT, reason):
             return
         for call in list(route.link.pending()):
@@ -155,13 +156,14 @@ class Router:
 
     def speaks(self, route: Route) -> None:
         """A worker that was silent has been heard again."""
+        route.silent = False
         if route.breaker.cause is Cause.SILENT:
             route.breaker.revive("it answers again")
 
     def came_up(self, route: Route, instance: str) -> bool:
         """A worker's link is ready, and this process answers there. Whether it has taken the place of another one."""
         before, route.instance = route.instance, instance
-        route.up, route.leaving = True, False
+        route.up, route.leaving, route.silent = True, False, False
         if instance == before:
             self.suspects.lives(route.name)
         else:

@@ -17,9 +17,11 @@ from tests.support.processes import wait_until
 IN_FORCE_S = 5.0
 RATE = 400.0
 TOKEN = "shared by all"
-# Who owns an input is who answers it only while nobody else may.
+# Who owns an input is who answers it only while nobody else may, and while nobody is slow on a busy machine.
 DEFAULTS = {
-    "hot_cache": False, "load_factor": 0, "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
+    "hot_cache": False, "load_factor": 0, "hedging": False, "slow_factor": 0, "silence_ms": 0, "slow_start_seconds": 0,
+    "error_rate_percent": 20, "check_seconds": 2, "retry_percent": 20, "queue_ms": 2000, "hand_off": True,
+    "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
     "open_seconds": 30, "cache_entries": 1000, "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20,
     "batch_eager": True, "request_timeout_ms": 10_000,
 }  # fmt: skip
@@ -54,7 +56,7 @@ def admin(running: Cluster, logged_in: AdminSite) -> AdminSite:
     """Finds all settings as at first, and in force: a test compares with who owned what before its change."""
     logged_in.tune(**DEFAULTS)
     for name in running.names:
-        logged_in.change_worker(name, weight=1, enabled=True, draining=False)
+        logged_in.change_worker(name, weight=1, enabled=True, draining=False, isolated=False)
     newest = logged_in.newest_revision()
     wait_until("all is as at first", lambda: running.stats()["gateway"]["revision"] == newest)
     running.wait_until_connected()
@@ -102,11 +104,14 @@ def test_every_field_of_the_tuning(running, admin, load):
     before = shares(running)
     page = admin.tune(
         virtual_nodes=7, failure_threshold=9, success_threshold=3, open_seconds=12.5, cache_entries=50, cache_mib=3,
-        batch_size=5, batch_wait_ms=2.5, batch_eager=False, request_timeout_ms=8_000,
+        batch_size=5, batch_wait_ms=2.5, batch_eager=False, request_timeout_ms=8_000, error_rate_percent=50,
+        slow_factor=100, silence_ms=5_000, slow_start_seconds=1, check_seconds=0.5, retry_percent=10, hedging=True,
+        queue_ms=1_500, hand_off=False,
     )  # fmt: skip
     assert "was changed successfully" in page
     expected = {
         "cache_entries": 50, "cache_bytes": 3 * 2**20, "batch_size": 5, "batch_wait_ms": 2.5, "batch_eager": False,
+        "queue_ms": 1500.0,
     }  # fmt: skip
     in_force("the workers' part", lambda: all(expected.items() <= each.items() for each in settings(running)))
     in_force("the gateway's part", lambda: shares(running) != before)

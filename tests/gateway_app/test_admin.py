@@ -1,11 +1,14 @@
 """The admin's pages: what they change, what they refuse, and whose name the history shows."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth import get_user_model
 from django.urls import reverse
+from django.utils import timezone
 
 from gateway_app.config import adopt_name
-from gateway_app.models import Revision, Tuning, Worker
+from gateway_app.models import BreakerEvent, Revision, Tuning, Worker
 
 pytestmark = pytest.mark.django_db
 
@@ -213,3 +216,24 @@ def test_the_history_can_be_read_but_not_changed(ada, workers):
     assert ada.post(reverse("admin:gateway_app_revision_delete", args=(newest.pk,)), {"post": "yes"}).status_code == 403
     newest.refresh_from_db()
     assert newest.summary == "worker_3 added at 127.0.0.1 port 8003"
+
+
+def test_what_happened_to_breakers_is_listed_by_worker_and_day(ada):
+    now = timezone.now()
+    for worker, days in (("worker_1", 0), ("worker_2", 0), ("worker_2", 30)):
+        BreakerEvent.objects.create(
+            at=now - timedelta(days=days), gateway="here/1", worker=worker, before="CLOSED", after="OPEN",
+            reason=f"{worker} silent {days} days ago",
+        )  # fmt: skip
+    url = reverse("admin:gateway_app_breakerevent_changelist")
+
+    def listed(**query):
+        return [event.reason for event in ada.get(url, query).context["cl"].result_list]
+
+    assert listed() == ["worker_2 silent 30 days ago", "worker_2 silent 0 days ago", "worker_1 silent 0 days ago"]
+    assert listed(worker="worker_1") == ["worker_1 silent 0 days ago"]
+    assert len(listed(at__gte=(now - timedelta(days=1)).isoformat())) == 2
+    page = reverse("admin:gateway_app_breakerevent_change", args=(BreakerEvent.objects.latest("id").pk,))
+    assert ada.get(page).status_code == 200
+    assert ada.post(page, {"reason": "forged"}).status_code == 403
+    assert ada.get(reverse("admin:gateway_app_breakerevent_add")).status_code == 403

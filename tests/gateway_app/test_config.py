@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection
 
 from gateway_app import lastgood
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name, load_snapshot, register_workers
@@ -20,47 +20,9 @@ from gateway_app.core.policy import Policy
 from gateway_app.models import Revision, Tuning, Worker, recorded
 from gateway_app.snapshot import InvalidConfig, parse
 from inference_site.lib.nodesettings import NodeSettings
+from tests.support.database import in_thread, until
 
 PROJECT = Path(__file__).parents[2]
-PROMPTLY_S = 5.0  # room for a busy machine; that it takes less than a second is measured in one test
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory, django_db_blocker):
-    """A migrated SQLite file to copy."""
-    file = tmp_path_factory.mktemp("database") / "db.sqlite3"
-    with django_db_blocker.unblock(), database_file(file):
-        call_command("migrate", verbosity=0)
-        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return file
-
-
-class database_file:
-    """Points the default database of all threads at a file, as DATABASE_URL would."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        self.before = connections.settings["default"]
-        self.connection = connections["default"]
-        connections.settings["default"] = {**self.before, "NAME": str(self.file)}
-        del connections["default"]
-
-    def __exit__(self, *exc):
-        connections["default"].close()
-        connections.settings["default"] = self.before
-        connections["default"] = self.connection
-
-
-@pytest.fixture
-def database(tmp_path, migrated_file, django_db_blocker, settings):
-    """A database file of one's own, seen by all threads and other processes, and a STATE_DIR beside it."""
-    file = tmp_path / "db.sqlite3"
-    file.write_bytes(migrated_file.read_bytes())
-    settings.STATE_DIR = tmp_path / "state"
-    with django_db_blocker.unblock(), database_file(file):
-        yield file
 
 
 @asynccontextmanager
@@ -73,23 +35,6 @@ async def watching(**options):
         yield watcher, given
     finally:
         await watcher.stop()
-
-
-async def until(condition):
-    deadline = time.monotonic() + PROMPTLY_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.005)
-
-
-async def in_thread(function, *args, **kwargs):
-    def closing():
-        try:
-            return function(*args, **kwargs)
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(closing)
 
 
 def save_tuning(**values):

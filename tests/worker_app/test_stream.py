@@ -352,6 +352,32 @@ async def test_cancelled_requests_get_no_reply_and_are_not_run(connect: Connect,
     assert engine.ran == 3
 
 
+async def test_a_ping_is_answered_while_the_engine_is_busy(connect: Connect, start: Start) -> None:
+    engine = EchoEngine(takes_s=0.5)
+    side = await proven(connect, start(echo_node(engine)))
+    side.give(infer(1, 1, 2, 3, 4))
+    await side.until(lambda: engine.batches)
+    side.give(frames.ask(Ask.PING, 9, b""))
+    await side.until(lambda: side.of(Tell.PONG))
+    assert [reply[3] for reply in side.of(Tell.PONG)] == [9]
+    assert not side.of(Tell.RESULT)
+
+
+async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) -> None:
+    engine = EchoEngine()
+    node = echo_node(engine)
+    side = await proven(connect, node)
+    side.give(infer(1, 0, 0, 0, 0) + frames.ask(Ask.CHECK, 2, b"", 60_000) + frames.ask(Ask.CHECK, 3, b"", 1))
+    side.give(frames.ask(Ask.CHECK, 4, b"") + frames.ask(Ask.CANCEL, 4, b""))
+    await side.until(lambda: node.abandoned == 1)
+    await asyncio.sleep(0.005)
+    start(node)
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
+    assert {reply[3]: reply[5] for reply in side.of(Tell.RESULT)} == {1: answer_to(0, 0, 0, 0), 2: b""}
+    assert [reply[3] for reply in side.of(Tell.EXPIRED)] == [3]
+    assert engine.ran == 2
+
+
 async def test_a_request_says_how_long_it_may_wait(connect: Connect, start: Start) -> None:
     node = echo_node()
     side = await proven(connect, node)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from enum import StrEnum
 from typing import Generic, TypeVar
+
+# How many items may wait before all others.
+FIRST = 64
 
 T = TypeVar("T", bound=Hashable)
 
@@ -27,12 +30,13 @@ class Batcher(Generic[T]):
     clock passed in.
     """
 
-    __slots__ = ("_clock", "_queue", "counts", "eager", "items", "limit", "max_size", "wait_s")
+    __slots__ = ("_clock", "_first", "_queue", "counts", "eager", "items", "limit", "max_size", "wait_s")
 
     def __init__(
         self, clock: Callable[[], float], *, max_size: int, wait_s: float, eager: bool = True, limit: int = 4096
     ) -> None:
         self._clock = clock
+        self._first: deque[T] = deque()
         self._queue: OrderedDict[T, float] = OrderedDict()  # since when each item waits
         self.max_size = max_size
         self.wait_s = wait_s
@@ -51,12 +55,24 @@ class Batcher(Generic[T]):
         self._queue[item] = self._clock()
         return True
 
+    def put_first(self, item: T) -> bool:
+        """Queues an item before all others, to be taken at once, and counted nowhere; False if `FIRST` wait so."""
+        if len(self._first) >= FIRST:
+            return False
+        self._first.append(item)
+        return True
+
     def discard(self, item: T) -> bool:
         """Takes an item out of the queue; False if it is not there (any more)."""
+        if item in self._first:
+            self._first.remove(item)
+            return True
         return self._queue.pop(item, None) is not None
 
     def due_in(self) -> float | None:
         """Seconds until `take()` would give a batch; 0 for now, None if nothing waits."""
+        if self._first:
+            return 0.0
         if not self._queue:
             return None
         if self.eager or len(self._queue) >= self.max_size:
@@ -68,16 +84,20 @@ class Batcher(Generic[T]):
 
         `wanted` is asked about each item in turn; those it says no to are dropped, and others fill their places.
         """
-        if self.due_in() != 0.0:
-            return []
-        timed_out = not self.eager and self._oldest() + self.wait_s <= self._clock()
         batch: list[T] = []
+        while self._first and len(batch) < self.max_size:
+            if wanted(item := self._first.popleft()):
+                batch.append(item)
+        if self._first or self.due_in() != 0.0:
+            return batch
+        timed_out = not self.eager and self._oldest() + self.wait_s <= self._clock()
+        uncounted = len(batch)
         while self._queue and len(batch) < self.max_size:
             item, _ = self._queue.popitem(last=False)
             if wanted(item):
                 batch.append(item)
-        if batch:
-            self.items += len(batch)
+        if len(batch) > uncounted:
+            self.items += len(batch) - uncounted
             full = len(batch) == self.max_size
             self.counts[Release.FULL if full else Release.TIMEOUT if timed_out else Release.FREE] += 1
         return batch

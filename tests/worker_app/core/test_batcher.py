@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from worker_app.core.batcher import Batcher, Release
+from worker_app.core.batcher import FIRST, Batcher, Release
 
 LIMIT = 12
 
@@ -30,6 +30,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.accepted: list[int] = []
         self.taken: list[int] = []
         self.dropped: list[int] = []
+        self.first: list[int] = []
         self.counts = dict.fromkeys(Release, 0)
         self.next_item = 0
 
@@ -43,6 +44,15 @@ class BatcherMachine(RuleBasedStateMachine):
                 self.waiting.append((self.next_item, self.clock.now))
                 self.accepted.append(self.next_item)
 
+    @rule(count=st.sampled_from([1, 1, 1, 5, FIRST]))
+    def put_first(self, count: int) -> None:
+        for _ in range(count):
+            self.next_item += 1
+            room = len(self.first) < FIRST
+            assert self.batcher.put_first(self.next_item) == room
+            if room:
+                self.first.append(self.next_item)
+
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 4.0]))  # exact in binary, so that limits are met to the instant
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -54,15 +64,19 @@ class BatcherMachine(RuleBasedStateMachine):
         def wanted(item: int) -> bool:
             return item % every != rest
 
+        ahead: list[int] = []
+        while self.first and len(ahead) < self.max_size:
+            if wanted(item := self.first.pop(0)):
+                ahead.append(item)
         timed_out = bool(self.waiting) and self.clock.now - self.waiting[0][1] >= self.wait_s
         due = bool(self.waiting) and (self.eager or len(self.waiting) >= self.max_size or timed_out)
         expected: list[int] = []
-        while due and self.waiting and len(expected) < self.max_size:
+        while due and self.waiting and len(ahead) + len(expected) < self.max_size and not self.first:
             item, _ = self.waiting.pop(0)
             (expected if wanted(item) else self.dropped).append(item)
-        assert self.batcher.take(wanted) == expected
+        assert self.batcher.take(wanted) == ahead + expected
         if expected:
-            full, lazy = len(expected) == self.max_size, not self.eager and timed_out
+            full, lazy = len(ahead) + len(expected) == self.max_size, not self.eager and timed_out
             self.counts[Release.FULL if full else Release.TIMEOUT if lazy else Release.FREE] += 1
             self.taken += expected
 
@@ -73,13 +87,15 @@ class BatcherMachine(RuleBasedStateMachine):
             self.dropped.append(item)
             assert self.batcher.discard(item)
             assert not self.batcher.discard(item)
+        elif self.first:
+            assert self.batcher.discard(self.first.pop(place % len(self.first)))
         for gone in (*self.taken[-2:], *self.dropped[-2:]):
             assert not self.batcher.discard(gone)
 
     @rule()
     def wait_as_long_as_it_says(self) -> None:
         due_s = self.batcher.due_in()
-        assert (due_s is None) == (not self.waiting)
+        assert (due_s is None) == (not self.waiting and not self.first)
         if due_s is not None:
             self.clock.now += due_s
             assert self.batcher.due_in() == 0.0
@@ -96,6 +112,8 @@ class BatcherMachine(RuleBasedStateMachine):
         if self.waiting:
             at_once = self.eager or len(self.waiting) >= self.max_size
             expected = 0.0 if at_once else max(0.0, self.waiting[0][1] + self.wait_s - self.clock.now)
+        if self.first:
+            expected = 0.0
         assert self.batcher.due_in() == expected
 
     @invariant()
@@ -111,7 +129,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.configure(3, 0.0, True)
-        while self.waiting:
+        while self.waiting or self.first:
             self.take(2, -1)
         assert sorted(self.taken + self.dropped) == self.accepted
         assert self.batcher.due_in() is None
