@@ -63,7 +63,7 @@ def test_identical_requests_are_one_inference(proxied: tuple[Sickbay, Proxies], 
     count = int(scaled(300, 1000))
     (case,) = fresh(1)
     for name in fleet.names:
-        fleet.sicken(name, ms=250)
+        fleet.sicken(name, run_ms=250)
     report = burst(fleet.gateway_url, [case] * count, leave=1, leave_after_s=0.02)
     report.assert_no_failure()
     asked = sum(proxy.asked[case.text] for proxy in proxies.of.values())
@@ -123,8 +123,9 @@ def test_few_keys_move_when_a_worker_leaves_or_joins(fleet: Sickbay, fresh: Fres
     pool = fresh(int(scaled(600, 3000)))
     traffic = zipf(pool, 50_000, seed=1)
     for name in fleet.names:
-        fleet.sicken(name, ms=1)
-    fleet.tune(hot_cache=False, load_factor=0)  # else others than the owner may answer too
+        fleet.sicken(name, run_ms=5)
+    # Else others than the owner may answer too.
+    fleet.tune(hot_cache=False, load_factor=0, hedging=False, slow_start_seconds=0)
     try:
         before = owners(fleet, pool)
         with OpenLoad(fleet.gateway_url, traffic, rate=scaled(200, 400)) as load:
@@ -142,7 +143,7 @@ def test_few_keys_move_when_a_worker_leaves_or_joins(fleet: Sickbay, fresh: Fres
             wait_until("the hit rate is back", lambda: back(load.report, joined, usual), 60.0)
             back_s = time.monotonic() - joined
     finally:
-        fleet.tune(hot_cache=True, load_factor=1.25)
+        fleet.tune(hot_cache=True, load_factor=1.25, hedging=True, slow_start_seconds=5)
     load.report.assert_no_failure()
     gone = sum(one != other for one, other in zip(before, without, strict=True)) / len(pool)
     moved = [owner for owner, other in zip(before, without, strict=True) if owner != other]
@@ -170,7 +171,7 @@ def test_clients_that_leave_take_their_work_along(
     fleet.tune(batch_size=4)  # what runs when they leave is run to its end: that is to be little
     try:
         for name in fleet.names:
-            fleet.sicken(name, ms=20)
+            fleet.sicken(name, run_ms=0, sample_ms=20)
         for _ in range(waves):
             burst(fleet.gateway_url, fresh(at_once), leave=at_once, leave_after_s=0.1)
             wait_until("nothing is in flight", lambda: fleet.stats()["gateway"]["in_flight"] == 0)
