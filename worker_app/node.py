@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import time
@@ -16,14 +15,13 @@ from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
+from worker_app.core.keys import Key, alias_of, key_of
 from worker_app.core.lru import LRU
 from worker_app.engine import Engine, EngineError
-from worker_app.job import Job, Key, Reply, Token, elapsed_us, hand_over
+from worker_app.job import Job, Reply, Token, elapsed_us, hand_over
 
 logger = logging.getLogger(__name__)
 
-# Larger keys are kept as their digest: 32 bytes of BLAKE2b, which nobody can make collide.
-_KEY_BYTES = 2048
 # A model that answers faster than this runs on the loop itself: handing it to a thread would cost more.
 _QUICK_S = 0.0005
 
@@ -52,12 +50,13 @@ class Node:
         self.total_requests = 0
         self.cache_hits = 0
         self.joined = 0
+        self.kept = 0  # results taken over from other workers
         self.errors = 0
         self.expired = 0  # requests whose time had passed when it was their turn
         self.abandoned = 0  # samples that nobody waited for any more when it was their turn
         self.gateways: set[GatewayStream] = set()
         self.results: LRU[Key, bytes] = LRU(settings.cache_entries, settings.cache_bytes)
-        self._aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
+        self.aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
         self.batcher: Batcher[Job] = Batcher(
             time.monotonic,
             max_size=settings.batch_size,
@@ -95,8 +94,8 @@ class Node:
         """
         began = time.monotonic()
         self.total_requests += 1
-        alias = _short(text)
-        key = self._aliases.get(alias)
+        alias = alias_of(text)
+        key = self.aliases.get(alias)
         sample = None
         if key is None:
             if self.batcher.full:  # so there is no point in reading it
@@ -113,8 +112,8 @@ class Node:
                 self.errors += 1
                 reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), elapsed_us(began))
                 return None
-            key = _short(sample)
-            self._aliases.put(alias, key, len(alias) + len(key))
+            key = key_of(sample)
+            self.aliases.put(alias, key, len(alias) + len(key))
         output = self.results.get(key)
         if output is not None:
             self.cache_hits += 1
@@ -157,6 +156,13 @@ class Node:
             self.abandoned += 1
             self._forget(job)
 
+    def keep(self, alias: Key, key: Key, output: bytes) -> None:
+        """Takes over another worker's result if there is room, as the first to be forgotten."""
+        kept = self.results.put_oldest(key, output, len(key) + len(output))
+        self.kept += kept
+        if kept or key in self.results:
+            self.aliases.put_oldest(alias, key, len(alias) + len(key))
+
     def wake(self) -> None:
         """Makes `work` return: there may be something to do."""
         self._work.set()
@@ -195,7 +201,7 @@ class Node:
             return
         self.settings = settings
         self.results.resize(settings.cache_entries, settings.cache_bytes)
-        self._aliases.resize(2 * settings.cache_entries, settings.cache_bytes // 4)
+        self.aliases.resize(2 * settings.cache_entries, settings.cache_bytes // 4)
         self.batcher.configure(
             max_size=settings.batch_size, wait_s=settings.batch_wait_ms / 1000, eager=settings.batch_eager
         )
@@ -270,8 +276,3 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_later(seconds, self._work.set)
-
-
-def _short(data: bytes) -> Key:
-    """The data itself, or its digest; as text, so that no data can ever be equal to another's digest."""
-    return data if len(data) <= _KEY_BYTES else hashlib.blake2b(data, digest_size=32).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from worker_app import handoff
 from worker_app.job import Job
 from worker_app.node import Node
 from worker_app.stats import node_stats
@@ -36,6 +38,7 @@ class Stream:
         self._send = send
         self._out: list[bytes] = []
         self._waiting: dict[int, Job] = {}  # what has no answer yet, by id
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
         self._challenge = handshake.new_challenge()
@@ -54,9 +57,9 @@ class Stream:
         if not self._proven(message):
             await self._send({"type": "websocket.close", "code": 4401, "reason": "INFERENCE_TOKEN differs"})
             return
-        tasks = [asyncio.create_task(self._write_replies())]
+        self._start(self._write_replies())
         if not self.bulk:
-            tasks.append(asyncio.create_task(self._push_stats()))
+            self._start(self._push_stats())
         self._node.gateways.add(self)
         try:
             while message["type"] == "websocket.receive":
@@ -69,7 +72,7 @@ class Stream:
             await self._send({"type": "websocket.close", "code": 1002, "reason": str(error)[:100]})
         finally:
             self._node.gateways.discard(self)
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
             for ident in tuple(self._waiting):
                 self._cancel(ident)
@@ -104,6 +107,10 @@ class Stream:
             job = self._node.check(ident, self._reply, left_ms)
             if job is not None:
                 self._waiting[ident] = job
+        elif kind == Ask.SHARE:
+            self._start(self._share(ident))
+        elif kind == Ask.KEEP:
+            handoff.keep(self._node, payload)
         elif kind == Ask.SETTINGS:
             self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
         elif kind != Ask.PROOF:
@@ -172,6 +179,18 @@ class Stream:
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "bytes": data})
+
+    async def _share(self, ident: int) -> None:
+        """Sends the hottest results, a chunk at a time, so that answers get their turn."""
+        with contextlib.suppress(OSError):
+            for chunk in handoff.chunks(self._node):
+                await self._write(frames.tell(Tell.ENTRIES, ident, chunk))
+                await asyncio.sleep(0)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _push_stats(self) -> None:
         while True:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from inference_site.lib import frames, handshake
+from inference_site.lib import frames, handoff, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
@@ -229,6 +229,8 @@ async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypat
         frames.ask(99, 1, b"what"),
         frames.ask(0, 0, b""),
         frames.ask(Ask.SETTINGS, 0, b"not json"),
+        frames.ask(Ask.KEEP, 0, b"not entries"),
+        frames.ask(Ask.KEEP, 0, msgspec.msgpack.encode(("digest", [(1, 2, 3, 4)]))),
         frames.ask(Ask.SETTINGS, 0, b'{"batch_size": "many"}'),
     ],
 )
@@ -376,6 +378,23 @@ async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) 
     assert {reply[3]: reply[5] for reply in side.of(Tell.RESULT)} == {1: answer_to(0, 0, 0, 0), 2: b""}
     assert [reply[3] for reply in side.of(Tell.EXPIRED)] == [3]
     assert engine.ran == 2
+
+
+async def test_results_are_shared_and_kept_over_streams(connect: Connect, start: Start) -> None:
+    giver, taker = start(echo_node()), start(echo_node())
+    one, other = await proven(connect, giver), await proven(connect, taker)
+    one.give(infer(1, 1, 2, 3, 4))
+    await one.until(lambda: one.of(Tell.RESULT))
+    one.give(frames.ask(Ask.SHARE, 5, b"") + frames.ask(Ask.SHARE, 6, b""))
+    await one.until(lambda: len(one.of(Tell.ENTRIES)) == 4)
+    payloads = {ident: [reply[5] for reply in one.of(Tell.ENTRIES) if reply[3] == ident] for ident in (5, 6)}
+    assert payloads[5] == payloads[6]
+    assert [len(handoff.decode(payload).entries) for payload in payloads[5]] == [1, 0]
+    other.give(b"".join(frames.ask(Ask.KEEP, 0, payload) for payload in payloads[5]))
+    other.give(infer(1, 1, 2, 3, 4))
+    await other.until(lambda: other.of(Tell.RESULT))
+    assert other.of(Tell.RESULT)[0][1] == Cache.HIT
+    assert other.of(Tell.RESULT)[0][5] == one.of(Tell.RESULT)[0][5]
 
 
 async def test_a_very_long_time_is_told_as_the_longest_that_there_is_room_for(connect: Connect) -> None:
