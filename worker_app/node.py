@@ -196,9 +196,7 @@ class Node:
             began = ended
 
     def configure(self, settings: NodeSettings) -> None:
-        """Takes new settings, in force from the next request and the next batch on; an older revision is ignored."""
-        if settings.revision < self.settings.revision:
-            return
+        """Takes new settings, in force from the next request and the next batch on."""
         self.settings = settings
         self.results.resize(settings.cache_entries, settings.cache_bytes)
         self.aliases.resize(2 * settings.cache_entries, settings.cache_bytes // 4)

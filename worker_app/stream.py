@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import msgspec
@@ -36,11 +36,12 @@ class Stream:
         self._node = node
         self._token = token
         self._send = send
-        self._out: list[bytes] = []
+        self._out: list[bytes] = []  # head and payload in turn
         self._waiting: dict[int, Job] = {}  # what has no answer yet, by id
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
+        self._revision: int | None = None
         self._challenge = handshake.new_challenge()
 
     async def serve(self, scope: dict[str, Any], receive: Any) -> None:
@@ -112,9 +113,15 @@ class Stream:
         elif kind == Ask.KEEP:
             handoff.keep(self._node, payload)
         elif kind == Ask.SETTINGS:
-            self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
+            self._configure(msgspec.json.decode(payload, type=NodeSettings))
         elif kind != Ask.PROOF:
             raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
+
+    def _configure(self, settings: NodeSettings) -> None:
+        """What a stream brings first is in force, for its database may be new; after that nothing older than it."""
+        if self._revision is None or settings.revision >= self._revision:
+            self._revision = settings.revision
+            self._node.configure(settings)
 
     def _cancel(self, ident: int) -> None:
         job = self._waiting.pop(ident, None)
@@ -174,8 +181,14 @@ class Stream:
     async def _flush(self) -> None:
         self._ready.clear()
         out, self._out = self._out, []
-        if out:
-            await self._write(b"".join(out))
+        if not out:
+            return
+        message = b"".join(out)
+        if len(message) <= frames.MESSAGE_BYTES:
+            await self._write(message)
+            return
+        for part in _messages(out):
+            await self._write(part)
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "bytes": data})
@@ -196,3 +209,15 @@ class Stream:
         while True:
             self._put(Tell.STATS, 0, msgspec.json.encode(node_stats(self._node)))
             await asyncio.sleep(STATS_EVERY_S)
+
+
+def _messages(out: list[bytes]) -> Iterator[bytes]:
+    """Heads and payloads in messages of whole frames, none above MESSAGE_BYTES unless a single frame is."""
+    begin = size_bytes = 0
+    for place in range(0, len(out), 2):
+        frame_bytes = len(out[place]) + len(out[place + 1])
+        if size_bytes and size_bytes + frame_bytes > frames.MESSAGE_BYTES:
+            yield b"".join(out[begin:place])
+            begin, size_bytes = place, 0
+        size_bytes += frame_bytes
+    yield b"".join(out[begin:])

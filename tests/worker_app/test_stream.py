@@ -301,6 +301,43 @@ async def test_settings_are_applied_also_with_the_proof(connect: Connect) -> Non
     assert node.batcher.max_size == 2
 
 
+async def test_an_older_revision_is_ignored_but_not_that_of_a_new_database(connect: Connect) -> None:
+    node = echo_node()
+
+    def settings(revision: int) -> bytes:
+        return frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=revision)))
+
+    side = await proven(connect, node)
+    side.give(settings(7))
+    side.give(settings(6) + frames.ask(Ask.PING, 1, b""))
+    await side.until(lambda: side.of(Tell.PONG))
+    assert node.settings.revision == 7
+    again = connect(node)
+    again.give(await again.proof("secret") + settings(2))
+    await again.until(lambda: node.settings.revision == 2)
+    again.give(settings(1) + settings(2) + settings(3) + settings(2))
+    await again.until(lambda: node.settings.revision == 3)
+
+
+async def test_many_large_answers_leave_as_several_messages(
+    connect: Connect, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MESSAGE_BYTES", 3000)
+    node = echo_node(EchoEngine(values=None), batch_size=20)
+    side = await proven(connect, node)
+    sizes = [1, 400, 20, 1000, 1, 1, 300, 300, 300, 5]
+    side.give(b"".join(infer(ident, *[ident] * size) for ident, size in enumerate(sizes)))
+    await side.until(lambda: node.in_flight == 10)
+    start(node)
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 10)
+    results = [message for message in side.messages if frames.tells(message)[0][0] == Tell.RESULT]
+    assert all(len(message) <= 3000 or len(frames.tells(message)) == 1 for message in results)
+    assert 3 < len(results) < 8
+    assert {reply[3]: reply[5] for reply in side.of(Tell.RESULT)} == {
+        ident: answer_to(*[ident] * size) for ident, size in enumerate(sizes)
+    }
+
+
 async def test_draining_is_told_and_requests_are_still_answered(connect: Connect, start: Start) -> None:
     node = start(echo_node())
     side = await proven(connect, node)
