@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # A model that answers faster than this runs on the loop itself: handing it to a thread would cost more.
 _QUICK_S = 0.0005
+# The estimate of a wait may be this much too short, and an answer that comes too late is work for nothing.
+_MARGIN = 1.1
 
 
 class GatewayStream(Protocol):
@@ -124,8 +126,7 @@ class Node:
             self.joined += 1
             job.join(token, reply, began, left_ms)
             return job
-        hopeless = left_ms and left_ms < 1000 * self.wait_s
-        if hopeless or self.batcher.full:
+        if self.batcher.full or (left_ms and self._too_late(left_ms)):
             self._refuse(token, reply)
             return None
         job = Job(key, sample if sample is not None else self.engine.input.sample(text))
@@ -222,6 +223,16 @@ class Node:
         settings = self.settings
         self.batcher.limit = self.pace.queue_limit(settings.batch_size, settings.queue_ms / 1000)
         self._sample_s = 1 / self.rate
+
+    def _too_late(self, left_ms: int) -> bool:
+        """Whether a request that comes now could not be answered in time, its own batch included if that will be full.
+
+        With less before it than a batch it is let in: what is known of small batches is not good enough to refuse it.
+        """
+        wait_s = self.wait_s
+        if len(self.batcher) >= self.batcher.max_size:
+            wait_s += self.batcher.max_size * self._sample_s
+        return left_ms < 1000 * wait_s * _MARGIN
 
     def _refuse(self, token: Token, reply: Reply) -> None:
         """Says BUSY, and for how long."""
