@@ -13,7 +13,7 @@ from worker_app.node import Node
 def chunks(node: Node) -> Iterator[bytes]:
     """The hottest results as payloads of ENTRIES, the hottest first, and one without entries as the end.
 
-    What is shared is chosen when the first is taken; the cache may change between the others.
+    The order is that at the first one; what is forgotten between two of them is not in the later ones.
     """
     digest = node.engine.digest
     chunk: list[Entry] = []
@@ -39,9 +39,8 @@ def keep(node: Node, payload: bytes) -> None:
             node.keep(entry.alias, entry.key, entry.output)
 
 
-def _hottest(node: Node) -> list[Entry]:
+def _hottest(node: Node) -> Iterator[Entry]:
     """By text and not by result: each text that leads to a result has an owner of its own."""
-    found = []
     left_bytes = handoff.SHARE_BYTES
     for alias, key in node.aliases.newest_first():
         output = node.results.peek(key)
@@ -49,8 +48,7 @@ def _hottest(node: Node) -> list[Entry]:
             entry = Entry(routing_of(alias), alias, key, output)
             if _size(entry) <= left_bytes:
                 left_bytes -= _size(entry)
-                found.append(entry)
-    return found
+                yield entry
 
 
 def _size(entry: Entry) -> int:

@@ -16,7 +16,7 @@ else:
     Key = Any  # msgspec checks no union of these two, so `decode` does
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One cached result: who is to have it, how a request finds it, and what it is.
 
     `routing` is the gateway's routing key, xxh3_64 of the input's text; `alias` and `key` are how workers keep that
