@@ -19,7 +19,7 @@ from tests.support.openload import OpenLoad
 from tests.support.processes import wait_until
 
 Fresh = Callable[[int], list[Case]]
-Reply = tuple[int, int, int, int, int, bytes]  # kind, cache, status, id, µs, payload
+Reply = tuple[int, int, int, int, int, bytes, int]  # kind, cache, status, id, µs, payload, check
 VICTIM = "worker_2"
 RATE = CAPACITY / 4
 
@@ -34,8 +34,8 @@ def rewriting(change: Callable[[Reply], bytes]) -> Callable[[bytes], bytes]:
 
 
 def _as_is(reply: Reply) -> bytes:
-    kind, cache, status, ident, time_us, payload = reply
-    return frames.tell(kind, ident, payload, status, cache, time_us)
+    kind, cache, status, ident, time_us, payload, check = reply
+    return frames.tell(kind, ident, payload, status, cache, time_us, check)
 
 
 def _with(payload: Callable[[bytes], bytes] = bytes, ident: Callable[[int], int] = int) -> Callable[[Reply], bytes]:
