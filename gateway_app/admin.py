@@ -9,6 +9,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils import timezone
 
 from gateway_app.models import BreakerEvent, Revision, Tuning, Worker, recorded
 
@@ -216,9 +217,13 @@ class ReadOnlyAdmin(ModelAdmin):
 class BreakerEventAdmin(ReadOnlyAdmin):
     """What happened to breakers, as each gateway saw it."""
 
-    list_display = ("at", "worker", "before", "after", "reason", "gateway")
+    list_display = ("moment", "worker", "before", "after", "reason", "gateway")
     list_filter = ("worker", "at")
     search_fields = ("reason", "gateway")
+
+    @admin.display(description="at", ordering="at")
+    def moment(self, event: BreakerEvent) -> str:
+        return f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
 
 
 @admin.register(Revision)

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 RECENT = 100
 PENDING = 1000
 KEPT = 10_000
+REASON = 1000  # characters
 STOP_S = 1.0
 
 
@@ -59,7 +60,9 @@ class EventLog:
 
     def add(self, worker: str, before: str, after: str, reason: str) -> None:
         """Notes a change of state that has just happened. Neither waits nor raises."""
-        event = Event(timezone.now(), time.monotonic(), worker, str(before), str(after), reason)
+        # Worded by a worker in part: neither long nor with what PostgreSQL takes in no text.
+        text = reason[:REASON].replace("\0", "").encode(errors="replace").decode()
+        event = Event(timezone.now(), time.monotonic(), worker, str(before), str(after), text)
         self.recent.append(event)
         self._pending.append(event)
         self._trim()
@@ -123,7 +126,7 @@ def _write(gateway: str, events: Sequence[Event]) -> None:
             worker=event.worker[:100],
             before=event.before[:20],
             after=event.after[:20],
-            reason=event.reason.replace("\0", ""),  # which PostgreSQL does not take
+            reason=event.reason,
         )
         for event in events
     ]

@@ -128,7 +128,7 @@ def _worker(
     entry: WorkerEntry, route: Route | None, link: WorkerLink | None, key_share: float, answered: int
 ) -> dict[str, Any]:
     def of_route(name: str, default: Any) -> Any:
-        return getattr(route, name, default)
+        return getattr(route, name) if route is not None else default
 
     return {
         "name": entry.name,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
 if TYPE_CHECKING:
+    from gateway_app.config import Address
     from gateway_app.gateway import Gateway
     from inference_site.exchange import Plane
     from worker_app.direct import DirectInfer
@@ -56,10 +58,12 @@ class Service:
 class GatewayService(Service):
     """The gateway and its links."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Sequence[Address] = ()) -> None:
+        """given: workers of the command line that could not be written to the database."""
         from gateway_app.gateway import Gateway
 
         self.gateway: Gateway = Gateway(settings.INFERENCE_TOKEN)
+        self.gateway.watcher.given = given
 
     @property
     def plane(self) -> Plane:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import msgspec
 
@@ -10,7 +11,8 @@ from inference_site.exchange import Answer
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.payload import decode_request, encode_answer, request_id_of
-from worker_app.node import Job, Node
+from worker_app.job import Job
+from worker_app.node import Node
 
 _encode = msgspec.json.encode
 
@@ -85,12 +87,14 @@ class Asker:
             self._answer(status, head, b'%b,"request_id":%b}' % (payload[:-1], _encode(self._request_id)))
         elif kind is Tell.EXPIRED:
             self._refuse(504, head, "the time for this request passed before it was its turn", "deadline_passed")
+        elif kind is Tell.BUSY:
+            head += b"retry-after: %d\r\n" % max(1, math.ceil(time_us / 1e6))
+            message = (
+                f"this worker has {time_us / 1e6:.1f} s of work waiting, more than it may or this request can wait"
+            )
+            self._refuse(503, head, f"{message}; try again later, or ask the gateway", "overloaded")
         else:
-            head += b"retry-after: 1\r\n"
-            if kind is Tell.BUSY:
-                self._refuse(503, head, "this worker's queue is full; try again", "overloaded")
-            else:
-                self._refuse(503, head, payload.decode(errors="replace"), "worker_failed")
+            self._refuse(503, head + b"retry-after: 1\r\n", payload.decode(errors="replace"), "worker_failed")
 
     def _expire(self, timeout_ms: int) -> None:
         """The node looks at a deadline when it is the request's turn; the client is not to wait for that."""

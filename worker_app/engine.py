@@ -57,6 +57,8 @@ class Engine:
         self.output = self._choose_output()
         self.zeros = self._zeros(1)[0]  # the sample that it is warmed up with
         self.typical_s = 0.0  # smoothed duration of one run
+        self.fixed_s = 0.0  # what the warm-up took, whatever the batch's size
+        self.each_s = 0.0  # and for each sample in it
         self._warm_up(warm_up_batch)
 
     def run(self, samples: Sequence[bytes]) -> list[bytes | ApiError | EngineError]:
@@ -146,13 +148,19 @@ class Engine:
 
     def _warm_up(self, batch: int) -> None:
         """Runs the sizes that will be met first, so that no request pays for the first allocation."""
+        took: dict[int, float] = {}
         try:
             for size in (1, batch, 1, 1) if self.batches else (1, 1, 1):
                 began = time.perf_counter()
                 self._infer(*self._zeros(size))
-                self.typical_s = time.perf_counter() - began
+                took[size] = time.perf_counter() - began
         except Exception as error:
             raise ModelError(f"{self.path} loads but does not run on zeros: {error}") from error
+        self.typical_s = took[1]
+        # Without batches a second sample costs as much as the first.
+        several = self.batches and batch > 1
+        self.each_s = max(0.0, took[batch] - took[1]) / (batch - 1) if several else took[1]
+        self.fixed_s = max(0.0, took[1] - self.each_s)
 
     def _create_session(self, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,9 +14,11 @@ from typing import Protocol
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
 from worker_app.core.lru import LRU
 from worker_app.engine import Engine, EngineError
+from worker_app.job import Job, Key, Reply, Token, elapsed_us, hand_over
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +27,6 @@ _KEY_BYTES = 2048
 # A model that answers faster than this runs on the loop itself: handing it to a thread would cost more.
 _QUICK_S = 0.0005
 
-Token = object
-Key = bytes | str
-
-
-class Reply(Protocol):
-    """Takes one outcome: what the asker passed as `token`, the kind of reply, cache state, status, payload, µs."""
-
-    def __call__(
-        self, token: Token, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int, /
-    ) -> None: ...
-
 
 class GatewayStream(Protocol):
     """One of the connections of a gateway."""
@@ -44,28 +34,6 @@ class GatewayStream(Protocol):
     bulk: bool
 
     def say_draining(self) -> None: ...
-
-
-class Job:
-    """One sample that waits for the engine, and all who asked for it: token, reply, since when, until when.
-
-    A job without a key is a check of the engine: nobody may join it, and its result is nobody's answer.
-    """
-
-    __slots__ = ("deadline", "key", "sample", "waiters")
-
-    def __init__(self, key: Key | None, sample: bytes) -> None:
-        self.key = key
-        self.sample = sample
-        self.waiters: list[tuple[Token, Reply, float, float]] = []
-        self.deadline = math.inf  # no waiter's time passes before this moment
-
-    def join(self, token: Token, reply: Reply, began: float, left_ms: int) -> None:
-        """One more waits for it."""
-        deadline = began + left_ms / 1000 if left_ms else math.inf
-        self.waiters.append((token, reply, began, deadline))
-        if deadline < self.deadline:
-            self.deadline = deadline
 
 
 class Node:
@@ -96,6 +64,8 @@ class Node:
             wait_s=settings.batch_wait_ms / 1000,
             eager=settings.batch_eager,
         )
+        self.pace = Pace(engine.fixed_s, engine.each_s)
+        self._admit()
         self._jobs: dict[Key, Job] = {}
         self._running: list[Job] = []
         self._work = asyncio.Event()
@@ -107,11 +77,21 @@ class Node:
         """Samples that wait or run."""
         return len(self._jobs)
 
+    @property
+    def rate(self) -> float:
+        """Samples per second that the engine gets through while there is enough to do."""
+        return self.pace.rate(self.settings.batch_size)
+
+    @property
+    def wait_s(self) -> float:
+        """How long a request that comes now would wait for its turn."""
+        return (len(self.batcher) + len(self._running)) * self._sample_s
+
     def infer(self, text: bytes, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
         """Answers the text of an input_data: from the cache, with one that is under way, or from the engine.
 
-        What is not run within `left_ms` (0: no limit) is answered EXPIRED. Returns the job that is waited for, for
-        `cancel`; None if it is answered.
+        What is not run within `left_ms` (0: no limit) is answered EXPIRED, and BUSY at once if that can be told now.
+        Returns the job that is waited for, for `cancel`; None if it is answered.
         """
         began = time.monotonic()
         self.total_requests += 1
@@ -119,32 +99,38 @@ class Node:
         key = self._aliases.get(alias)
         sample = None
         if key is None:
+            if self.batcher.full:  # so there is no point in reading it
+                self._refuse(token, reply)
+                return None
             try:
                 sample = self.engine.input.sample(text)
             except ApiError as error:
-                reply(token, Tell.REFUSED, Cache.MISS, error.status, error_body(error.message, error.code), _us(began))
+                body = error_body(error.message, error.code)
+                reply(token, Tell.REFUSED, Cache.MISS, error.status, body, elapsed_us(began))
                 return None
             except Exception as error:  # a bug of ours: another worker may do better, and this stream goes on
                 logger.exception("an input could not be read")
                 self.errors += 1
-                reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), _us(began))
+                reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), elapsed_us(began))
                 return None
             key = _short(sample)
             self._aliases.put(alias, key, len(alias) + len(key))
         output = self.results.get(key)
         if output is not None:
             self.cache_hits += 1
-            reply(token, Tell.RESULT, Cache.HIT, 200, output, _us(began))
+            reply(token, Tell.RESULT, Cache.HIT, 200, output, elapsed_us(began))
             return None
         job = self._jobs.get(key)
         if job is not None:
             self.joined += 1
             job.join(token, reply, began, left_ms)
             return job
-        job = Job(key, sample if sample is not None else self.engine.input.sample(text))
-        if not self.batcher.put(job):
-            reply(token, Tell.BUSY, Cache.MISS, 503, b"", _us(began))
+        hopeless = left_ms and left_ms < 1000 * self.wait_s
+        if hopeless or self.batcher.full:
+            self._refuse(token, reply)
             return None
+        job = Job(key, sample if sample is not None else self.engine.input.sample(text))
+        self.batcher.put(job)
         job.join(token, reply, began, left_ms)
         self._jobs[key] = job
         self._work.set()
@@ -158,7 +144,7 @@ class Node:
         began = time.monotonic()
         job = Job(None, self.engine.zeros)
         if not self.batcher.put_first(job):
-            reply(token, Tell.BUSY, Cache.MISS, 503, b"", _us(began))
+            self._refuse(token, reply)
             return None
         job.join(token, reply, began, left_ms)
         self._work.set()
@@ -166,7 +152,7 @@ class Node:
 
     def cancel(self, job: Job, token: Token, reply: Reply) -> None:
         """This asker of a job has left: it gets no reply, and if it was the only one, the job is not run."""
-        job.waiters = [waiter for waiter in job.waiters if waiter[0] != token or waiter[1] != reply]
+        job.leave(token, reply)
         if not job.waiters and self.batcher.discard(job):
             self.abandoned += 1
             self._forget(job)
@@ -183,6 +169,7 @@ class Node:
     async def run_batches(self) -> None:
         """Runs batch after batch until none is due. One caller at a time: it owns the engine."""
         loop = asyncio.get_running_loop()
+        began = time.monotonic()
         while (due_s := self.batcher.due_in()) is not None:
             if due_s > 0:
                 self._wake_in(loop, due_s)
@@ -191,11 +178,16 @@ class Node:
             if not self._running:
                 continue
             samples = [job.sample for job in self._running]
+            size = len(samples)
             if self.engine.typical_s < _QUICK_S:
                 self._finish(self._run(samples))
                 await asyncio.sleep(0)  # let what has arrived meanwhile join the next batch
             else:
                 self._finish(await loop.run_in_executor(self._thread, self._run, samples))
+            ended = time.monotonic()
+            self.pace.note(size, ended - began)
+            self._admit()
+            began = ended
 
     def configure(self, settings: NodeSettings) -> None:
         """Takes new settings, in force from the next request and the next batch on; an older revision is ignored."""
@@ -207,6 +199,7 @@ class Node:
         self.batcher.configure(
             max_size=settings.batch_size, wait_s=settings.batch_wait_ms / 1000, eager=settings.batch_eager
         )
+        self._admit()
         self._work.set()  # what waits may be due by the new settings
         logger.info("settings of revision %d are in force: %s", settings.revision, settings)
 
@@ -220,19 +213,27 @@ class Node:
         """Ends the engine's thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _admit(self) -> None:
+        """Takes in what the engine can do in time, as far as is known now."""
+        settings = self.settings
+        self.batcher.limit = self.pace.queue_limit(settings.batch_size, settings.queue_ms / 1000)
+        self._sample_s = 1 / self.rate
+
+    def _refuse(self, token: Token, reply: Reply) -> None:
+        """Says BUSY, and for how long."""
+        reply(token, Tell.BUSY, Cache.MISS, 503, b"", int(self.wait_s * 1e6))
+
     def _wanted(self, job: Job) -> bool:
         """Whether somebody waits for a job whose turn has come; whose time has passed is told so."""
         now = time.monotonic()
-        if now < job.deadline:
+        if now < job.soonest:
             return True
-        late = [waiter for waiter in job.waiters if waiter[3] <= now]
-        job.waiters = [waiter for waiter in job.waiters if waiter[3] > now]
-        job.deadline = min((waiter[3] for waiter in job.waiters), default=math.inf)
+        late = job.take_late(now)
         self.expired += len(late)
         if not job.waiters:
             self._forget(job)
-        for token, reply, began, _ in late:
-            _hand_over(reply, token, Tell.EXPIRED, Cache.MISS, 504, b"", began)
+        for waiter in late:
+            hand_over(waiter, Tell.EXPIRED, Cache.MISS, 504, b"")
         return bool(job.waiters)
 
     def _run(self, samples: Sequence[bytes]) -> Sequence[bytes | ApiError | EngineError]:
@@ -256,8 +257,8 @@ class Node:
             else:
                 self.errors += 1
                 kind, status, payload = Tell.FAILED, 503, str(result).encode()
-            for token, reply, began, _ in job.waiters:
-                _hand_over(reply, token, kind, cache, status, payload, began)
+            for waiter in job.waiters:
+                hand_over(waiter, kind, cache, status, payload)
                 cache = Cache.JOINED
 
     def _forget(self, job: Job) -> None:
@@ -271,17 +272,6 @@ class Node:
         self._timer = loop.call_later(seconds, self._work.set)
 
 
-def _hand_over(reply: Reply, token: Token, kind: Tell, cache: Cache, status: int, payload: bytes, began: float) -> None:
-    try:
-        reply(token, kind, cache, status, payload, _us(began))
-    except Exception:  # a bug at one asker's end must not keep the others from their answers
-        logger.exception("an answer could not be handed over")
-
-
 def _short(data: bytes) -> Key:
     """The data itself, or its digest; as text, so that no data can ever be equal to another's digest."""
     return data if len(data) <= _KEY_BYTES else hashlib.blake2b(data, digest_size=32).hexdigest()
-
-
-def _us(began: float) -> int:
-    return int((time.monotonic() - began) * 1e6)

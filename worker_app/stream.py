@@ -13,13 +13,15 @@ from xxhash import xxh3_64_intdigest
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
-from worker_app.node import Job, Node
+from worker_app.job import Job
+from worker_app.node import Node
 from worker_app.stats import node_stats
 
 logger = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S = 5.0
 STATS_EVERY_S = 0.5
+LONGEST_US = 0xFFFFFFFF  # the time that a reply's head has room for
 
 _INFER = int(Ask.INFER)
 
@@ -122,7 +124,8 @@ class Stream:
         self._waiting.pop(ident, None)
         check = frames.check_of(payload, key) if kind is Tell.RESULT else 0
         out = self._out
-        out.append(frames.pack_tell_head(kind, cache, status, ident, len(payload), min(time_us, 0xFFFFFFFF), check))
+        time_us = time_us if time_us < LONGEST_US else LONGEST_US
+        out.append(frames.pack_tell_head(kind, cache, status, ident, len(payload), time_us, check))
         out.append(payload)
         if not self._reading:  # what is answered while a message is read leaves when it has been read
             self._ready.set()

@@ -30,7 +30,7 @@ def test_stats_of_a_gateway(gateway: Door):
         assert type(breaker["failures"]) is int
         assert type(breaker["successes"]) is int
         assert (breaker["state"], breaker["failures"]) == ("CLOSED", 0)
-    assert stats["events"] == []
+    assert isinstance(stats["events"], list)
     assert {breaker["name"] for breaker in breakers} == {"worker_1", "worker_2"}
 
 

@@ -194,7 +194,14 @@ def to_every_process(cluster: Cluster) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("tell", [to_runcluster, to_its_group, to_every_process])
+def to_the_gateway_first(cluster: Cluster) -> None:
+    """Another gateway is being started when the rest is told."""
+    before = cluster.kill("gateway", signal.SIGTERM)
+    wait_until("its successor", partial(is_another, cluster, "gateway", before))
+    cluster.process.terminate()
+
+
+@pytest.mark.parametrize("tell", [to_runcluster, to_its_group, to_every_process, to_the_gateway_first])
 def test_a_stop_under_load_answers_what_was_accepted(make_cluster, model, cases, tell: Callable[[Cluster], None]):
     stopping = make_cluster(model=model)
     with Load(stopping.gateway_url, cases, connections=50, rate=RATE) as load:

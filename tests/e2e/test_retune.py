@@ -185,6 +185,48 @@ def test_a_disabled_worker_is_let_go_and_comes_back(running, admin, load):
     assert owners(load) == before
 
 
+def test_an_isolated_worker_gets_nothing_until_that_ends(running, admin, load):
+    assert "Now isolated: worker_2." in admin.act("isolate", "worker_2")
+    in_force("the isolation", lambda: worker(running, "worker_2")["isolated"])
+    in_force("its end of work", lambda: worker(running, "worker_2")["in_flight"] == 0)
+    assert worker(running, "worker_2")["connected"]
+    assert breaker(running, "worker_2")["state"] == "OPEN"
+    answered = worker(running, "worker_2")["requests"]
+    assert set.union(*owners(load).values()) == {"worker_1", "worker_3"}
+    assert worker(running, "worker_2")["requests"] == answered
+    admin.act("unisolate", "worker_2")
+    load.wait_for_node("worker_2", timeout_s=IN_FORCE_S)
+    in_force("its end", lambda: breaker(running, "worker_2")["state"] == "CLOSED")
+    assert newest_event(running, "worker_2", after="OPEN")["reason"] == "isolated by an operator"
+
+
+def test_a_breaker_is_tripped_and_reset_by_hand(running, admin, load):
+    for _ in range(2):
+        assert "Breaker tripped: worker_3." in admin.act("trip", "worker_3")
+        in_force("the order", lambda: breaker(running, "worker_3")["state"] == "OPEN")
+        assert breaker(running, "worker_3")["cause"] == "operator"
+        assert worker(running, "worker_3")["connected"]
+        # Its 30 s are not over: only the order closes it.
+        assert "Breaker reset: worker_3." in admin.act("reset", "worker_3")
+        in_force("the order", lambda: breaker(running, "worker_3")["state"] == "CLOSED")
+        load.wait_for_node("worker_3", timeout_s=IN_FORCE_S)
+    assert newest_event(running, "worker_3", after="OPEN")["reason"] == "tripped by an operator"
+    assert newest_event(running, "worker_3", after="CLOSED")["reason"] == "reset by an operator"
+    kept = (
+        "from gateway_app.models import BreakerEvent as B; print(B.objects.filter(reason__contains='operator').count())"
+    )
+
+    def in_database() -> int:
+        return int(running.manage("shell", "--verbosity=0", "--command", kept).stdout)
+
+    wait_until("both rounds are in the database", lambda: in_database() >= 4, timeout_s=30.0)
+
+
+def newest_event(cluster: Cluster, name: str, after: str) -> dict[str, Any]:
+    events = [each for each in cluster.stats()["events"] if (each["worker"], each["after"]) == (name, after)]
+    return events[-1]
+
+
 def test_a_weight_changes_the_share(running, admin, load):
     before = owners(load)
     admin.change_worker("worker_1", weight=4)

@@ -231,6 +231,7 @@ def test_what_happened_to_breakers_is_listed_by_worker_and_day(ada):
         return [event.reason for event in ada.get(url, query).context["cl"].result_list]
 
     assert listed() == ["worker_2 silent 30 days ago", "worker_2 silent 0 days ago", "worker_1 silent 0 days ago"]
+    assert f"{now:%Y-%m-%d %H:%M:%S}" in ada.get(url).content.decode()
     assert listed(worker="worker_1") == ["worker_1 silent 0 days ago"]
     assert len(listed(at__gte=(now - timedelta(days=1)).isoformat())) == 2
     page = reverse("admin:gateway_app_breakerevent_change", args=(BreakerEvent.objects.latest("id").pk,))

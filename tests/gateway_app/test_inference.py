@@ -39,6 +39,14 @@ class Bench:
         """Router's `Link`."""
         self.sent.append(call)
 
+    def withdraw(self, call: Call) -> None:
+        """Router's `Link`."""
+        self.sent.remove(call)
+
+    def pending(self) -> list[Call]:
+        """Router's `Link`."""
+        return self.sent
+
     def ask(self, text: str = "[1]", request_id: str = "r") -> None:
         body = f'{{"request_id":"{request_id}","input_data":{text}}}'.encode()
         self.inference.infer(body, lambda status, head, body: self.answers.append((status, head, json.loads(body))))

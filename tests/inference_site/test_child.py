@@ -140,7 +140,9 @@ async def test_a_restart_while_it_waits_to_be_started_again_is_one_start(tmp_pat
 async def test_who_waits_for_one_that_is_only_starting_is_answered_before_it_goes():
     async with running("overlaps") as part:
         await part.ready()
-        os.kill(await part.ask(), signal.SIGKILL)
+        before = await part.ask()
+        os.kill(before, signal.SIGKILL)
+        await part.until("its end", lambda: not is_alive(before))
         asked = asyncio.create_task(part.ask())
         await part.until("the next", lambda: part.child.starts == 2)
         part.child.stop(1.0)

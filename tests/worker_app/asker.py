@@ -7,7 +7,8 @@ import asyncio
 import orjson
 
 from inference_site.lib.frames import Cache, Tell
-from worker_app.node import Job, Node
+from worker_app.job import Job
+from worker_app.node import Node
 
 
 class Asker:
@@ -17,6 +18,7 @@ class Asker:
         self.node = node
         self.answers: dict[object, tuple[Tell, Cache, int, bytes]] = {}
         self.left: set[object] = set()
+        self.times_us: dict[object, int] = {}
         self.asked = 0
         self._all = asyncio.Event()
 
@@ -35,6 +37,7 @@ class Asker:
         assert token not in self.left, "answered after it has left"
         assert time_us >= 0
         self.answers[token] = (kind, cache, status, payload)
+        self.times_us[token] = time_us
         self._all.set()
 
     async def answer(self, values: object) -> tuple[Tell, Cache, int, bytes]:

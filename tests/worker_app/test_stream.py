@@ -378,6 +378,14 @@ async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) 
     assert engine.ran == 2
 
 
+async def test_a_very_long_time_is_told_as_the_longest_that_there_is_room_for(connect: Connect) -> None:
+    node = echo_node()
+    side = await proven(connect, node)
+    side.stream._reply(1, Tell.RESULT, Cache.MISS, 200, b"[1.0]", 2**40)
+    await side.until(lambda: side.of(Tell.RESULT))
+    assert side.of(Tell.RESULT)[0][4] == 2**32 - 1
+
+
 async def test_a_request_says_how_long_it_may_wait(connect: Connect, start: Start) -> None:
     node = echo_node()
     side = await proven(connect, node)

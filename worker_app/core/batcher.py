@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from worker_app.core.admission import MAX_QUEUE
+
 # How many items may wait before all others.
 FIRST = 64
 
@@ -33,7 +35,7 @@ class Batcher(Generic[T]):
     __slots__ = ("_clock", "_first", "_queue", "counts", "eager", "items", "limit", "max_size", "wait_s")
 
     def __init__(
-        self, clock: Callable[[], float], *, max_size: int, wait_s: float, eager: bool = True, limit: int = 4096
+        self, clock: Callable[[], float], *, max_size: int, wait_s: float, eager: bool = True, limit: int = MAX_QUEUE
     ) -> None:
         self._clock = clock
         self._first: deque[T] = deque()
@@ -47,6 +49,11 @@ class Batcher(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def full(self) -> bool:
+        """Whether `put` would refuse."""
+        return len(self._queue) >= self.limit
 
     def put(self, item: T) -> bool:
         """Queues an item; False, and nothing is queued, if `limit` items wait already."""
