@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from types import FrameType
 
 import uvicorn
@@ -181,6 +182,7 @@ class Server(uvicorn.Server):
 def serve(sock: socket.socket) -> None:
     """Serves this process's mode on a listening socket until it is told to stop. Returns after a clean stop."""
     sys.setswitchinterval(0.0005)  # a page that a thread renders must not hold up the data plane for 5 ms at a time
+    import_module(settings.ROOT_URLCONF)  # all views: imported with the first page, they would hold up inferences
     HotProtocol.plane = lifecycle.plane()
     HotProtocol.leaves_all_to_django = settings.DATA_PLANE == "django"
     HotProtocol.max_body_bytes = settings.MAX_BODY_BYTES
