@@ -172,6 +172,7 @@ class WorkerLink:
         deadline = self._clock() + within_s
         while self.in_flight and self._clock() < deadline:
             await asyncio.sleep(0.02)
+            self.router.expire(self.pending())
         self._task.cancel()
         if self._leaving is not None:
             self._leaving.cancel()

@@ -36,7 +36,7 @@ class Router:
         self._clock = clock
         self._on_breaker = on_breaker
         self._jitter = jitter
-        self._waiting: list[Call] = []  # suspects whose turn has not come
+        self._waiting: dict[Call, None] = {}  # suspects whose turn has not come
         self._watch = Watch(self, clock)
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
@@ -86,12 +86,6 @@ class Router:
         call.began = now = self._clock()
         call.deadline = now + (call.timeout_s or self.policy.timeout_s)
         self.budget.requests += 1
-        if self.suspects.watching:
-            verdict = self.suspects.verdict(call.key, call.payload)
-            if verdict in (Verdict.PENDING, Verdict.GUILTY):
-                self._refuse_input(call, verdict)
-                return
-            call.suspect = verdict is Verdict.SUSPECT
         self._dispatch(call, now)
 
     def cancel(self, call: Call) -> None:
@@ -120,8 +114,9 @@ class Router:
         self._free(call)
         if kind == _BUSY:
             route.breaker.release(call.permit)
-            call.busy_us = min(call.busy_us or time_us, time_us)
-            (call.first or call).attempts -= 1  # nothing was done there
+            first = call.first or call
+            first.busy_us = min(first.busy_us or time_us, time_us)
+            first.attempts -= 1  # nothing was done there
             self.retry(call, "is full", nothing_done=True)
         elif kind == _EXPIRED:
             route.breaker.release(call.permit)
@@ -132,16 +127,14 @@ class Router:
     def lost(self, route: Route, calls: Iterable[Call], reason: str, *, orderly: bool = False) -> None:
         """The connection that these calls were sent on is gone. `orderly`: by nobody's fault."""
         calls = list(calls)
-        suspects = sum(call.suspect for call in calls)
+        if not orderly:
+            self._suspect(route, calls)
         for call in calls:
-            route.in_flight -= 1
-            call.flying = False
-            self._free(call)
-            if not orderly:
-                self.suspects.lost(call.key, call.payload, route.name, alone=call.suspect and suspects == 1)
-                call.suspect = True
-        for call in calls:
-            self._failed(call, reason)
+            if call.flying:  # not taken back meanwhile
+                route.in_flight -= 1
+                call.flying = False
+                self._free(call)
+                self._failed(call, reason)
 
     def silent(self, route: Route, reason: str) -> None:
         """A worker that has calls says nothing, not even that it lives: others get them, if there are others."""
@@ -149,10 +142,8 @@ class Router:
         if route.link is None or not route.breaker.trip(Cause.SILENT, reason):
             return
         for call in list(route.link.pending()):
-            if call.first is not None or (call.attempts < MAX_ATTEMPTS and self.may_repeat(call)):
-                self.withdraw(call)
+            if call.flying and self.pass_on(call, reason):
                 route.failures += 1
-                self.retry(call, reason, paid=True)
 
     def speaks(self, route: Route) -> None:
         """A worker that was silent has been heard again."""
@@ -172,7 +163,10 @@ class Router:
             route.pace = Pace()
             if before:
                 self._ramp(route)
-        self._try_waiting()
+        for call in tuple(self._waiting):  # who waits may not be suspected any more
+            if call in self._waiting:
+                del self._waiting[call]
+                self._dispatch(call, self._clock())
         return bool(before) and instance != before
 
     def tick(self) -> None:
@@ -182,15 +176,17 @@ class Router:
             route.breaker.tick()
         if self._waiting:
             for call in [call for call in self._waiting if now >= call.deadline]:
-                self._waiting.remove(call)
                 self.time_out(call)
-            self._try_waiting()
+            for route in tuple(self.routes.values()):
+                self._next_suspect(route)
         self._watch.tick(now)
 
     # Choosing a worker.
 
     def _dispatch(self, call: Call, now: float) -> None:
         routes, policy = self.routes, self.policy
+        if (call.suspect or self.suspects.watching) and self._is_refused(call):
+            return
         owners = self.ring.owners(call.key)
         bound = None
         passed_on = False
@@ -212,8 +208,9 @@ class Router:
                 return
         if passed_on and any(routes[name].staying and self.send(call, routes[name], now) for name in owners):
             return
-        if call.suspect and any(route not in call.tried for route in routes.values()):
-            self._waiting.append(call)  # until one of them is free, or back
+        untried = [route for route in routes.values() if route not in call.tried] if call.suspect else []
+        if any(route.staying and route.breaker.state is not State.OPEN for route in untried):
+            self._wait(call)  # until one of them is free
             return
         # Nobody else is left: a worker that is being drained still answers, and one that failed may have recovered.
         if any(routes[name].up and self.send(call, routes[name], now) for name in owners):
@@ -224,12 +221,15 @@ class Router:
                 route.breaker.revive("no other worker is left", Cause.LAST)
                 if self.send(call, route, now):
                     return
-        self._give_up(call)
+        if any(not route.breaker.isolated for route in untried):
+            self._wait(call)  # until one of them is back
+        else:
+            self._give_up(call)
 
     def send(self, call: Call, route: Route, now: float) -> bool:
         if route.in_flight >= route.limit or route.link is None or (call.tried and route in call.tried):
             return False
-        if call.suspect and route.suspect is not None:
+        if call.suspect and (route.suspect is not None or self._is_tried(call.key)):
             return False
         permit = route.breaker.acquire()
         if permit is None:
@@ -280,7 +280,15 @@ class Router:
             self.withdraw(other)
         self.hedge_wins += call.first is not None
 
-    def withdraw(self, call: Call, *, failed: bool = False, reason: str = "no answer in time") -> None:
+    def expire(self, calls: Iterable[Call]) -> None:
+        """Ends those whose time has passed: for a link that is being retired, at which `tick` does not look."""
+        now = self._clock()
+        for call in [call for call in calls if now >= call.deadline]:
+            if call.flying:
+                self.withdraw(call)
+                self.time_out(call)
+
+    def withdraw(self, call: Call, *, failed: bool = False) -> None:
         """Takes a call back from its worker; a late answer is dropped."""
         route = call.route
         route.in_flight -= 1
@@ -288,32 +296,77 @@ class Router:
         call.link.withdraw(call)
         if failed:
             route.failures += 1
-            route.breaker.failure(call.permit, reason)
+            route.breaker.failure(call.permit, "no answer in time")
         else:
             route.breaker.release(call.permit)
         self._free(call)
 
     def _take_back(self, call: Call) -> bool:
         """Takes back all that is under way for a call; whether anything was."""
+        waited = call in self._waiting
+        if waited:
+            del self._waiting[call]
         flying = [each for each in (call, call.hedge) if each is not None and each.flying]
         for each in flying:
             self.withdraw(each)
-        waited = call.suspect and call in self._waiting
-        if waited:
-            self._waiting.remove(call)
         return waited or bool(flying)
+
+    # Suspects.
+
+    def _suspect(self, route: Route, lost: list[Call]) -> None:
+        """Each of these inputs may be what ended the worker. Until that is known, one worker at a time tries it."""
+        inputs = {(call.key, call.payload): self.is_watched(call) for call in lost}
+        watched = sum(inputs.values())
+        for (key, text), was_watched in inputs.items():
+            self.suspects.lost(key, text, route.name, alone=was_watched and watched == 1)
+        for call in lost:
+            for each in (call, call.first, call.hedge):
+                if each is not None:
+                    each.suspect = True
+                    if each.flying and each.route.suspect is None:
+                        each.route.suspect = each
+
+    def is_watched(self, call: Call) -> bool:
+        """Whether a worker was lost while it had this input, this call's or another one's."""
+        return bool(self.suspects.watching) and self.suspects.verdict(call.key, call.payload) is not Verdict.CLEAR
+
+    def _is_tried(self, key: int) -> bool:
+        """Whether a worker has such a suspect now."""
+        return any(route.suspect is not None and route.suspect.key == key for route in self.routes.values())
+
+    def _is_refused(self, call: Call) -> bool:
+        """Looks at what is known of a call's input by now; whether it has been answered with a refusal."""
+        verdict = self.suspects.verdict(call.key, call.payload)
+        call.suspect = verdict is not Verdict.CLEAR
+        if verdict in (Verdict.PENDING, Verdict.GUILTY):
+            self._refuse_input(call, verdict)
+            return True
+        return False
+
+    def _wait(self, call: Call) -> None:
+        if len(self._waiting) < MAX_IN_FLIGHT:
+            self._waiting[call] = None
+        else:
+            self._give_up(call)
 
     def _free(self, call: Call) -> None:
         """If the call was its worker's suspect, the next one may come."""
-        if call.suspect and call.route.suspect is call:
-            call.route.suspect = None
-            self._try_waiting()
+        route = call.route
+        if call.suspect and route.suspect is call:
+            route.suspect = None
+            self._next_suspect(route)
 
-    def _try_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        now = self._clock()
-        for call in waiting:
-            self._dispatch(call, now)
+    def _next_suspect(self, route: Route) -> None:
+        while route.up and route.suspect is None:
+            call = next((each for each in self._waiting if route not in each.tried), None)
+            if call is None:
+                return
+            del self._waiting[call]
+            self._dispatch(call, self._clock())
+            if call in self._waiting:  # behind all others
+                return
+
+    # Second attempts.
 
     def _failed(self, call: Call, reason: str) -> None:
         call.route.failures += 1
@@ -322,13 +375,11 @@ class Router:
 
     def retry(self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False) -> None:
         """What is done with a call that a worker did not answer."""
-        if call.first is not None:
-            if not call.first.flying:  # it has failed too, and waited for this one
-                self._refuse_failed(call.first, reason)
-            return
-        call.tried += (call.route,)
-        if call.hedge is not None and call.hedge.flying:
-            return
+        first = call.first or call
+        first.tried += (call.route,)
+        if any(each is not None and each.flying for each in (first, first.hedge)):
+            return  # the other attempt goes on
+        call = first
         if self._clock() >= call.deadline:
             self.time_out(call)
         elif call.attempts >= MAX_ATTEMPTS:
@@ -338,6 +389,14 @@ class Router:
             self._dispatch(call, self._clock())
         else:
             self._refuse_failed(call, reason)
+
+    def pass_on(self, call: Call, reason: str) -> bool:
+        """Gives a call to another worker, if that may be; else it goes on waiting."""
+        if (call.first or call).attempts >= MAX_ATTEMPTS or not self.may_repeat(call):
+            return False
+        self.withdraw(call)
+        self.retry(call, reason, paid=True)
+        return True
 
     def may_repeat(self, call: Call) -> bool:
         """Whether a second worker may get what a first one was sent."""
@@ -360,9 +419,7 @@ class Router:
         call.on_error(ApiError(504, "deadline_passed", message))
 
     def _refuse_failed(self, call: Call, reason: str) -> None:
-        verdict = self.suspects.verdict(call.key, call.payload) if call.suspect else Verdict.CLEAR
-        if verdict in (Verdict.PENDING, Verdict.GUILTY):
-            self._refuse_input(call, verdict)
+        if call.suspect and self._is_refused(call):
             return
         names = " and ".join(route.name for route in call.tried)
         self._refuse(call, "workers_failed", f"{names} failed, the last one: {reason}; try again", 1)

@@ -53,14 +53,18 @@ class Watch:
             router.time_out(call)
         elif call.permit < 0 and age_s >= probe_s:
             reason = f"no answer to a probe within {probe_s:.1f} s"
-            router.withdraw(call, failed=True, reason=reason)
-            router.retry(call, reason)
+            call.route.failures += 1
+            call.route.breaker.failure(call.permit, reason)
+            call.permit = 0  # it is no probe any more
+            router.pass_on(call, reason)
         else:
             self._hedge(call, now)
 
     def _hedge(self, call: Call, now: float) -> None:
         """Asks a second worker too, if one can take the call at once."""
         router, hedge = self._router, Hedge(call)
+        if router.is_watched(call):  # it may end both
+            return
         for name in router.ring.owners(call.key):
             route = router.routes[name]
             if route.routable and route.in_flight < route.limit and route not in hedge.tried:
