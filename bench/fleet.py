@@ -14,8 +14,9 @@ from itertools import count
 from typing import Any
 
 from bench.tally import Tally
+from gateway_app.core.call import Call, Owners
 from gateway_app.core.policy import Policy
-from gateway_app.core.router import Call, Owners, Router
+from gateway_app.core.router import Router
 from gateway_app.inference import InferCall, Inference
 from inference_site.lib.frames import Cache, Tell
 from worker_app.core.batcher import Batcher

@@ -18,9 +18,9 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from bench.fleet import Fleet
+from gateway_app.core.call import Owners
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.router import Owners
 from gateway_app.core.table import Table
 
 WORKERS = {f"worker_{number}": 1.0 for number in range(1, 11)}

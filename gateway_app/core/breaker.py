@@ -158,11 +158,13 @@ class Breaker:
             return
         self.failures += 1
         if self.failures >= self.config.failure_threshold:
-            self.trip(Cause.FAILURES, f"{self.failures} failures in a row, the last: {reason}")
+            if self.may_open():
+                self._change(State.OPEN, Cause.FAILURES, f"{self.failures} failures in a row, the last: {reason}")
         elif self.config.error_ratio:
             calls, failed = map(sum, zip(*self._past, (self._calls, self._failed), strict=True))
-            if calls >= RATE_MIN_CALLS and failed >= self.config.error_ratio * calls:
-                self.trip(Cause.ERROR_RATE, f"{failed} of {calls} requests failed in {RATE_S} s, the last: {reason}")
+            if calls >= RATE_MIN_CALLS and failed >= self.config.error_ratio * calls and self.may_open():
+                of = f"{failed} of {calls} requests failed in {RATE_S} s"
+                self._change(State.OPEN, Cause.ERROR_RATE, f"{of}, the last: {reason}")
 
     def trip(self, cause: Cause, reason: str) -> bool:
         """Opens, for what else is known of the worker; whether it is open now."""

@@ -194,7 +194,7 @@ class Connection:
     def _note_tells(self, message: bytes) -> bool:
         """Whether an inference is answered in it."""
         found = False
-        for kind, _, _, ident, _, _, _ in frames.tells(message):
+        for kind, _, _, ident, *_ in frames.tells(message):
             if kind < Tell.HELLO and ident in self.pending:
                 del self.pending[ident]
                 self._proxy.told[Tell(kind)] += 1

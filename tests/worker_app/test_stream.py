@@ -20,7 +20,7 @@ from worker_app.stream import Stream
 
 CHALLENGE = "c" * 32
 Start = Callable[[Node], Node]
-Reply = tuple[int, int, int, int, int, bytes]
+Reply = tuple[int, int, int, int, int, bytes, int]
 
 
 class GatewaySide:
@@ -381,7 +381,7 @@ async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) 
 async def test_a_very_long_time_is_told_as_the_longest_that_there_is_room_for(connect: Connect) -> None:
     node = echo_node()
     side = await proven(connect, node)
-    side.stream._reply(1, Tell.RESULT, Cache.MISS, 200, b"[1.0]", 2**40)
+    side.stream._reply((1, 0), Tell.RESULT, Cache.MISS, 200, b"[1.0]", 2**40)
     await side.until(lambda: side.of(Tell.RESULT))
     assert side.of(Tell.RESULT)[0][4] == 2**32 - 1
 
