@@ -87,6 +87,11 @@ class Worker:
         self._loop_free_at = max(self._loop_free_at, self.events.time) + self.costs.take_s
         self.events.after(self._loop_free_at - self.events.time, self._look_up, text, reply)
 
+    @property
+    def backlog_s(self) -> float:
+        """How long a request that comes now waits for the loop."""
+        return max(0.0, self._loop_free_at - self.events.time)
+
     def _look_up(self, text: bytes, reply: Callable[[Tell, Cache], None]) -> None:
         if self.fails():
             reply(Tell.FAILED, Cache.MISS)

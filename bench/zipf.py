@@ -98,14 +98,14 @@ class Result:
     p99_ms: float
 
 
-def zipf(requests: int, per_s: float, seed: int = SEED) -> Iterator[tuple[float, int]]:
+def zipf(requests: int, per_s: float, seed: int = SEED, keys: int = KEYS) -> Iterator[tuple[float, int]]:
     """When, and for which of the keys, requests come: independently of each other."""
     rng = np.random.default_rng(seed)
-    shares = np.arange(1, KEYS + 1) ** -EXPONENT
+    shares = np.arange(1, keys + 1) ** -EXPONENT
     # The most wanted keys are not the first ones by number.
-    names = rng.permutation(KEYS)
-    keys = names[np.searchsorted(np.cumsum(shares) / shares.sum(), rng.random(requests))]
-    return zip(np.cumsum(rng.exponential(1 / per_s, requests)).tolist(), keys.tolist(), strict=True)
+    names = np.random.default_rng(SEED).permutation(keys)
+    wanted = names[np.searchsorted(np.cumsum(shares) / shares.sum(), rng.random(requests))]
+    return zip(np.cumsum(rng.exponential(1 / per_s, requests)).tolist(), wanted.tolist(), strict=True)
 
 
 def simulate(system: System, requests: int, per_s: float) -> Result:
