@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Each test process runs clusters of its own, so more of them than this want more than two cores.
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench faults clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 
 bench: $(VENV)/.installed-dev ## speed, memory and balance, beside nginx; takes some minutes (needs wrk and nginx)
 	@exec $(BIN)/python bench/run.py $(BENCH_ARGS)
+
+faults: $(VENV)/.installed-dev ## the fault matrix at full scale, into README.md; about half an hour
+	@exec $(BIN)/python tests/faults/report.py $(FAULTS_ARGS)
 
 clean: ## removes the virtual environment and caches; keeps the database and var/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils import timezone
 
-from gateway_app.models import Revision, Tuning, Worker, recorded
+from gateway_app.models import BreakerEvent, Revision, Tuning, Worker, recorded
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -46,14 +47,14 @@ class RecordedAdmin(ModelAdmin):
 
 @admin.register(Worker)
 class WorkerAdmin(RecordedAdmin):
-    list_display = ("name", "host", "port", "weight", "enabled", "draining", "changed")
-    list_editable = ("weight", "enabled", "draining")
+    list_display = ("name", "host", "port", "weight", "enabled", "draining", "isolated", "changed")
+    list_editable = ("weight", "enabled", "draining", "isolated")
     search_fields = ("name", "host")
-    actions = ("drain", "undrain", "enable", "disable")
+    actions = ("drain", "undrain", "isolate", "unisolate", "trip", "reset", "enable", "disable")
     fieldsets = (
         (None, {"fields": ("name", ("host", "port"))}),
         ("Share", {"fields": ("weight",)}),
-        ("State", {"fields": ("enabled", "draining")}),
+        ("State", {"fields": ("enabled", "draining", "isolated")}),
     )
 
     def save_model(self, request: HttpRequest, obj: Worker, form: Any, change: bool) -> None:
@@ -76,6 +77,34 @@ class WorkerAdmin(RecordedAdmin):
     @admin.action(description="Disable the selected workers", permissions=["change"])
     def disable(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
         self._set(request, workers, "enabled", False, "disabled")
+
+    @admin.action(description="Isolate: no request at all to the selected workers", permissions=["change"])
+    def isolate(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._set(request, workers, "isolated", True, "isolated")
+
+    @admin.action(description="End isolation of the selected workers", permissions=["change"])
+    def unisolate(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._set(request, workers, "isolated", False, "no longer isolated")
+
+    @admin.action(description="Trip the breaker of the selected workers", permissions=["change"])
+    def trip(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._order(request, workers, "trip", "tripped")
+
+    @admin.action(description="Reset the breaker of the selected workers", permissions=["change"])
+    def reset(self, request: HttpRequest, workers: QuerySet[Worker]) -> None:
+        self._order(request, workers, "reset", "reset")
+
+    def _order(self, request: HttpRequest, workers: QuerySet[Worker], order: str, done: str) -> None:
+        """Every gateway carries it out once, when it sees the new number."""
+        ordered = [worker for worker in workers if worker.enabled]
+        for worker in ordered:
+            worker.order, worker.order_number = order, worker.order_number + 1
+            worker.save()
+            self.log_change(request, worker, f"Breaker {done} by hand.")
+        if ordered:
+            self.message_user(request, f"Breaker {done}: {', '.join(worker.name for worker in ordered)}.")
+        if without := ", ".join(worker.name for worker in workers if not worker.enabled):
+            self.message_user(request, f"Disabled, so without a breaker: {without}.", messages.WARNING)
 
     def _set(self, request: HttpRequest, workers: QuerySet[Worker], field: str, value: bool, done: str) -> None:
         changed = [worker for worker in workers if getattr(worker, field) != value]
@@ -105,18 +134,38 @@ class TuningAdmin(RecordedAdmin):
         (
             "Load",
             {
-                "fields": ("load_factor", "load_floor", "hot_cache"),
-                "description": "What keeps a much-asked input from drowning its owner.",
+                "fields": ("load_factor", "load_floor", "queue_ms", "hot_cache"),
+                "description": "What keeps a much-asked input from drowning its owner, and a queue from growing.",
             },
         ),
         (
             "Breaker",
             {
-                "fields": ("failure_threshold", "success_threshold", "open_seconds"),
-                "description": "When a failing worker gets no more requests, and when it is tried again.",
+                "fields": (
+                    "failure_threshold",
+                    "error_rate_percent",
+                    "slow_factor",
+                    "silence_ms",
+                    "open_seconds",
+                    "success_threshold",
+                ),
+                "description": "When a sick worker gets no more requests, and when it is tried again.",
             },
         ),
-        ("Cache", {"fields": ("cache_entries", "cache_mib"), "description": "What each worker remembers."}),
+        (
+            "Health",
+            {
+                "fields": ("check_seconds", "slow_start_seconds"),
+                "description": "How workers are looked after that get no requests, or get them again.",
+            },
+        ),
+        (
+            "Cache",
+            {
+                "fields": ("cache_entries", "cache_mib", "hand_off"),
+                "description": "What each worker remembers, and what becomes of it when inputs move.",
+            },
+        ),
         (
             "Batches",
             {
@@ -124,7 +173,13 @@ class TuningAdmin(RecordedAdmin):
                 "description": "How many requests go through the model at once.",
             },
         ),
-        ("Requests", {"fields": ("request_timeout_ms",)}),
+        (
+            "Requests",
+            {
+                "fields": ("request_timeout_ms", "retry_percent", "hedging"),
+                "description": "How long a request may take, and when a second worker is asked.",
+            },
+        ),
     )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -142,19 +197,11 @@ class TuningAdmin(RecordedAdmin):
         return super().get_object(request, object_id, from_field)
 
 
-@admin.register(Revision)
-class RevisionAdmin(ModelAdmin):
-    """The history, to read."""
+class ReadOnlyAdmin(ModelAdmin):
+    """A history: to read."""
 
-    list_display = ("id", "created", "who", "summary")
-    search_fields = ("author", "summary")
-    fields = ("id", "created", "who", "summary", "payload")
     list_per_page = 50
     show_full_result_count = False
-
-    @admin.display(description="who", ordering="author")
-    def who(self, revision: Revision) -> str:
-        return revision.author or "command line"
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -164,3 +211,29 @@ class RevisionAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+@admin.register(BreakerEvent)
+class BreakerEventAdmin(ReadOnlyAdmin):
+    """What happened to breakers, as each gateway saw it."""
+
+    list_display = ("moment", "worker", "before", "after", "reason", "gateway")
+    list_filter = ("worker", "at")
+    search_fields = ("reason", "gateway")
+
+    @admin.display(description="at", ordering="at")
+    def moment(self, event: BreakerEvent) -> str:
+        return f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
+
+
+@admin.register(Revision)
+class RevisionAdmin(ReadOnlyAdmin):
+    """What was configured, and by whom."""
+
+    list_display = ("id", "created", "who", "summary")
+    search_fields = ("author", "summary")
+    fields = ("id", "created", "who", "summary", "payload")
+
+    @admin.display(description="who", ordering="author")
+    def who(self, revision: Revision) -> str:
+        return revision.author or "command line"

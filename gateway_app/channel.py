@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import msgspec
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from gateway_app.core.router import Call, Router
+from gateway_app.core.call import Call
+from gateway_app.core.router import Router
+from gateway_app.vitals import Vitals
 from inference_site.lib import frames, handshake
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Tell
@@ -18,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 # A frame may hold the largest body that the gateway accepts, and an answer of the same order.
 MAX_FRAME_BYTES = 256 * 2**20
+_pack = frames.pack_ask_head
+_check_of = frames.check_of
+_INFER, _HELLO, _RESULT, _FAILED = int(Ask.INFER), int(Tell.HELLO), int(Tell.RESULT), int(Tell.FAILED)
 
 
 class HandshakeError(Exception):
@@ -30,7 +35,11 @@ class Owner(Protocol):
     router: Router
 
     def channel_lost(self, channel: Channel, reason: str) -> None: ...
+
+    vitals: Vitals
+
     def take_stats(self, stats: dict[str, Any]) -> None: ...
+    def take_entries(self, payload: bytes) -> None: ...
     def worker_leaves(self) -> None: ...
 
 
@@ -77,7 +86,21 @@ class Channel(WSListener):
         self._last_id = ident = self._last_id % 0xFFFFFFFF + 1
         self.calls[ident] = call
         payload = call.payload
-        self._put(frames.pack_ask_head(Ask.INFER, ident, len(payload), 0), payload)
+        left_ms = int((call.deadline - call.sent_at) * 1000)
+        call.ident = ident
+        call.channel = self
+        self._put(_pack(_INFER, ident, len(payload), left_ms if left_ms > 0 else 1), payload)
+
+    def withdraw(self, call: Call) -> None:
+        """Nobody waits for this call here any more; a late answer will be dropped."""
+        if self.calls.pop(call.ident, None) is not None:
+            self._put(_pack(Ask.CANCEL, call.ident, 0, 0), b"")
+
+    def ask(self, kind: Ask, left_ms: int = 0) -> int:
+        """Queues a question of the link's own, which gets its answer in `checked`. Returns the id."""
+        self._last_id = ident = self._last_id % 0xFFFFFFFF + 1
+        self._put(_pack(kind, ident, 0, left_ms), b"")
+        return ident
 
     @property
     def connected(self) -> bool:
@@ -86,18 +109,7 @@ class Channel(WSListener):
 
     def order(self, kind: Ask, payload: bytes) -> None:
         """Queues a frame that has no answer."""
-        self._put(frames.pack_ask_head(kind, 0, len(payload), 0), payload)
-
-    def expire(self, before: float) -> None:
-        """Takes back what was sent before this moment; its late answer will be dropped."""
-        late = []
-        for ident, call in self.calls.items():  # in the order in which they were sent
-            if call.sent_at > before:
-                break
-            late.append(ident)
-        for ident in late:
-            call = self.calls.pop(ident)
-            self._owner.router.timed_out(call)
+        self._put(_pack(kind, 0, len(payload), 0), payload)
 
     def close(self) -> None:
         """Ends the connection."""
@@ -115,6 +127,7 @@ class Channel(WSListener):
             self._reason = f"the worker closed the stream: {frame.get_close_code()}, {reason}"
             transport.disconnect()
         elif frame.msg_type == WSMsgType.BINARY:
+            self._owner.vitals.heard = True
             try:
                 self._take(frames.tells(frame.get_payload_as_bytes()))
             except (ValueError, msgspec.DecodeError) as error:
@@ -129,15 +142,18 @@ class Channel(WSListener):
             self.hello.exception()  # it has been seen: whoever waited for it may have given up before
         self._owner.channel_lost(self, self._reason)
 
-    def _take(self, replies: list[tuple[int, int, int, int, int, bytes]]) -> None:
+    def _take(self, replies: list[tuple[int, int, int, int, int, bytes, int]]) -> None:
         pop, answered = self.calls.pop, self._owner.router.answered
-        for kind, cache, status, ident, time_us, payload in replies:
-            if kind >= Tell.HELLO:
+        for kind, cache, status, ident, time_us, payload, check in replies:
+            if kind >= _HELLO:
                 self._control(kind, payload)
                 continue
             call = pop(ident, None)
-            if call is None:  # it has come too late
+            if call is None:
+                self._unexpected(ident, kind, payload)
                 continue
+            if kind == _RESULT and _check_of(payload, call.key) != check:
+                kind, payload = _FAILED, b"sent a result that is damaged or belongs to another request"
             try:
                 answered(call, kind, cache, status, payload, time_us)
             except Exception:  # a bug of ours: this one is told so, and the others in the message get their answers
@@ -154,6 +170,16 @@ class Channel(WSListener):
             self._owner.take_stats(msgspec.json.decode(payload))
         elif kind == Tell.DRAINING:
             self._owner.worker_leaves()
+        elif kind == Tell.ENTRIES:
+            self._owner.take_entries(payload)
+        elif kind != Tell.PONG:
+            raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Tell]}")
+
+    def _unexpected(self, ident: int, kind: int, payload: bytes) -> None:
+        """The answer to a question of the link, or one that has come too late."""
+        if 0 < ident - self._last_id < 2**31:  # beyond: ids have begun again from 1 meanwhile
+            raise ValueError(f"an answer to request {ident}, and the last one is {self._last_id}")
+        self._owner.vitals.checked(ident, kind, payload)
 
     def _put(self, head: bytes, payload: bytes) -> None:
         out = self._out

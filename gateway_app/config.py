@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,9 +18,19 @@ from gateway_app.models import Revision, Worker, recorded, revision_saved
 from gateway_app.snapshot import Snapshot, WorkerEntry, parse
 from gateway_app.validators import validate_name
 
-__all__ = ["ConfigWatcher", "Snapshot", "WorkerEntry", "adopt_name", "load_snapshot", "register_workers"]
+__all__ = [
+    "ConfigWatcher",
+    "Snapshot",
+    "WorkerEntry",
+    "adopt_name",
+    "load_snapshot",
+    "register_workers",
+    "with_workers",
+]
 
 logger = logging.getLogger(__name__)
+
+Address = tuple[str | None, str, int]  # a worker's name, if it is known; host; port
 
 
 def load_snapshot() -> Snapshot:
@@ -39,6 +49,8 @@ class ConfigWatcher:
     """
 
     def __init__(self, on_change: Callable[[Snapshot], None], poll_s: float = 0.5) -> None:
+        # Workers of the command line that could not be written to the database yet: in force before they are.
+        self.given: Sequence[Address] = ()
         self.current = Snapshot()
         self.error = ""
         self.loads = 0
@@ -57,7 +69,7 @@ class ConfigWatcher:
         revision_saved.connect(self._revision_saved)
         snapshot = await self._read()
         if snapshot is None:
-            snapshot = await asyncio.to_thread(lastgood.load) or Snapshot()
+            snapshot = await asyncio.to_thread(self._without_database)
             logger.warning(
                 "Started with revision %d from the last good configuration: %s", snapshot.revision, self.error
             )
@@ -116,9 +128,14 @@ class ConfigWatcher:
                 logger.info("The configuration can be read again")
         return snapshot
 
+    def _without_database(self) -> Snapshot:
+        revision, payload = lastgood.read() or (0, {})
+        return parse(revision, with_workers(payload, self.given) if self.given else payload)
+
     def _read_in_thread(self) -> Snapshot | None:
         close_old_connections()
         try:
+            self._write_given()
             newest = Revision.objects.order_by("-id").values_list("id", flat=True).first() or 0
             if newest == self._seen:
                 return None
@@ -138,38 +155,64 @@ class ConfigWatcher:
         finally:
             close_old_connections()
 
+    def _write_given(self) -> None:
+        if self.given:
+            try:
+                register_workers(self.given)
+                logger.info("The workers of the command line have been written to the database")
+            except ValueError as exc:  # it knows one of them otherwise
+                logger.error("The workers of the command line are not written to the database: %s", exc)
+            self.given = ()
 
-def register_workers(addresses: Sequence[tuple[str | None, str, int]]) -> None:
+
+def register_workers(addresses: Sequence[Address]) -> None:
     """Makes exactly these (name or None, host, port) the enabled workers, in one revision; ValueError names a bad one.
 
     A known name keeps its weight and draining state at its new address. A bare address keeps the name of the worker
     known there; else it is called after the address until `adopt_name`. All other workers are disabled.
     """
     with recorded(note="command line"):
-        rows = {worker.name: worker for worker in Worker.objects.all()}
-        at_address = {(worker.host, worker.port): worker for worker in rows.values()}
-        wanted: list[Worker] = []
-        given = {name for name, _, _ in addresses}
-        for name, host, port in addresses:
-            known = rows.get(name) if name else at_address.get((host.lower(), port))
-            if known is not None and not name and known.name in given:  # that name is given to another address now
-                known = None
-            worker = known or Worker(name=name or f"{host}-{port}".replace(":", "-"), named=False)
-            worker.host, worker.port, worker.enabled = host, port, True
-            worker.named = worker.named or name is not None
-            try:
-                worker.clean_fields()
-                worker.clean()
-            except ValidationError as exc:
-                sentence = next(iter(exc.message_dict.values()))[0]
-                raise ValueError(f"worker {name or ''}{'=' if name else ''}{host}:{port}: {sentence}") from None
-            wanted.append(worker)
-        for what, values in (("name", [w.name for w in wanted]), ("address", [f"{w.host}:{w.port}" for w in wanted])):
-            value, times = Counter(values).most_common(1)[0] if values else ("", 0)
-            if times > 1:
-                raise ValueError(f"the {what} {value} is given to {times} workers. Give each its own.")
+        wanted = _wanted(Worker.objects.all(), addresses)
         _claim(wanted)
         Worker.objects.exclude(name__in=[worker.name for worker in wanted]).update(enabled=False)
+
+
+def with_workers(payload: Any, addresses: Sequence[Address]) -> dict[str, Any]:
+    """A revision's payload as it would be after `register_workers`; ValueError names a bad one."""
+    rows = [Worker(**row) for row in payload.get("workers", [])]
+    wanted = _wanted(rows, addresses)
+    taken = {worker.name for worker in wanted}, {(worker.host, worker.port) for worker in wanted}
+    others = [row for row in rows if row.name not in taken[0] and (row.host, row.port) not in taken[1]]
+    for row in others:
+        row.enabled = False
+    return {**payload, "workers": [{key: getattr(row, key) for key in Worker.PAYLOAD} for row in [*wanted, *others]]}
+
+
+def _wanted(known: Iterable[Worker], addresses: Sequence[Address]) -> list[Worker]:
+    """The rows of these workers, not saved; ValueError names a bad one."""
+    rows = {worker.name: worker for worker in known}
+    at_address = {(worker.host, worker.port): worker for worker in rows.values()}
+    wanted: list[Worker] = []
+    given = {name for name, _, _ in addresses}
+    for name, host, port in addresses:
+        row = rows.get(name) if name else at_address.get((host.lower(), port))
+        if row is not None and not name and row.name in given:  # that name is given to another address now
+            row = None
+        worker = row or Worker(name=name or f"{host}-{port}".replace(":", "-"), named=False)
+        worker.host, worker.port, worker.enabled = host, port, True
+        worker.named = worker.named or name is not None
+        try:
+            worker.clean_fields()
+            worker.clean()
+        except ValidationError as exc:
+            sentence = next(iter(exc.message_dict.values()))[0]
+            raise ValueError(f"worker {name or ''}{'=' if name else ''}{host}:{port}: {sentence}") from None
+        wanted.append(worker)
+    for what, values in (("name", [w.name for w in wanted]), ("address", [f"{w.host}:{w.port}" for w in wanted])):
+        value, times = Counter(values).most_common(1)[0] if values else ("", 0)
+        if times > 1:
+            raise ValueError(f"the {what} {value} is given to {times} workers. Give each its own.")
+    return wanted
 
 
 def _claim(wanted: Sequence[Worker]) -> None:

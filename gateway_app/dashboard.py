@@ -18,6 +18,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "stats": gateway_stats(),
         "admin_url": reverse("admin:index"),
         "workers_admin_url": reverse("admin:gateway_app_worker_changelist"),
+        "events_admin_url": reverse("admin:gateway_app_breakerevent_changelist"),
         "add_worker_url": reverse("admin:gateway_app_worker_add"),
     }
     return render(request, "gateway/dashboard.html", context)

@@ -12,14 +12,18 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
-from gateway_app.core.breaker import State
+from gateway_app.core.breaker import Cause, State
 from gateway_app.core.router import Router
 from gateway_app.core.table import Table
+from gateway_app.events import EventLog
+from gateway_app.handoff import HandOff
 from gateway_app.inference import Inference
 from gateway_app.links import WorkerLink
 from inference_site.lib.window import RateWindow
 
 logger = logging.getLogger(__name__)
+
+TICK_S = 0.025
 
 
 class Gateway:
@@ -33,9 +37,11 @@ class Gateway:
         self._making: asyncio.Task[None] | None = None
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
+        self.handoff = HandOff(self.router, self.links, time.monotonic)
         self.inference = Inference(self.router, time.monotonic)
         self.infer = self.inference.infer
         self.rate = RateWindow()
+        self.events = EventLog()
         self.started_at = time.monotonic()
         self.draining = False
         self._token = token
@@ -49,6 +55,7 @@ class Gateway:
     async def start(self) -> None:
         """Reads the configuration and begins to connect."""
         await self.watcher.start()
+        await self.events.start()
         self._spawn(self._tick_often())
         self._spawn(self._tick_each_second())
 
@@ -58,6 +65,7 @@ class Gateway:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*(link.retire(0) for link in self.links.values()))
+        await self.events.stop()
 
     async def connected(self, within_s: float) -> None:
         """Returns when every enabled worker is connected, or after `within_s`."""
@@ -70,7 +78,11 @@ class Gateway:
         first, self._wanted = self._wanted is None, snapshot
         if first:
             self._apply(snapshot, _table(snapshot))
-        elif self._making is None:
+            return
+        enabled = {entry.name for entry in snapshot.workers if entry.enabled}
+        for name, route in self.router.routes.items():
+            route.draining = route.draining or name not in enabled  # does not wait for the new table
+        if self._making is None:
             if self._fits(snapshot):
                 self._apply(snapshot, self.table)
             else:
@@ -87,11 +99,15 @@ class Gateway:
             while (snapshot := self._wanted) is not None and snapshot is not self.snapshot:
                 table = self.table if self._fits(snapshot) else await asyncio.to_thread(_table, snapshot)
                 self._apply(snapshot, table)
+        except Exception:
+            logger.exception("a new configuration could not be put in force; revision %d stays", self.snapshot.revision)
+            self._wanted = self.snapshot
         finally:
             self._making = None
 
     def _apply(self, snapshot: Snapshot, table: Table) -> None:
         """Puts a snapshot in force. Requests in flight keep what they began with."""
+        before = {entry.name: entry for entry in self.snapshot.workers}
         self.snapshot, self.table = snapshot, table
         enabled = {entry.name: entry for entry in snapshot.workers if entry.enabled}
         self._rename(enabled)
@@ -124,9 +140,25 @@ class Gateway:
                     expected_name=name if entry.named else None,
                     on_named=self._named,
                     on_greeted=lambda link, hello: self.inference.serves(link.route.name, hello.model_digest),
+                    on_returned=self.handoff.returned,
+                    on_leaving=self.handoff.leaving,
+                    on_entries=self.handoff.take,
                     clock=time.monotonic,
                 )
+            self._obey(entry, before.get(name))
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
+
+    def _obey(self, entry: WorkerEntry, before: WorkerEntry | None) -> None:
+        """Does to a worker's breaker what an operator has ordered since the last snapshot."""
+        breaker = self.router.routes[entry.name].breaker
+        breaker.isolate(entry.isolated)
+        if before is not None and entry.order_number != before.order_number:
+            if entry.order == "trip":
+                breaker.trip(Cause.OPERATOR, "tripped by an operator")
+            elif entry.order == "reset":
+                breaker.reset("reset by an operator")
+        if entry.draining and before is not None and not before.draining:
+            self.handoff.leaving(self.links[entry.name])
 
     def _rename(self, enabled: dict[str, WorkerEntry]) -> None:
         """A link whose worker got its name from the handshake goes on under that name, with all it carries."""
@@ -155,14 +187,17 @@ class Gateway:
 
     def _breaker_changed(self, name: str, before: State, after: State, reason: str) -> None:
         logger.warning("breaker of %s: %s -> %s: %s", name, before, after, reason)
+        self.events.add(name, before, after, reason)
 
     async def _tick_often(self) -> None:
+        expected = time.monotonic()
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(TICK_S)
+            late_s, expected = max(0.0, time.monotonic() - expected - TICK_S), time.monotonic()
             try:
-                self.router.tick()
                 for link in tuple(self.links.values()):
-                    link.expire()
+                    link.tick(late_s)
+                self.router.tick()
             except Exception:  # time must go on, or no request would ever run into its limit again
                 logger.exception("a tick failed")
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from gateway_app.core.call import Call
 from gateway_app.core.hotcache import HotCache
-from gateway_app.core.router import MAX_ATTEMPTS, Call, Router
-from inference_site.exchange import Answer
+from gateway_app.core.router import Router
+from gateway_app.core.watch import MAX_ATTEMPTS
+from inference_site.exchange import Answer, Ticket
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache
 from inference_site.lib.payload import decode_request, encode_answer, request_id_of
@@ -34,18 +36,51 @@ class Face:
         self.joined = self.replies[Cache.JOINED]
 
 
+class Follower:
+    """Somebody who asks for what is under way already."""
+
+    __slots__ = ("answer", "began", "deadline", "leader", "request_id")
+
+    def __init__(self, leader: InferCall, request_id: str, answer: Answer, began: float, deadline: float) -> None:
+        self.leader = leader
+        self.request_id = request_id
+        self.answer = answer
+        self.began = began
+        self.deadline = deadline
+
+    def cancel(self) -> None:
+        """Its client has left."""
+        self.leader.unfollow(self)
+
+
 class InferCall(Call):
     """A call whose outcome is written as the JSON of `/infer`, for whoever asks the same while it is under way too."""
 
     __slots__ = ("_answer", "_inference", "_request_id", "followers", "generation")
 
-    def __init__(self, inference: Inference, key: int, text: bytes, request_id: str, answer: Answer) -> None:
-        super().__init__(key, text)
+    def __init__(
+        self, inference: Inference, key: int, text: bytes, request_id: str, answer: Answer | None, timeout_s: float
+    ) -> None:
+        super().__init__(key, text, timeout_s)
         self._inference = inference
         self._request_id = request_id
-        self._answer = answer
-        self.followers: list[tuple[str, Answer, float]] | None = None
+        self._answer = answer  # None: its client has left
+        self.followers: dict[Follower, None] | None = None
         self.generation = inference.generation
+
+    def cancel(self) -> None:
+        """Its client has left. What others wait for too goes on."""
+        self._answer = None
+        if not self.followers:
+            self._inference.abandoned(self)
+
+    def unfollow(self, follower: Follower) -> None:
+        """The client of somebody who had joined has left."""
+        if self.followers is None or follower not in self.followers:  # it has its answer
+            return
+        del self.followers[follower]
+        if not self.followers and self._answer is None:
+            self._inference.abandoned(self)
 
     def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
         """The answer of a worker."""
@@ -56,12 +91,13 @@ class InferCall(Call):
         if inference.hot_on and self.generation == inference.generation:
             inference.offer(self.key, self.payload, payload, name)
         inference.latency.add(now - self.began)
-        body = encode_answer(self._request_id, payload, face.name_json, cache == Cache.HIT, time_us)
-        _hand_over(self._answer, 200, face.replies[cache][self.attempts], body)
-        for request_id, answer, began in self.followers or ():
-            inference.latency.add(now - began)
-            body = encode_answer(request_id, payload, face.name_json, False, int((now - began) * 1e6))
-            _hand_over(answer, 200, face.joined[self.attempts], body)
+        if self._answer is not None:
+            body = encode_answer(self._request_id, payload, face.name_json, cache == Cache.HIT, time_us)
+            _hand_over(self._answer, 200, face.replies[cache][self.attempts], body)
+        for each in self._take_followers():
+            inference.latency.add(now - each.began)
+            body = encode_answer(each.request_id, payload, face.name_json, False, int((now - each.began) * 1e6))
+            _hand_over(each.answer, 200, face.joined[self.attempts], body)
 
     def on_refusal(self, status: int, payload: bytes) -> None:
         """The worker found fault with the request."""
@@ -74,16 +110,40 @@ class InferCall(Call):
 
     def on_error(self, error: ApiError) -> None:
         """Nobody could answer."""
-        self._inference.finished(self)
+        inference = self._inference
+        inference.finished(self)
+        if error.status == 504 and self.followers:
+            self._leave_behind()
         head = b"x-attempts: %d\r\n" % self.attempts
         if error.retry_after_s is not None:
             head += b"retry-after: %d\r\n" % error.retry_after_s
         for request_id, answer in self._everybody():
-            self._inference.errors += 1
+            if error.status < 500:
+                inference.client_errors += 1
+            else:
+                inference.errors += 1
             _hand_over(answer, error.status, head, error_body(error.message, error.code, request_id))
 
+    def _leave_behind(self) -> None:
+        """The time of this one is over. Who joined later has some left, and goes on without it."""
+        now = self._inference.clock()
+        others = {each: None for each in self.followers or () if each.deadline > now}
+        self.followers = {each: None for each in self.followers or () if each not in others}
+        if others:
+            left_s = min(each.deadline for each in others) - now
+            call = InferCall(self._inference, self.key, self.payload, self._request_id, None, left_s)
+            call.followers = others
+            for each in others:
+                each.leader = call
+            self._inference.begin(call)
+
+    def _take_followers(self) -> tuple[Follower, ...]:
+        followers, self.followers = tuple(self.followers or ()), None
+        return followers
+
     def _everybody(self) -> list[tuple[str, Answer]]:
-        return [(self._request_id, self._answer), *((ident, answer) for ident, answer, _ in self.followers or ())]
+        asked = [(each.request_id, each.answer) for each in self._take_followers()]
+        return asked if self._answer is None else [(self._request_id, self._answer), *asked]
 
 
 class Inference:
@@ -105,15 +165,15 @@ class Inference:
         self._models: dict[str, str] = {}
         self.generation = 0  # of the models that run: what began in an earlier one is neither kept nor joined
 
-    def infer(self, body: bytes, answer: Answer) -> None:
-        """Takes the body of a `POST /infer`; `answer` is called exactly once, perhaps at once."""
+    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None) -> Ticket | None:
+        """Takes the body of a `POST /infer`, as exchange.Plane says."""
         self.requests += 1
         try:
             request_id, text = decode_request(body)
         except ApiError as error:
             self.client_errors += 1
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
-            return
+            return None
         key = xxh3_64_intdigest(text)
         if self.hot_on:
             began = self.clock()
@@ -123,18 +183,35 @@ class Inference:
                 took = self.clock() - began
                 self.latency.add(took)
                 answer(200, face.hot, encode_answer(request_id, kept.output, face.name_json, True, int(took * 1e6)))
-                return
+                return None
+        timeout_s = timeout_ms / 1000 if timeout_ms is not None else self._router.policy.timeout_s
         leader = self._flying.get(key)
         if leader is not None and leader.payload == text:
-            self.joined += 1
-            if leader.followers is None:
-                leader.followers = []
-            leader.followers.append((request_id, answer, self.clock()))
-            return
-        call = InferCall(self, key, text, request_id, answer)
-        if leader is None:
-            self._flying[key] = call
-        self._router.submit(call)
+            now = self.clock()
+            if now + timeout_s >= leader.deadline:  # else it could not wait for the other one's answer
+                self.joined += 1
+                follower = Follower(leader, request_id, answer, now, now + timeout_s)
+                if leader.followers is None:
+                    leader.followers = {}
+                leader.followers[follower] = None
+                return follower
+        call = InferCall(self, key, text, request_id, answer, timeout_s)
+        self.begin(call)
+        return call
+
+    def begin(self, call: InferCall) -> None:
+        """Gives a new call to the router; others may join it."""
+        self._flying.setdefault(call.key, call)
+        try:
+            self._router.submit(call)
+        except Exception:  # a bug of ours: it must not be joined for ever
+            self.finished(call)
+            raise
+
+    def abandoned(self, call: InferCall) -> None:
+        """Nobody waits for this call any more."""
+        self.finished(call)
+        self._router.cancel(call)
 
     def finished(self, call: InferCall) -> None:
         """Nobody can join this call any more."""

@@ -47,10 +47,18 @@ def save(revision: int, payload: Any) -> None:
 
 def load() -> Snapshot | None:
     """What was kept, or None; a file that cannot be used is logged and passed over."""
+    kept = read()
+    return None if kept is None else parse(*kept)
+
+
+def read() -> tuple[int, Any] | None:
+    """Revision and payload as they were saved, fit for `parse`, or None."""
     target = file()
     try:
         kept = json.loads(target.read_text())
-        return parse(int(kept["revision"]), kept["payload"])
+        revision, payload = int(kept["revision"]), kept["payload"]
+        parse(revision, payload)
+        return revision, payload
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as exc:

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import msgspec
 from picows import WSError
 
 from gateway_app.channel import Channel, HandshakeError
-from gateway_app.core.router import Call, Route, Router
+from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
+from gateway_app.core.router import Router
+from gateway_app.vitals import Vitals
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask
 from inference_site.lib.nodesettings import NodeSettings
@@ -22,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S = 2.0
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 1.0
+# However short a worker's queue is, a gateway may have so many requests there: most may well be hits.
+MIN_LIMIT = 512
+NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class WorkerLink:
@@ -42,6 +49,9 @@ class WorkerLink:
         expected_name: str | None,
         on_named: Callable[[WorkerLink, str], None],
         on_greeted: Callable[[WorkerLink, handshake.Hello], None] = lambda link, hello: None,
+        on_returned: Callable[[WorkerLink], None] = lambda link: None,
+        on_leaving: Callable[[WorkerLink], None] = lambda link: None,
+        on_entries: Callable[[WorkerLink, bytes], None] = lambda link, payload: None,
         clock: Callable[[], float],
     ) -> None:
         self.router = router
@@ -57,8 +67,11 @@ class WorkerLink:
         self._expected_name = expected_name
         self._on_named = on_named
         self._on_greeted = on_greeted
+        self._on_returned = on_returned
+        self._on_leaving = on_leaving
+        self._on_entries = on_entries
         self._clock = clock
-        self._instance = ""
+        self.vitals = Vitals(self, clock)
         self._retired = False
         self._channels: tuple[Channel, ...] = ()
         self._lost = asyncio.Event()
@@ -80,29 +93,59 @@ class WorkerLink:
         """Calls that wait for an answer on this link."""
         return sum(len(channel.calls) for channel in self._channels)
 
+    @property
+    def bulk_bytes(self) -> int:
+        """Bytes of the large inputs that wait for an answer."""
+        return sum(len(call.payload) for call in self._channels[1].calls.values()) if self._channels else 0
+
     def send(self, call: Call) -> None:
         """Router's `Link`."""
         self._channels[len(call.payload) > frames.BULK_BYTES].send(call)
 
+    def withdraw(self, call: Call) -> None:
+        """Router's `Link`."""
+        assert isinstance(call.channel, Channel)
+        call.channel.withdraw(call)
+
+    def pending(self) -> Iterable[Call]:
+        """Router's `Link`."""
+        return chain.from_iterable(channel.calls.values() for channel in self._channels)
+
+    def order(self, kind: Ask, payload: bytes = b"") -> None:
+        """Sends what has no answer, if the worker is connected."""
+        if self.route.up and self.route.link is self:
+            self._channels[0].order(kind, payload)
+
     def configure(self, settings: NodeSettings) -> None:
         """Sends new settings to the worker, now and whenever it reconnects."""
         self._settings = settings
-        if self.route.up and self.route.link is self:
-            self._channels[0].order(Ask.SETTINGS, msgspec.json.encode(settings))
+        self.order(Ask.SETTINGS, msgspec.json.encode(settings))
 
-    def expire(self) -> None:
-        """Takes back calls whose attempt has lasted too long."""
-        before = self._clock() - self.router.attempt_timeout_s
-        for channel in self._channels:
-            channel.expire(before)
+    def tick(self, late_s: float) -> None:
+        """Looks after the worker's health; `late_s`: how long this loop itself was held up."""
+        if self.route.up and self.route.link is self:
+            self.vitals.tick(late_s)
+
+    def ask(self, kind: Ask, left_ms: int = 0) -> int:
+        """Asks the connected worker something of this link's own; the answer goes to `vitals`."""
+        return self._channels[0].ask(kind, left_ms)
 
     def take_stats(self, stats: dict[str, Any]) -> None:
         """The worker's numbers have come."""
         self.stats, self.stats_at = stats, self._clock()
+        limit = stats.get("limit")
+        self.route.limit = min(MAX_IN_FLIGHT, max(MIN_LIMIT, limit)) if isinstance(limit, int) else MAX_IN_FLIGHT
+
+    def take_entries(self, payload: bytes) -> None:
+        """The worker hands over what it has in its cache."""
+        self._on_entries(self, payload)
 
     def worker_leaves(self) -> None:
         """The worker is about to stop: it gets nothing more if anybody else is there, and is let go when idle."""
+        if self.route.link is not self:
+            return
         self.route.leaving = True
+        self._on_leaving(self)
         logger.info("%s is draining", self.route.name)
         if self._leaving is None or self._leaving.done():
             self._leaving = asyncio.get_running_loop().create_task(self._let_go())
@@ -114,13 +157,14 @@ class WorkerLink:
         if self.route.link is self:
             self.route.up = False
         self.last_error = self.last_error or reason
+        self.vitals.forget()
+        calls = tuple(self.pending())
         channels, self._channels = self._channels, ()
         self._lost.set()
         for channel in channels:
+            channel.calls.clear()
             channel.close()
-            calls, channel.calls = channel.calls, {}
-            for call in calls.values():
-                self.router.lost(call, reason)
+        self.router.lost(self.route, calls, reason, orderly=self._retired or self.route.leaving)
 
     async def retire(self, within_s: float) -> None:
         """Ends the link for good, after what is in flight has been answered or `within_s` has passed."""
@@ -177,18 +221,16 @@ class WorkerLink:
 
     def _greeted(self, hello: handshake.Hello) -> None:
         """Both channels are open: the worker may get requests."""
-        route, restarted = self.route, hello.instance != self._instance
-        self.hello, self._instance = hello, hello.instance
+        route = self.route
+        self.hello = hello
         if self._expected_name is None:
             self._expected_name = hello.node_id
             self._on_named(self, hello.node_id)
         self._channels[0].order(Ask.SETTINGS, msgspec.json.encode(self._settings))
-        if restarted:
-            route.breaker.revive(f"a new process of {route.name} has answered")
         self._on_greeted(self, hello)
         route.link = self
-        route.up = True
-        route.leaving = False
+        if self.router.came_up(route, hello.instance):
+            self._on_returned(self)
         logger.info("%s is connected at %s, model %s", route.name, self.address, hello.model)
         if hello.draining:
             self.worker_leaves()
@@ -214,6 +256,9 @@ class WorkerLink:
         proof = handshake.worker_proof(self._token, challenge, hello.node_id, hello.instance)
         if not handshake.same(hello.proof, proof):
             raise HandshakeError("it did not prove that it holds this gateway's INFERENCE_TOKEN; set the same on both")
+        if not NODE_ID.fullmatch(hello.node_id):
+            name = hello.node_id[:120]
+            raise HandshakeError(f"its NODE_ID {name!r} is not 1 to 100 of letters, digits, '.', '_', '-'")
         if self._expected_name is not None and hello.node_id != self._expected_name:
             raise HandshakeError(
                 f"there is {hello.node_id!r}, not {self._expected_name!r}; correct the address or the name"

@@ -17,6 +17,18 @@ class CircuitBreakerSerializer(serializers.Serializer):
     failure_threshold = serializers.IntegerField()
     success_threshold = serializers.IntegerField()
     last_error = serializers.CharField(allow_blank=True)
+    cause = serializers.CharField(allow_blank=True, help_text="what its last change of state was due to")
+
+
+class EventSerializer(serializers.Serializer):
+    """A change of a breaker's state."""
+
+    at = serializers.DateTimeField()
+    age_s = serializers.FloatField(help_text="seconds since then")
+    worker = serializers.CharField()
+    before = serializers.CharField()
+    after = serializers.CharField()
+    reason = serializers.CharField(allow_blank=True)
 
 
 class StatsSerializer(serializers.Serializer):
@@ -26,3 +38,4 @@ class StatsSerializer(serializers.Serializer):
     circuit_breakers = CircuitBreakerSerializer(many=True)
     workers = serializers.ListField(child=serializers.DictField())
     gateway = serializers.DictField()
+    events = EventSerializer(many=True, help_text="the newest 20, newest last")

@@ -29,6 +29,9 @@ class WorkerEntry:
     enabled: bool = True
     draining: bool = False
     named: bool = True
+    isolated: bool = False
+    order: str = ""  # "trip" or "reset", to be carried out once when its number changes
+    order_number: int = 0
 
     @property
     def address(self) -> str:
@@ -66,8 +69,8 @@ def parse(revision: int, payload: object) -> Snapshot:
         raise InvalidConfig(f"workers is {rows!r}, not a list")
     workers = [_checked(Worker, row, f"worker {position}") for position, row in enumerate(rows, start=1)]
     entries = tuple(
-        WorkerEntry(w.name, w.host, w.port, w.weight, w.enabled, w.draining, w.named)
-        for w in sorted(workers, key=lambda worker: worker.name)
+        WorkerEntry(**{field: getattr(worker, field) for field in Worker.PAYLOAD})
+        for worker in sorted(workers, key=lambda worker: worker.name)
     )
     for what, values in (("name", [e.name for e in entries]), ("address", [e.address for e in entries])):
         value, times = Counter(values).most_common(1)[0] if values else ("", 0)
@@ -80,10 +83,22 @@ def parse(revision: int, payload: object) -> Snapshot:
         share_cap_percent=tuning.share_cap_percent,
         hot_cache=tuning.hot_cache,
         policy=Policy(
-            breaker=BreakerConfig(tuning.failure_threshold, tuning.success_threshold, tuning.open_seconds),
+            breaker=BreakerConfig(
+                failure_threshold=tuning.failure_threshold,
+                success_threshold=tuning.success_threshold,
+                open_s=tuning.open_seconds,
+                error_ratio=tuning.error_rate_percent / 100,
+            ),
             timeout_s=tuning.request_timeout_ms / 1000,
             load_factor=tuning.load_factor,
             load_floor=tuning.load_floor,
+            retry_ratio=tuning.retry_percent / 100,
+            hedging=tuning.hedging,
+            slow_factor=tuning.slow_factor,
+            silence_s=tuning.silence_ms / 1000,
+            slow_start_s=tuning.slow_start_seconds,
+            check_s=tuning.check_seconds,
+            hand_off=tuning.hand_off,
         ),
         node=NodeSettings(
             revision=revision,
@@ -92,6 +107,7 @@ def parse(revision: int, payload: object) -> Snapshot:
             batch_size=tuning.batch_size,
             batch_wait_ms=tuning.batch_wait_ms,
             batch_eager=tuning.batch_eager,
+            queue_ms=float(tuning.queue_ms),
         ),
     )
 

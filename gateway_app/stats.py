@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from gateway_app.core.breaker import Breaker
-from gateway_app.core.router import Route
+from gateway_app.core.call import Route
+from gateway_app.core.table import Table
+from gateway_app.events import Event
 from gateway_app.gateway import Gateway
 from gateway_app.links import WorkerLink
 from gateway_app.snapshot import WorkerEntry
 from inference_site import lifecycle
 
+# Of the breakers' events, how many are shown.
+EVENTS = 20
+TIMEOUT_S = 5.0
+# What the router counts, and is shown under the same name.
+COUNTS = (
+    "retries", "hedges", "hedge_wins", "budget_exhausted", "expired", "cancelled", "shed", "suspects_refused",
+)  # fmt: skip
+
 
 def gateway_stats() -> dict[str, Any]:
-    """What `GET /stats` answers. Raises lifecycle.NotRunning outside of a gateway."""
-    gateway: Gateway = lifecycle.service().gateway
+    """What `GET /stats` answers, for any thread but the loop's. Raises lifecycle.NotRunning outside of a gateway."""
+    _shares(lifecycle.service().gateway.table)  # counted here, where it holds up nobody
+    return _on_loop(_stats)
+
+
+def gateway_health() -> dict[str, Any]:
+    """What `GET /health` answers, for any thread but the loop's; healthy while one worker can take a request."""
+    return _on_loop(_health)
+
+
+def _on_loop(report: Callable[[Gateway], dict[str, Any]]) -> dict[str, Any]:
+    """Takes the numbers where they change, so that they are all of one moment."""
+    service = lifecycle.service()
+
+    async def take() -> dict[str, Any]:
+        return report(service.gateway)
+
+    return asyncio.run_coroutine_threadsafe(take(), service.loop).result(TIMEOUT_S)
+
+
+@lru_cache(maxsize=1)
+def _shares(table: Table) -> dict[str, float]:
+    """The part of all keys that each worker owns: a table never changes, and has 65,536 slots to count."""
+    return table.shares()
+
+
+def _stats(gateway: Gateway) -> dict[str, Any]:
     entries = gateway.snapshot.workers
     return {
         "total_workers": len(gateway.router.routes),
@@ -26,12 +64,22 @@ def gateway_stats() -> dict[str, Any]:
         ],
         "workers": _workers(gateway, entries),
         "gateway": _totals(gateway),
+        "events": [_event(event) for event in list(gateway.events.recent)[-EVENTS:]],
     }
 
 
-def gateway_health() -> dict[str, Any]:
-    """What `GET /health` answers; healthy while one worker can take a request."""
-    gateway: Gateway = lifecycle.service().gateway
+def _event(event: Event) -> dict[str, Any]:
+    return {
+        "at": event.at.isoformat(timespec="milliseconds"),
+        "age_s": round(time.monotonic() - event.since, 1),
+        "worker": event.worker,
+        "before": event.before,
+        "after": event.after,
+        "reason": event.reason,
+    }
+
+
+def _health(gateway: Gateway) -> dict[str, Any]:
     routable = sum(route.routable for route in gateway.router.routes.values())
     return {
         "healthy": routable > 0,
@@ -57,11 +105,12 @@ def _breaker(entry: WorkerEntry, breaker: Breaker) -> dict[str, Any]:
         "failure_threshold": breaker.config.failure_threshold,
         "success_threshold": breaker.config.success_threshold,
         "last_error": breaker.last_error,
+        "cause": breaker.cause,
     }
 
 
 def _workers(gateway: Gateway, entries: tuple[WorkerEntry, ...]) -> list[dict[str, Any]]:
-    shares = gateway.table.shares()
+    shares = _shares(gateway.table)
     answered = sum(route.requests for route in gateway.router.routes.values())
     return [
         _worker(
@@ -87,9 +136,12 @@ def _worker(
         "weight": entry.weight,
         "enabled": entry.enabled,
         "draining": entry.draining or of_route("leaving", False),
+        "isolated": entry.isolated,
+        "silent": of_route("silent", False),
         "connected": of_route("up", False),
         "routable": of_route("routable", False),
         "in_flight": of_route("in_flight", 0),
+        "limit": of_route("limit", 0),
         "requests": of_route("requests", 0),
         "failures": of_route("failures", 0),
         "key_share": round(key_share, 4),
@@ -112,7 +164,7 @@ def _totals(gateway: Gateway) -> dict[str, Any]:
         "hot_entries": len(gateway.inference.hot),
         "joined": gateway.inference.joined,
         "spills": gateway.router.spills,
-        "failovers": gateway.router.failovers,
+        **{name: getattr(gateway.router, name) for name in COUNTS},
         "in_flight": gateway.in_flight,
         "requests_per_s": round(gateway.rate.per_second(), 1),
         "p50_ms": p50,

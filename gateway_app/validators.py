@@ -5,6 +5,7 @@ from ipaddress import ip_address
 
 from django.core.exceptions import ValidationError
 from django.core.validators import BaseValidator, MaxValueValidator, MinValueValidator
+from django.utils.deconstruct import deconstructible
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -31,7 +32,33 @@ def validate_host(host: str) -> None:
             ) from None
 
 
+def validate_order(order: str) -> None:
+    """What a gateway can be told to do with a worker's breaker, once."""
+    if order not in ("trip", "reset"):
+        raise ValidationError(f"{order!r} is no order. Use trip or reset, or leave it empty.")
+
+
 def between(low: float, high: float, unit: str = "") -> list[BaseValidator]:
     """Validators for low ≤ value ≤ high."""
+    unit = unit.replace("%", "%%")  # the sentence is filled in with the value
     sentence = f"%(show_value)s is out of range. Choose from {low:,} to {high:,}{unit and ' '}{unit}."
     return [MinValueValidator(low, sentence), MaxValueValidator(high, sentence)]
+
+
+@deconstructible
+class ZeroOrBetween:
+    """Validator for 0, which switches something off, or low ≤ value ≤ high."""
+
+    def __init__(self, low: float, high: float, unit: str = "") -> None:
+        self.low, self.high, self.unit = low, high, unit
+
+    def __call__(self, value: float) -> None:
+        if value != 0 and not self.low <= value <= self.high:
+            choices = f"{self.low:,} to {self.high:,}{self.unit and ' '}{self.unit}"
+            raise ValidationError(f"{value} is out of range. Choose from {choices}, or 0 to switch it off.")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ZeroOrBetween) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.low, self.high, self.unit))

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import orjson
+from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.http import HttpResponse
 from rest_framework.negotiation import DefaultContentNegotiation
@@ -16,8 +17,14 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from inference_site import lifecycle
-from inference_site.lib.errors import ApiError
+from inference_site.exchange import Plane
+from inference_site.heads import read_timeout_ms
+from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.payload import request_id_of
 from inference_site.serializers import InferRequestSerializer
+
+# Status, header lines and body.
+Reply = tuple[int, bytes, bytes]
 
 
 class JsonUnlessBrowser(DefaultContentNegotiation):
@@ -47,9 +54,7 @@ class InferView(APIView):
 
     def post(self, request: Request) -> HttpResponse:
         """Runs an inference on the server's own loop."""
-        service = lifecycle.service()
-        asked = asyncio.run_coroutine_threadsafe(_infer(service.plane, _body(request)), service.loop)
-        status, head, answer = asked.result()
+        status, head, answer = _run(request)
         headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
         if isinstance(request.accepted_renderer, BrowsableAPIRenderer):
             page: HttpResponse = Response(orjson.loads(answer), status=status, headers=headers)
@@ -101,12 +106,35 @@ def _body(request: Request) -> bytes:
     return body
 
 
-async def _infer(plane: Any, body: bytes) -> tuple[int, bytes, bytes]:
-    answered: asyncio.Future[tuple[int, bytes, bytes]] = asyncio.get_running_loop().create_future()
+def _run(request: Request) -> Reply:
+    body = _body(request)
+    timeout = request.headers.get("X-Request-Timeout-Ms")
+    try:
+        timeout_ms = None if timeout is None else read_timeout_ms(timeout)
+    except ApiError as error:
+        return error.status, b"", error_body(error.message, error.code, request_id_of(body))
+    # By this way a client that disconnects cancels what the view waits for: Django's handler is told of it, and cancels
+    # the thread's task, which is this one.
+    return async_to_sync(_on_servers_loop)(body, timeout_ms)
+
+
+async def _on_servers_loop(body: bytes, timeout_ms: int | None) -> Reply:
+    service = lifecycle.service()
+    asked = asyncio.run_coroutine_threadsafe(_infer(service.plane, body, timeout_ms), service.loop)
+    return await asyncio.wrap_future(asked)
+
+
+async def _infer(plane: Plane, body: bytes, timeout_ms: int | None) -> Reply:
+    answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def answer(status: int, headers: bytes, body: bytes) -> None:
         if not answered.done():
             answered.set_result((status, headers, body))
 
-    plane.infer(body, answer)
-    return await answered
+    ticket = plane.infer(body, answer) if timeout_ms is None else plane.infer(body, answer, timeout_ms)
+    try:
+        return await answered
+    except asyncio.CancelledError:
+        if ticket is not None and answered.cancelled():  # else the answer came in the same turn of the loop
+            ticket.cancel()
+        raise

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import DisallowedHost, TooManyFieldsSent, TooManyFilesSent
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import csrf
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_handler
@@ -39,9 +42,28 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    """Django's handler400, such as a Host header that is not allowed."""
-    message = "this Host header is not allowed; use a name in ALLOWED_HOSTS, or add this one to it"
-    return JsonResponse({"error": message, "code": "bad_request"}, status=400)
+    """Django's handler400: what it found wrong with a request before, or while, a view read it."""
+    if isinstance(exception, DisallowedHost):
+        host = request.META.get("HTTP_HOST", "")[:100]
+        code = "invalid_host"
+        message = f"the Host header {host!r} is not allowed; use a name in ALLOWED_HOSTS, or add this one to it"
+    elif isinstance(exception, TooManyFieldsSent | TooManyFilesSent):
+        code = "too_many_fields"
+        message = f"the form has over {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS} fields; send JSON instead"
+    else:
+        code = "bad_request"
+        message = f"the request can't be read: {exception or 'its form is wrong'}; send JSON as described in /infer"
+    return JsonResponse({"error": message, "code": code}, status=400)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's CSRF_FAILURE_VIEW: its page for browsers, JSON for programs, which have no business with these paths."""
+    if "text/html" in request.headers.get("Accept", ""):
+        return csrf.csrf_failure(request, reason)
+    message = (
+        f"{request.method} is for forms at {request.path}: {reason.rstrip('.')}; requests of programs go to /infer"
+    )
+    return JsonResponse({"error": message, "code": "csrf_failed"}, status=403)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

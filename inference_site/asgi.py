@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "inference_site.settings")
@@ -32,7 +33,13 @@ async def lifespan(scope: dict[str, Any], receive: Any, send: Any) -> None:
 async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Pages, API and admin; a server without a lifespan starts the rest with its first request."""
     await lifecycle.ensure_started()
-    await http_application(scope, receive, send)
+
+    async def send_last(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start" and lifecycle.is_draining():
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    await http_application(scope, receive, send_last)
 
 
 async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from inference_site.inflight import InFlightBytes
+from inference_site.lib.errors import ApiError
+
 # Takes status, header lines (each with its CRLF) and body of the answer to one request.
 Answer = Callable[[int, bytes, bytes], None]
+
+
+class Ticket(Protocol):
+    """A request that is under way."""
+
+    def cancel(self) -> None:
+        """The client has left: its answer is not called any more, and nothing more is done for it alone."""
 
 
 class Plane(Protocol):
@@ -15,11 +25,17 @@ class Plane(Protocol):
     @property
     def draining(self) -> bool: ...
 
-    def infer(self, body: bytes, answer: Answer, /) -> None: ...
+    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> Ticket | None:
+        """Calls `answer` exactly once, unless it is cancelled; None is returned if it has been called already.
+
+        `timeout_ms` is how long the client waits from now on, 1 to 600,000; None: it has not said so.
+        """
 
 
 class Writer(Protocol):
     """The connection that an answer is written to."""
+
+    in_flight: InFlightBytes
 
     def write_answer(self, exchange: Exchange, status: int, headers: bytes, body: bytes) -> None: ...
 
@@ -31,12 +47,16 @@ class Exchange:
         "active",
         "body",
         "complete",
+        "counted_bytes",
         "disconnected",
         "expect",
+        "fault",
         "keep_alive",
         "protocol",
         "refusal",
         "response_complete",
+        "ticket",
+        "timeout_ms",
     )
 
     def __init__(self, protocol: Writer, keep_alive: bool, expect: bool = False) -> None:
@@ -44,16 +64,43 @@ class Exchange:
         self.keep_alive = keep_alive
         self.expect = expect  # the client waits for 100 Continue before it sends the body
         self.active = False  # it is this request's turn; until then it waits for the answers before it
-        self.body: list[bytes] | None = None
+        self.body: bytes | bytearray = b""
         self.complete = False  # it has been read
-        self.refusal: tuple[int, bytes] | None = None  # status and body decided before it could be read
+        self.timeout_ms: int | None = None
+        self.fault: ApiError | None = None  # found in its head; it is answered so once it has been read
+        self.refusal: tuple[int, bytes, bytes] | None = None  # the answer, decided before it could be read
+        self.counted_bytes = 0  # of its body, as InFlightBytes has them
+        self.ticket: Ticket | None = None  # it is with the plane
         self.response_complete = False
         self.disconnected = False
+
+    def add(self, part: bytes) -> None:
+        """A part of its body. Most bodies have one; of many small ones, no more is kept than their bytes."""
+        if not self.body:
+            self.body = part
+        elif isinstance(self.body, bytearray):
+            self.body += part
+        else:
+            self.body = bytearray(self.body)
+            self.body += part
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """Writes the answer, once; nothing if the client has left."""
         if self.response_complete:
             return
         self.response_complete = True
+        self.ticket = None
+        if self.counted_bytes:
+            self.protocol.in_flight.give_back(self)
         if not self.disconnected:
             self.protocol.write_answer(self, status, headers, body)
+
+    def leave(self) -> None:
+        """The client has left: nobody waits for this request any more."""
+        self.disconnected = True
+        self.body = b""
+        if self.counted_bytes:
+            self.protocol.in_flight.give_back(self)
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None and not self.response_complete:
+            ticket.cancel()

@@ -13,68 +13,48 @@ import sys
 from typing import Any, ClassVar
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from django.conf import settings
 
+from inference_site.connection import Connection, Seconds
 from inference_site.exchange import Exchange, Plane
-from inference_site.lib.errors import error_body
+from inference_site.heads import NOT_KNOWN, KnownHeads, is_allowed_host, read_timeout_ms
+from inference_site.inflight import SMALL_BYTES, InFlightBytes
+from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.payload import request_id_of
+
+__all__ = ["HotProtocol", "Seconds"]
 
 # A head beyond this is refused.
 MAX_HEAD_BYTES = 64 * 1024
-# A message may take this long to arrive, plus a second for each of these many bytes that did.
-MESSAGE_S = 20
-BYTES_PER_S = 16 * 1024
-KEEP_ALIVE_S = 75
-# After a refusal that leaves a body unread, the client has this long to read the answer before it is cut off.
-LINGER_S = 2
-MAX_KNOWN_HEADS, MAX_KNOWN_HEAD_BYTES = 1024, 2048
 
 _PATH = b"/infer"
-_REQUEST_LINE = b"POST /infer HTTP/1.1\r\n"
+_TIMEOUT = b"x-request-timeout-ms"
 _CLOSE = b"connection: close\r\n"
 _STATUS = {each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in http.HTTPStatus}
 
 
-class Seconds:
-    """A clock for timeouts that are counted in seconds: to read it costs nothing. The server advances it."""
-
-    now = 0
-
-
-class HotProtocol(HttpToolsProtocol):
-    """Serves inferences itself and leaves the rest to ASGI, in the order of their arrival on a connection.
-
-    As in uvicorn, `cycle` is the last request whose head was read, and `pipeline` holds those that wait for their turn.
-    """
+class HotProtocol(Connection):
+    """Serves inferences itself and leaves the rest to ASGI, in the order of their arrival on a connection."""
 
     plane: ClassVar[Plane]
     leaves_all_to_django: ClassVar[bool] = False
     max_body_bytes: ClassVar[int] = 16 * 2**20
-    # What the parser makes of a head depends on its bytes alone: heads of inferences that ask for nothing special are
-    # remembered with their Content-Length, and data that is such a head and its body need not be parsed again.
-    known_heads: ClassVar[dict[bytes, int]] = {}
+    in_flight: InFlightBytes = InFlightBytes(settings.MAX_IN_FLIGHT_BYTES)  # of all connections together
+    known_heads: ClassVar[KnownHeads] = KnownHeads()
     _dates: ClassVar[tuple[object, bytes]] = (None, b"")
-
-    cycle: Any
-    pipeline: Any
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """asyncio: a client has connected."""
         super().connection_made(transport)
-        self._since = Seconds.now  # when the message began to arrive, or the last answer was written
-        self._reading = False  # a message has begun and not ended
         self._in_head = False
-        self._received = 0  # bytes of it so far, and of its head (with trailers) and body
-        self._head_bytes = 0
+        self._head_bytes = 0  # of the message that is being read, with its trailers; and of its body
         self._body_bytes = 0
         self._asgi = False  # it is read by an ASGI cycle
         self._declined = False  # it offers to upgrade to a protocol that is not spoken here
-        self._stalled = False  # the client does not read its answers: nothing more is begun until it does
         self._hot: Exchange | None = None  # the exchange that is being read
         self._data = b""  # what is being parsed
         self._again = b""  # what is to be parsed next: a request whose offer to upgrade was declined, and what follows
         self._chunk = b""  # the same, if a message began at its first byte
-        self._discarding = False  # nothing more is read from this client
-        self._lingering = False
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
@@ -82,13 +62,17 @@ class HotProtocol(HttpToolsProtocol):
             return
         if not self._reading and (self.cycle is None or self.cycle.response_complete):
             end = data.find(b"\r\n\r\n") + 4
-            if self.known_heads.get(data[:end]) == len(data) - end:
+            length, timeout_ms = self.known_heads.get(data[:end], NOT_KNOWN)
+            if length == len(data) - end:
                 if self.timeout_keep_alive_task is not None:
                     self._unset_keepalive_if_required()
                 exchange = Exchange(self, True)
                 exchange.complete = True
-                self.cycle = exchange
-                self.plane.infer(data[end:], exchange.answer)
+                self.cycle = self._turn = exchange
+                if timeout_ms is None:
+                    exchange.ticket = self.plane.infer(data[end:], exchange.answer)
+                else:
+                    exchange.ticket = self.plane.infer(data[end:], exchange.answer, timeout_ms)
                 return
             self._chunk = data
         if self._reading:
@@ -105,47 +89,28 @@ class HotProtocol(HttpToolsProtocol):
             self._data, self._again = self._again, b""
             super().data_received(self._data)
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """asyncio: the client will send no more; it may still wait for an answer that is under way."""
-        waits = isinstance(self.cycle, Exchange) and self.cycle.complete and not self.cycle.response_complete
-        if waits:
-            self.cycle.keep_alive = False
-        return waits
-
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the client is gone."""
+        """asyncio: the client is gone; nobody waits for its requests."""
         self._discarding = True
-        for cycle in (self.cycle, *(queued for queued, _ in self.pipeline)):
-            if cycle is not None:
-                cycle.disconnected = True
-        self.pipeline.clear()
+        for cycle in {self._turn, self.cycle} - {None}:
+            self._leave(cycle)
+        self._drop_pipeline()
         if isinstance(self.cycle, Exchange):
             self.cycle = None
         super().connection_lost(exc)
 
-    def shutdown(self) -> None:
-        """uvicorn: the server stops. A request that is being answered is finished first."""
-        if isinstance(self.cycle, Exchange) and not self.cycle.response_complete:
-            self.cycle.keep_alive = False
+    def _leave(self, cycle: Any) -> None:
+        if isinstance(cycle, Exchange):
+            cycle.leave()
         else:
-            super().shutdown()
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self.in_flight.give_back(cycle)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being read or answered."""
-        return not self._reading and (self.cycle is None or self.cycle.response_complete)
-
-    def check_age(self) -> None:
-        """Closes a connection that has been idle, or a message that has been arriving, for too long."""
-        age = Seconds.now - self._since
-        if self._lingering:
-            if age > LINGER_S:
-                self.transport.abort()
-        elif self._reading:
-            if age > MESSAGE_S + self._received / BYTES_PER_S and not self.flow.read_paused:
-                self._refuse(408, "request_timeout", f"the request had not arrived whole after {age} s; send it faster")
-        elif age > KEEP_ALIVE_S and self.idle:
-            self.transport.close()
+    def _drop_pipeline(self) -> None:
+        for cycle, _ in self.pipeline:
+            self._leave(cycle)
+        self.pipeline.clear()
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn: what was sent is not HTTP."""
@@ -183,11 +148,13 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """uvicorn: an ASGI cycle has answered."""
+        self.in_flight.give_back(self._turn)
         super().on_response_complete()
         self._since = Seconds.now
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """uvicorn: it is this cycle's turn."""
+        self._turn = cycle
         if isinstance(cycle, Exchange):
             self._begin(cycle)
         else:
@@ -199,16 +166,25 @@ class HotProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
 
     def _begin(self, exchange: Exchange) -> None:
-        """It is this exchange's turn."""
+        """It is this exchange's turn, or it has been read and it was so already."""
         exchange.active = True
+        self._turn = exchange
         if exchange.refusal is not None:
-            status, body = exchange.refusal
-            exchange.answer(status, b"", body)
+            exchange.answer(*exchange.refusal)
         elif exchange.complete:
-            parts, exchange.body = exchange.body or [b""], None
-            self.plane.infer(parts[0] if len(parts) == 1 else b"".join(parts), exchange.answer)
+            body, exchange.body = bytes(exchange.body), b""
+            self._ask(exchange, body)
         elif exchange.expect and not exchange.body:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _ask(self, exchange: Exchange, body: bytes) -> None:
+        error = exchange.fault
+        if error is not None:
+            exchange.answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
+        elif exchange.timeout_ms is None:
+            exchange.ticket = self.plane.infer(body, exchange.answer)
+        else:
+            exchange.ticket = self.plane.infer(body, exchange.answer, exchange.timeout_ms)
 
     # httptools' callbacks, in the order in which they come.
 
@@ -252,16 +228,30 @@ class HotProtocol(HttpToolsProtocol):
         length = int(headers.get(b"content-length", b"-1"))
         if length > self.max_body_bytes:
             self._refuse(413, "body_too_large", self._over(f"is {length} bytes"))
+        elif length > SMALL_BYTES and not self.in_flight.admits(length):
+            self._refuse_overload()
         elif not self._is_inference(headers):
+            super().on_headers_complete()  # raises for a path that is none
             self._asgi = True
-            super().on_headers_complete()
+            if not self.parser.should_upgrade():  # it is not becoming a WebSocket
+                self.cycle.counted_bytes = 0
         else:
-            keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-            expect = self.expect_100_continue and self.parser.get_http_version() != "1.0"
-            exchange = self._hot = Exchange(self, keep_alive, expect)
-            if keep_alive and length >= 0 and not headers.keys() & {b"expect", b"transfer-encoding"}:
-                self._remember(length)
-            self._enqueue(exchange)
+            self._begin_to_read(headers, length)
+
+    def _begin_to_read(self, headers: dict[bytes, bytes], length: int) -> None:
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        expect = self.expect_100_continue and self.parser.get_http_version() != "1.0"
+        exchange = self._hot = Exchange(self, keep_alive, expect)
+        if _TIMEOUT in headers:
+            try:
+                values = [value.decode("latin-1") for name, value in self.headers if name == _TIMEOUT]
+                exchange.timeout_ms = read_timeout_ms(",".join(values))
+            except ApiError as error:
+                exchange.fault = error
+        known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None
+        if known and not headers.keys() & {b"expect", b"transfer-encoding"}:
+            self.known_heads.remember(self._chunk, length, exchange.timeout_ms)
+        self._enqueue(exchange)
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
@@ -270,12 +260,12 @@ class HotProtocol(HttpToolsProtocol):
         self._body_bytes += len(body)
         if self._body_bytes > self.max_body_bytes:
             self._refuse(413, "body_too_large", self._over("does not end"))
+        elif self._body_bytes > SMALL_BYTES and not self._count_body():
+            self._refuse_overload()
         elif self._hot is None:
             super().on_body(body)
-        elif self._hot.body is None:
-            self._hot.body = [body]
         else:
-            self._hot.body.append(body)
+            self._hot.add(body)
 
     def on_message_complete(self) -> None:
         """The end of a request."""
@@ -297,16 +287,8 @@ class HotProtocol(HttpToolsProtocol):
             and self.parser.get_method() == b"POST"
             and not self.parser.should_upgrade()
             and b"text/html" not in headers.get(b"accept", b"")  # a person in front of a browser gets Django's form
+            and is_allowed_host(self.headers)  # Django says what is wrong with it
         )
-
-    def _remember(self, length: int) -> None:
-        head = self._chunk[: self._chunk.find(b"\r\n\r\n") + 4]
-        # Lines that end in a bare line feed could end the head elsewhere than where `find` looks.
-        whole = head.startswith(_REQUEST_LINE) and head.count(b"\n") == head.count(b"\r\n")
-        if whole and len(head) <= MAX_KNOWN_HEAD_BYTES:
-            if len(self.known_heads) >= MAX_KNOWN_HEADS:
-                self.known_heads.clear()
-            self.known_heads[head] = length
 
     def _enqueue(self, exchange: Exchange) -> None:
         before, self.cycle = self.cycle, exchange
@@ -316,15 +298,15 @@ class HotProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, None))
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answers the request that is being read in its turn, reads nothing more, and closes."""
+    def _refuse(self, status: int, code: str, message: str, headers: bytes = b"") -> None:
         if self._discarding:
             return
-        refusal = (status, error_body(message, code))
+        refusal = (status, headers, error_body(message, code))
         self._discarding = True
         exchange = self._hot if self._hot is not None and not self._hot.complete else None
         if exchange is not None:
-            exchange.refusal, exchange.keep_alive = refusal, False
+            exchange.refusal, exchange.keep_alive, exchange.body = refusal, False, b""
+            self.in_flight.give_back(exchange)
             if exchange.active:
                 self._begin(exchange)
         elif self._asgi and self._reading:
@@ -334,26 +316,13 @@ class HotProtocol(HttpToolsProtocol):
             exchange.refusal = refusal
             self._enqueue(exchange)
 
-    def _cut_off(self, refusal: tuple[int, bytes]) -> None:
+    def _cut_off(self, refusal: tuple[int, bytes, bytes]) -> None:
         """Refuses a body that a Django view is already reading: in its place if it has not answered yet."""
         if self.pipeline or self.cycle.response_started:
             self.transport.close()
             return
-        self.cycle.disconnected = True
-        self.cycle.message_event.set()
-        Exchange(self, keep_alive=False).answer(refusal[0], b"", refusal[1])
-
-    def _close(self) -> None:
-        """Closes after an answer. What the client still sends is dropped first, or it might never see the answer."""
-        self.pipeline.clear()
-        if not self._reading and not self._discarding:
-            self._discarding = True
-            self.transport.close()
-            return
-        self._discarding = self._lingering = True
-        self.flow.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self._leave(self.cycle)
+        Exchange(self, keep_alive=False).answer(*refusal)
 
     def _should_upgrade(self) -> bool:
         """uvicorn: whether the protocol that a request offers to change to is spoken here, and may be offered so."""
@@ -378,6 +347,19 @@ class HotProtocol(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         message = f"the request's head or trailers are over {MAX_HEAD_BYTES} bytes; send fewer headers"
         self._refuse(431, "head_too_large", message)
+
+    def _refuse_overload(self) -> None:
+        message = (
+            f"the request bodies of this process would be more than {self.in_flight.limit} bytes together; "
+            "try again, or raise MAX_IN_FLIGHT_BYTES"
+        )
+        self._refuse(503, "overloaded", message, b"retry-after: 1\r\n")
+
+    def _count_body(self) -> bool:
+        return self.cycle.response_complete or self.in_flight.count(self.cycle, self._body_bytes)
+
+    def _is_whole(self, cycle: Any) -> bool:
+        return cycle.complete if isinstance(cycle, Exchange) else not cycle.more_body
 
     def _over(self, what: str) -> str:
         limit = self.max_body_bytes

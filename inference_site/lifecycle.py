@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
 if TYPE_CHECKING:
+    from gateway_app.config import Address
     from gateway_app.gateway import Gateway
     from inference_site.exchange import Plane
     from worker_app.direct import DirectInfer
@@ -29,6 +29,7 @@ class Service:
 
     loop: asyncio.AbstractEventLoop | None = None
     stopping = False
+    succeeds = False  # another process serves until this one is ready: it need not hurry
 
     @property
     def plane(self) -> Plane:
@@ -41,8 +42,13 @@ class Service:
     async def stop(self) -> None:
         """Runs once, on the same loop."""
 
-    async def drain(self, grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
-        """Returns when nobody waits for this process any more, or after `limit_s`."""
+    def drain(self) -> None:
+        """From now on clients are sent away, but what they ask is answered."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way that a stop would lose."""
+        return False
 
     def not_ready(self) -> str:
         """Why no traffic should be sent here; "" if it should."""
@@ -52,10 +58,12 @@ class Service:
 class GatewayService(Service):
     """The gateway and its links."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Sequence[Address] = ()) -> None:
+        """given: workers of the command line that could not be written to the database."""
         from gateway_app.gateway import Gateway
 
         self.gateway: Gateway = Gateway(settings.INFERENCE_TOKEN)
+        self.gateway.watcher.given = given
 
     @property
     def plane(self) -> Plane:
@@ -64,17 +72,17 @@ class GatewayService(Service):
     async def start(self) -> None:
         await self.gateway.start()
         # So that the first request after a start finds its worker; a worker that is down does not hold it up for long.
-        await self.gateway.connected(within_s=1.0)
+        await self.gateway.connected(within_s=5.0 if self.succeeds else 1.0)
 
     async def stop(self) -> None:
         await self.gateway.stop()
 
-    async def drain(self, grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
-        began = time.monotonic()
+    def drain(self) -> None:
         self.gateway.draining = True
-        await asyncio.sleep(grace_s)
-        while (self.gateway.in_flight or busy()) and time.monotonic() - began < limit_s:
-            await asyncio.sleep(0.02)
+
+    @property
+    def busy(self) -> bool:
+        return self.gateway.in_flight > 0
 
 
 class WorkerService(Service):
@@ -110,13 +118,13 @@ class WorkerService(Service):
             self._batches.cancel()
         self.plane.node.close()
 
-    async def drain(self, grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
-        """Waits until the gateways have let go: they drain first, and need this worker until then."""
-        began = time.monotonic()
-        node = self.plane.node
-        node.drain()
-        while (node.gateways or node.in_flight or busy()) and time.monotonic() - began < limit_s:
-            await asyncio.sleep(0.02)
+    def drain(self) -> None:
+        self.plane.node.drain()
+
+    @property
+    def busy(self) -> bool:
+        """Until the gateways have let go: they drain first, and need this worker until then."""
+        return bool(self.plane.node.gateways or self.plane.node.in_flight)
 
 
 _service: Service | None = None
@@ -153,12 +161,17 @@ async def ensure_started() -> None:
         await asyncio.shield(_starting)
 
 
-async def drain(grace_s: float, limit_s: float, busy: Callable[[], bool]) -> None:
-    """Finishes what is under way; readiness drops first."""
+def drain() -> None:
+    """Readiness drops, and clients are told to go."""
     running = service()
     running.stopping = True
     logger.info("draining")
-    await running.drain(grace_s, limit_s, busy)
+    running.drain()
+
+
+def is_draining() -> bool:
+    """Whether the process has been told to stop."""
+    return _service is not None and _service.stopping
 
 
 async def stop() -> None:

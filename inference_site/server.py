@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -18,12 +20,16 @@ from django.conf import settings
 from inference_site import lifecycle
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.lib.frames import BULK_BYTES, MESSAGE_BYTES
+from inference_site.parent import DRAIN, DRAINING, READY, SUCCEED, Parent
 
 logger = logging.getLogger(__name__)
 
-# While a process drains it goes on answering for this long, so that clients with an open connection hear of it.
-GRACE_S = 1.0
-DRAIN_S = 5.0
+# Without a supervisor that says otherwise: connections are still accepted for this long after readiness has dropped,
+# and this long after it everything is let go.
+GRACE_S, DRAIN_S = 1.0, 5.0
+# Who has connected before that may take this long to send something, or to hear that the connection ends.
+LINGER_S = 1.0
+BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
@@ -32,13 +38,27 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._drain: asyncio.Task[None] | None = None
+        self._parent = Parent()
+        self._accept_until = self._end_by = 0.0
+        self._listeners: list[socket.socket] = []
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn: from start to end."""
+        await super().serve(sockets)
+        # Threads that wait for a database that is away would hold up the end of the process; nothing is left to do.
+        logging.shutdown()
+        os._exit(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn: begin to serve."""
+        for each in sockets or ():
+            each.setblocking(False)  # before it is copied: the flag is shared, by all processes that have the socket
+            self._listeners.append(each.dup())
+        self._obey()
         await super().startup(sockets)
-        parent = os.environ.get("INFERENCE_PARENT_FD")
-        if parent is not None:
-            asyncio.get_running_loop().add_reader(int(parent), self._parent_gone, int(parent))
+        if self._parent.socket is not None:
+            asyncio.get_running_loop().add_reader(self._parent.socket, self._obey)
+        self._parent.say(READY)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,10 +78,15 @@ class Server(uvicorn.Server):
         if sig == signal.SIGINT and self._drain is not None:
             self.should_exit = self.force_exit = True
         else:
-            self._loop.call_soon_threadsafe(self.begin_drain)
+            self._loop.call_soon_threadsafe(self._told_to_stop)
 
-    def begin_drain(self) -> None:
-        """Stops serving in good order."""
+    def _told_to_stop(self) -> None:
+        if self._drain is None:
+            self.begin_drain()
+
+    def begin_drain(self, accept_s: float = GRACE_S, end_s: float = DRAIN_S) -> None:
+        """Stops serving in good order, or goes on with that by other limits."""
+        self._accept_until, self._end_by = time.monotonic() + accept_s, time.monotonic() + end_s
         if self._drain is None:
             self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit())
 
@@ -74,25 +99,83 @@ class Server(uvicorn.Server):
                     connection.check_age()
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn: the end. Whoever is still in the middle of something by now is cut off."""
+        for connection in self._connections():
+            if not connection.idle:
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
     async def _drain_and_exit(self) -> None:
-        # Whoever connects from now on waits for the next process, if a supervisor holds the socket too.
-        for server in self.servers:
-            server.close()
         try:
-            await lifecycle.drain(GRACE_S, DRAIN_S, self._busy)
+            while not self.started:
+                await asyncio.sleep(0.02)
+            lifecycle.drain()  # who asks whether this process is ready hears that it is not, while it still accepts
+            self._parent.say(DRAINING)
+            while time.monotonic() < self._accept_until:
+                await asyncio.sleep(0.02)
+            await self._stop_accepting()
+            linger_until = time.monotonic() + LINGER_S
+            while time.monotonic() < self._end_by:
+                connections = self._connections()
+                busy = lifecycle.service().busy or not all(each.idle for each in connections)
+                if not busy and (not connections or time.monotonic() > linger_until) and not self._close_silent():
+                    break
+                await asyncio.sleep(0.02)
         finally:
             self.should_exit = True
 
-    def _busy(self) -> bool:
-        """Whether a client is still waiting for an answer."""
-        return any(
-            not connection.idle for connection in self.server_state.connections if isinstance(connection, HotProtocol)
+    async def _stop_accepting(self) -> None:
+        """Takes over who waits in the socket's queue, and closes it; with another process there, it only closes."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0.01)  # the loop closes its socket in a later turn; ours is still open
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            with contextlib.suppress(BlockingIOError), listener:
+                for _ in range(BACKLOG):
+                    accepted, _ = listener.accept()
+                    accepted.setblocking(False)
+                    await loop.connect_accepted_socket(self._protocol, accepted)
+        self._listeners = []
+
+    def _protocol(self) -> asyncio.Protocol:
+        make = self.config.http_protocol_class
+        return make(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
 
-    def _parent_gone(self, parent: int) -> None:
-        asyncio.get_running_loop().remove_reader(parent)
-        logger.warning("the supervisor has gone, so this process stops too")
-        self.begin_drain()
+    def _connections(self) -> list[HotProtocol]:
+        return [each for each in self.server_state.connections if isinstance(each, HotProtocol)]
+
+    def _close_silent(self) -> bool:
+        """Closes the connections on which nothing has come; whether there are others, with something to be read."""
+        poll = select.poll()
+        found = {}
+        for connection in self._connections():
+            descriptor = connection.transport.get_extra_info("socket").fileno()
+            if descriptor >= 0:
+                found[descriptor] = connection
+                if not connection.flow.read_paused:  # else it does not read its answers, and gets no further one
+                    poll.register(descriptor, select.POLLIN)
+        unread = {descriptor for descriptor, _ in poll.poll(0)}
+        for descriptor, connection in found.items():
+            if descriptor not in unread:
+                connection.shutdown()
+        return bool(unread)
+
+    def _obey(self) -> None:
+        """The supervisor has something to say, or has gone."""
+        try:
+            for name, *values in self._parent.orders():
+                if name == SUCCEED:
+                    lifecycle.service().succeeds = True
+                elif name == DRAIN:
+                    self.begin_drain(*map(float, values))
+        except EOFError:
+            asyncio.get_running_loop().remove_reader(self._parent.socket)  # type: ignore[arg-type]
+            logger.warning("the supervisor has gone, so this process stops too")
+            self._told_to_stop()
 
 
 def serve(sock: socket.socket) -> None:
@@ -112,8 +195,8 @@ def serve(sock: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=2048,
+        backlog=BACKLOG,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=1,
     )
     Server(config).run(sockets=[sock])

@@ -16,6 +16,9 @@ STATE_DIR = env.path("STATE_DIR", BASE_DIR / "var", base=BASE_DIR)
 INFERENCE_TOKEN = env.text("INFERENCE_TOKEN")
 DATA_PLANE = env.choice("DATA_PLANE", ("fast", "django"), default="fast")
 MAX_BODY_BYTES = env.integer("MAX_BODY_BYTES", 16 * 2**20, minimum=1024, maximum=2**31)
+MAX_IN_FLIGHT_BYTES = env.integer(
+    "MAX_IN_FLIGHT_BYTES", max(512 * 2**20, MAX_BODY_BYTES), minimum=MAX_BODY_BYTES, maximum=2**40
+)
 
 # --- Who may talk to it ------------------------------------------------------------------------------------------
 
@@ -34,6 +37,7 @@ CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(
     origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS
 )
+CSRF_FAILURE_VIEW = "inference_site.apierrors.csrf_failure"
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 # Above the limit that the views enforce themselves, so that theirs answers, with this system's error.
@@ -147,6 +151,7 @@ LOGGING = {
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         # A client's mistake is answered and counted, not logged: 500 of them in a row would drown what matters.
         "django.request": {"level": "ERROR"},
+        "django.security": {"level": "CRITICAL"},
         "uvicorn": {"handlers": [], "level": "INFO", "propagate": True},
         # Its warnings are about clients that speak no HTTP: answered and counted too.
         "uvicorn.error": {"level": "ERROR"},

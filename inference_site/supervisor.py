@@ -1,7 +1,6 @@
 """Starts the processes of a cluster, restarts those that die, and stops all in order. Knows nothing of Django."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 
 from inference_site.child import OWN_NAME, Child, ChildSpec
 from inference_site.console import Console
+from inference_site.process import TAIL_S
 
 EARLY_DEATHS = 2  # so many of one process before the first "ready": it is not going to work
 RESTART_WITHIN_S = 30.0  # for one process of a rolling restart to drain, end, start and be ready
@@ -20,7 +20,7 @@ class SupervisorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Processes that stop together. Stages stop in reverse order, each after the one before it has ended."""
+    """Processes that stop together, killed after `stop_wait_s`. Stages stop in reverse order, one after the other."""
 
     children: tuple[ChildSpec, ...]
     stop_wait_s: float
@@ -47,12 +47,8 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._is_ready = False
         self._rolling: asyncio.Task[None] | None = None
-        # Only this process holds the write end: however it ends, its children read end-of-file and end too.
-        self._parent_read_fd, self._parent_write_fd = os.pipe()
         self._width = max(len(name) for name in [OWN_NAME, *(c.name for s in stages for c in s.children)])
-        self._stages = [
-            (stage, [Child(spec, self._say, self._parent_read_fd) for spec in stage.children]) for stage in stages
-        ]
+        self._stages = [(stage, [Child(spec, self._say) for spec in stage.children]) for stage in stages]
         self._children = [child for _, children in self._stages for child in children]
 
     def run(self) -> None:
@@ -79,8 +75,6 @@ class Supervisor:
             ready.cancel()
             asked.cancel()
             await self._stop_all(tasks)
-            os.close(self._parent_read_fd)
-            os.close(self._parent_write_fd)
 
     async def _become_ready(self) -> None:
         give_up_at = time.monotonic() + self._ready_within_s
@@ -106,7 +100,7 @@ class Supervisor:
     async def _stop_all(self, tasks: Mapping[Child, asyncio.Task[None]]) -> None:
         for stage, children in reversed(self._stages):
             for child in children:
-                child.stop()
+                child.stop(max(0.0, stage.stop_wait_s - TAIL_S))
             kill_at = time.monotonic() + stage.stop_wait_s
             while pending := [child for child in children if not tasks[child].done()]:
                 if self._hurry.is_set() or time.monotonic() > kill_at:
@@ -138,14 +132,18 @@ class Supervisor:
         began = time.monotonic()
         self._say(OWN_NAME, "SIGHUP: restarting one by one")
         for child in self._children:
-            starts, give_up_at = child.starts, time.monotonic() + RESTART_WITHIN_S
-            child.restart()
-            while child.starts == starts or (why := await self._why_not_all_well()):
+            starts, give_up_at, why = child.starts, time.monotonic() + RESTART_WITHIN_S, ""
+            if child.spec.overlaps:
+                why = await child.replace(RESTART_WITHIN_S)
+            else:
+                child.restart()
+            while not why and (starts == child.starts or not child.is_one or await self._why_not_all_well()):
                 if time.monotonic() > give_up_at:
-                    why = "it has not ended" if child.starts == starts else why
-                    self._say(OWN_NAME, f"{child.spec.name} is not ready, the others are left as they are: {why}")
-                    return
+                    why = await self._why_not_all_well() or "the one before has not ended"
                 await asyncio.sleep(0.1)
+            if why:
+                self._say(OWN_NAME, f"{child.spec.name} is not replaced, the others are left as they are: {why}")
+                return
         self._say(OWN_NAME, f"all have been restarted, in {time.monotonic() - began:.1f} s")
 
     async def _why_not_all_well(self) -> str:

@@ -55,7 +55,10 @@ class Engine:
         self.input, self._has_batch_axis = self._describe_input()
         self.batches = self._has_batch_axis
         self.output = self._choose_output()
+        self.zeros = self._zeros(1)[0]  # the sample that it is warmed up with
         self.typical_s = 0.0  # smoothed duration of one run
+        self.fixed_s = 0.0  # what the warm-up took, whatever the batch's size
+        self.each_s = 0.0  # and for each sample in it
         self._warm_up(warm_up_batch)
 
     def run(self, samples: Sequence[bytes]) -> list[bytes | ApiError | EngineError]:
@@ -114,24 +117,29 @@ class Engine:
 
     def _run_alone(self, sample: bytes) -> bytes | ApiError | EngineError:
         shape = self.input.shape_of(sample)
+        shape = (1, *shape) if self._has_batch_axis else shape
         try:
-            return _encode(self._infer(sample, (1, *shape) if self._has_batch_axis else shape))
+            return _encode(self._infer(sample, shape))
         except Exception as error:
-            return self._blame(error)
+            logger.warning("%s failed on an input, which is tried once more: %s", self.path.name, error)
+            return self._try_again(sample, shape)
 
     def _infer(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         tensor = np.frombuffer(data, self.input.dtype).reshape(shape)
         output: np.ndarray = self._session.run([self.output.name], {self.input.name: tensor})[0]
         return output
 
-    def _blame(self, error: Exception) -> ApiError | EngineError:
-        """A sample failed alone: its own fault if the model still runs on zeros, the engine's if not."""
+    def _try_again(self, sample: bytes, shape: tuple[int, ...]) -> bytes | ApiError | EngineError:
+        """A sample failed alone: its own fault if it fails again and zeros do not, else the engine's."""
         try:
             self._infer(*self._zeros(1))
-        except Exception as again:
-            return EngineError(f"{self.path.name} fails on its warm-up input too: {again}")
-        reason = str(error).strip().splitlines()[-1][:300]
-        return ApiError(422, "model_refused_input", f"the model can't run on this input: {reason}")
+        except Exception as error:
+            return EngineError(f"{self.path.name} fails on its warm-up input too: {error}")
+        try:
+            return _encode(self._infer(sample, shape))
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1][:300]
+            return ApiError(422, "model_refused_input", f"the model can't run on this input: {reason}")
 
     def _zeros(self, batch: int) -> tuple[bytes, tuple[int, ...]]:
         shape = tuple(size or 1 for size in self.input.shape)
@@ -140,13 +148,19 @@ class Engine:
 
     def _warm_up(self, batch: int) -> None:
         """Runs the sizes that will be met first, so that no request pays for the first allocation."""
+        took: dict[int, float] = {}
         try:
             for size in (1, batch, 1, 1) if self.batches else (1, 1, 1):
                 began = time.perf_counter()
                 self._infer(*self._zeros(size))
-                self.typical_s = time.perf_counter() - began
+                took[size] = time.perf_counter() - began
         except Exception as error:
             raise ModelError(f"{self.path} loads but does not run on zeros: {error}") from error
+        self.typical_s = took[1]
+        # Without batches a second sample costs as much as the first.
+        several = self.batches and batch > 1
+        self.each_s = max(0.0, took[batch] - took[1]) / (batch - 1) if several else took[1]
+        self.fixed_s = max(0.0, took[1] - self.each_s)
 
     def _create_session(self, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()

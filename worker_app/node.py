@@ -14,9 +14,11 @@ from typing import Protocol
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
 from worker_app.core.lru import LRU
 from worker_app.engine import Engine, EngineError
+from worker_app.job import Job, Key, Reply, Token, elapsed_us, hand_over
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +26,6 @@ logger = logging.getLogger(__name__)
 _KEY_BYTES = 2048
 # A model that answers faster than this runs on the loop itself: handing it to a thread would cost more.
 _QUICK_S = 0.0005
-
-Token = object
-Key = bytes | str
-
-
-class Reply(Protocol):
-    """Takes one outcome: what the asker passed as `token`, the kind of reply, cache state, status, payload, µs."""
-
-    def __call__(
-        self, token: Token, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int, /
-    ) -> None: ...
 
 
 class GatewayStream(Protocol):
@@ -45,19 +36,11 @@ class GatewayStream(Protocol):
     def say_draining(self) -> None: ...
 
 
-class Job:
-    """One sample that waits for the engine, and all who asked for it."""
-
-    __slots__ = ("key", "sample", "waiters")
-
-    def __init__(self, key: Key, sample: bytes) -> None:
-        self.key = key
-        self.sample = sample
-        self.waiters: list[tuple[Token, Reply, float]] = []
-
-
 class Node:
-    """Answers requests; `infer` never blocks and calls back exactly once. Not safe for concurrent access."""
+    """Answers requests; `infer` never blocks and calls back once, or never if cancelled.
+
+    Not safe for concurrent access.
+    """
 
     def __init__(self, node_id: str, engine: Engine, settings: NodeSettings | None = None) -> None:
         self.node_id = node_id
@@ -70,6 +53,8 @@ class Node:
         self.cache_hits = 0
         self.joined = 0
         self.errors = 0
+        self.expired = 0  # requests whose time had passed when it was their turn
+        self.abandoned = 0  # samples that nobody waited for any more when it was their turn
         self.gateways: set[GatewayStream] = set()
         self.results: LRU[Key, bytes] = LRU(settings.cache_entries, settings.cache_bytes)
         self._aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
@@ -79,6 +64,8 @@ class Node:
             wait_s=settings.batch_wait_ms / 1000,
             eager=settings.batch_eager,
         )
+        self.pace = Pace(engine.fixed_s, engine.each_s)
+        self._admit()
         self._jobs: dict[Key, Job] = {}
         self._running: list[Job] = []
         self._work = asyncio.Event()
@@ -90,43 +77,85 @@ class Node:
         """Samples that wait or run."""
         return len(self._jobs)
 
-    def infer(self, text: bytes, token: Token, reply: Reply) -> None:
-        """Answers the text of an input_data: from the cache, with one that is under way, or from the engine."""
-        began = time.perf_counter()
+    @property
+    def rate(self) -> float:
+        """Samples per second that the engine gets through while there is enough to do."""
+        return self.pace.rate(self.settings.batch_size)
+
+    @property
+    def wait_s(self) -> float:
+        """How long a request that comes now would wait for its turn."""
+        return (len(self.batcher) + len(self._running)) * self._sample_s
+
+    def infer(self, text: bytes, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
+        """Answers the text of an input_data: from the cache, with one that is under way, or from the engine.
+
+        What is not run within `left_ms` (0: no limit) is answered EXPIRED, and BUSY at once if that can be told now.
+        Returns the job that is waited for, for `cancel`; None if it is answered.
+        """
+        began = time.monotonic()
         self.total_requests += 1
         alias = _short(text)
         key = self._aliases.get(alias)
         sample = None
         if key is None:
+            if self.batcher.full:  # so there is no point in reading it
+                self._refuse(token, reply)
+                return None
             try:
                 sample = self.engine.input.sample(text)
             except ApiError as error:
-                reply(token, Tell.REFUSED, Cache.MISS, error.status, error_body(error.message, error.code), _us(began))
-                return
+                body = error_body(error.message, error.code)
+                reply(token, Tell.REFUSED, Cache.MISS, error.status, body, elapsed_us(began))
+                return None
             except Exception as error:  # a bug of ours: another worker may do better, and this stream goes on
                 logger.exception("an input could not be read")
                 self.errors += 1
-                reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), _us(began))
-                return
+                reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), elapsed_us(began))
+                return None
             key = _short(sample)
             self._aliases.put(alias, key, len(alias) + len(key))
         output = self.results.get(key)
         if output is not None:
             self.cache_hits += 1
-            reply(token, Tell.RESULT, Cache.HIT, 200, output, _us(began))
-            return
+            reply(token, Tell.RESULT, Cache.HIT, 200, output, elapsed_us(began))
+            return None
         job = self._jobs.get(key)
         if job is not None:
             self.joined += 1
-            job.waiters.append((token, reply, began))
-            return
+            job.join(token, reply, began, left_ms)
+            return job
+        hopeless = left_ms and left_ms < 1000 * self.wait_s
+        if hopeless or self.batcher.full:
+            self._refuse(token, reply)
+            return None
         job = Job(key, sample if sample is not None else self.engine.input.sample(text))
-        if not self.batcher.put(job):
-            reply(token, Tell.BUSY, Cache.MISS, 503, b"", _us(began))
-            return
-        job.waiters.append((token, reply, began))
+        self.batcher.put(job)
+        job.join(token, reply, began, left_ms)
         self._jobs[key] = job
         self._work.set()
+        return job
+
+    def check(self, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
+        """Runs the warm-up input as `infer` runs a request, before all that waits: a RESULT without payload, or FAILED.
+
+        The cache has no part in it. Returns like `infer`.
+        """
+        began = time.monotonic()
+        job = Job(None, self.engine.zeros)
+        if not self.batcher.put_first(job):
+            self._refuse(token, reply)
+            return None
+        job.join(token, reply, began, left_ms)
+        self._work.set()
+        return job
+
+    def cancel(self, job: Job, token: Token, reply: Reply) -> None:
+        """This asker of a job has left: it gets no reply, and if it was the only one, the job is not run."""
+        job.leave(token, reply)
+        if not job.waiters and self.batcher.discard(job):
+            self.abandoned += 1
+            self._forget(job)
 
     def wake(self) -> None:
         """Makes `work` return: there may be something to do."""
@@ -140,17 +169,25 @@ class Node:
     async def run_batches(self) -> None:
         """Runs batch after batch until none is due. One caller at a time: it owns the engine."""
         loop = asyncio.get_running_loop()
+        began = time.monotonic()
         while (due_s := self.batcher.due_in()) is not None:
             if due_s > 0:
                 self._wake_in(loop, due_s)
                 return
-            self._running = self.batcher.take()
+            self._running = self.batcher.take(self._wanted)
+            if not self._running:
+                continue
             samples = [job.sample for job in self._running]
+            size = len(samples)
             if self.engine.typical_s < _QUICK_S:
                 self._finish(self._run(samples))
                 await asyncio.sleep(0)  # let what has arrived meanwhile join the next batch
             else:
                 self._finish(await loop.run_in_executor(self._thread, self._run, samples))
+            ended = time.monotonic()
+            self.pace.note(size, ended - began)
+            self._admit()
+            began = ended
 
     def configure(self, settings: NodeSettings) -> None:
         """Takes new settings, in force from the next request and the next batch on; an older revision is ignored."""
@@ -162,6 +199,7 @@ class Node:
         self.batcher.configure(
             max_size=settings.batch_size, wait_s=settings.batch_wait_ms / 1000, eager=settings.batch_eager
         )
+        self._admit()
         self._work.set()  # what waits may be due by the new settings
         logger.info("settings of revision %d are in force: %s", settings.revision, settings)
 
@@ -175,6 +213,29 @@ class Node:
         """Ends the engine's thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _admit(self) -> None:
+        """Takes in what the engine can do in time, as far as is known now."""
+        settings = self.settings
+        self.batcher.limit = self.pace.queue_limit(settings.batch_size, settings.queue_ms / 1000)
+        self._sample_s = 1 / self.rate
+
+    def _refuse(self, token: Token, reply: Reply) -> None:
+        """Says BUSY, and for how long."""
+        reply(token, Tell.BUSY, Cache.MISS, 503, b"", int(self.wait_s * 1e6))
+
+    def _wanted(self, job: Job) -> bool:
+        """Whether somebody waits for a job whose turn has come; whose time has passed is told so."""
+        now = time.monotonic()
+        if now < job.soonest:
+            return True
+        late = job.take_late(now)
+        self.expired += len(late)
+        if not job.waiters:
+            self._forget(job)
+        for waiter in late:
+            hand_over(waiter, Tell.EXPIRED, Cache.MISS, 504, b"")
+        return bool(job.waiters)
+
     def _run(self, samples: Sequence[bytes]) -> Sequence[bytes | ApiError | EngineError]:
         try:
             return self.engine.run(samples)
@@ -185,22 +246,25 @@ class Node:
     def _finish(self, results: Sequence[bytes | ApiError | EngineError]) -> None:
         jobs, self._running = self._running, []
         for job, result in zip(jobs, results, strict=True):
-            del self._jobs[job.key]
-            cache = Cache.MISS
+            key, cache = job.key, Cache.MISS
+            self._forget(job)
             if isinstance(result, bytes):
-                kind, status, payload = Tell.RESULT, 200, result
-                self.results.put(job.key, result, len(job.key) + len(result))
-            elif isinstance(result, ApiError):
+                kind, status, payload = Tell.RESULT, 200, result if key is not None else b""
+                if key is not None:
+                    self.results.put(key, result, len(key) + len(result))
+            elif isinstance(result, ApiError) and key is not None:
                 kind, status, payload = Tell.REFUSED, result.status, error_body(result.message, result.code)
             else:
                 self.errors += 1
                 kind, status, payload = Tell.FAILED, 503, str(result).encode()
-            for token, reply, began in job.waiters:
-                try:
-                    reply(token, kind, cache, status, payload, _us(began))
-                except Exception:  # a bug at one asker's end must not keep the others from their answers
-                    logger.exception("an answer could not be handed over")
+            for waiter in job.waiters:
+                hand_over(waiter, kind, cache, status, payload)
                 cache = Cache.JOINED
+
+    def _forget(self, job: Job) -> None:
+        """Nobody can join this job any more."""
+        if job.key is not None:
+            del self._jobs[job.key]
 
     def _wake_in(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         if self._timer is not None:
@@ -211,7 +275,3 @@ class Node:
 def _short(data: bytes) -> Key:
     """The data itself, or its digest; as text, so that no data can ever be equal to another's digest."""
     return data if len(data) <= _KEY_BYTES else hashlib.blake2b(data, digest_size=32).hexdigest()
-
-
-def _us(began: float) -> int:
-    return int((time.perf_counter() - began) * 1e6)

@@ -10,9 +10,14 @@ from worker_app.node import Node
 
 
 def node_stats(node: Node) -> dict[str, Any]:
-    """Counters since the process started, and what waits now."""
+    """Counters since the process started, what waits now, and how fast it goes.
+
+    `queue_ms` is how long a request that comes now would wait, `limit` how many one gateway may have in flight here,
+    `rate` samples per second while there is enough to do, `batch_ms` what a batch took of late.
+    """
     batcher = node.batcher
     total, hits = node.total_requests, node.cache_hits
+    batch_size = node.settings.batch_size
     return {
         "node_id": node.node_id,
         "total_requests": total,
@@ -22,7 +27,13 @@ def node_stats(node: Node) -> dict[str, Any]:
         "cache_hit_rate": round(hits / total, 4) if total else 0.0,
         "cache_bytes": node.results.size_bytes,
         "queue": len(batcher),
+        "queue_ms": round(1000 * node.wait_s, 1),
+        "limit": max(2 * batch_size, (batcher.limit + batch_size) // max(1, _gateways(node))),
+        "rate": round(node.rate, 1),
+        "batch_ms": round(1000 * node.engine.typical_s, 3),
         "errors": node.errors,
+        "expired": node.expired,
+        "abandoned": node.abandoned,
         "batch_processor": {
             "total_batches": batcher.batches,
             "avg_batch_size": round(batcher.mean_size, 2),
@@ -48,5 +59,9 @@ def node_health(node: Node) -> dict[str, Any]:
         "fallback_reason": node.engine.fallback_reason,
         "model": node.engine.describe(),
         "settings": {name: getattr(settings, name) for name in settings.__struct_fields__},
-        "gateways": sum(not stream.bulk for stream in node.gateways),
+        "gateways": _gateways(node),
     }
+
+
+def _gateways(node: Node) -> int:
+    return sum(not stream.bulk for stream in node.gateways)

@@ -8,10 +8,12 @@ import logging
 from typing import Any
 
 import msgspec
+from xxhash import xxh3_64_intdigest
 
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from worker_app.job import Job
 from worker_app.node import Node
 from worker_app.stats import node_stats
 
@@ -19,6 +21,11 @@ logger = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S = 5.0
 STATS_EVERY_S = 0.5
+LONGEST_US = 0xFFFFFFFF  # the time that a reply's head has room for
+
+_INFER = int(Ask.INFER)
+
+Token = tuple[int, int]  # of a request: its id on this connection, and the key of its input
 
 
 class Stream:
@@ -31,6 +38,7 @@ class Stream:
         self._token = token
         self._send = send
         self._out: list[bytes] = []
+        self._waiting: dict[int, tuple[Job, Token]] = {}  # what has no answer yet, by id
         self._ready = asyncio.Event()
         self._reading = False
         self._challenge = handshake.new_challenge()
@@ -66,10 +74,12 @@ class Stream:
             self._node.gateways.discard(self)
             for task in tasks:
                 task.cancel()
+            for ident in tuple(self._waiting):
+                self._cancel(ident)
 
     def say_draining(self) -> None:
         """Tells the gateway that this process is about to stop."""
-        self._put(frames.tell(Tell.DRAINING, 0, b""))
+        self._put(Tell.DRAINING, 0, b"")
 
     def _take(self, message: bytes) -> None:
         self._reading = True
@@ -79,24 +89,49 @@ class Stream:
             self._reading = False
 
     def _take_frames(self, asks: list[tuple[int, int, int, bytes]]) -> None:
-        infer, reply = self._node.infer, self._reply
-        for kind, ident, _, payload in asks:
-            if kind == Ask.INFER:
-                infer(payload, ident, reply)
-            elif kind == Ask.SETTINGS:
-                self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
-            elif kind != Ask.PROOF:
-                raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
+        infer, reply, waiting = self._node.infer, self._reply, self._waiting
+        for kind, ident, left_ms, payload in asks:
+            if kind == _INFER:
+                token = (ident, xxh3_64_intdigest(payload))
+                job = infer(payload, token, reply, left_ms)
+                if job is not None:
+                    waiting[ident] = (job, token)
+            else:
+                self._order(kind, ident, left_ms, payload)
 
-    def _reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
+    def _order(self, kind: int, ident: int, left_ms: int, payload: bytes) -> None:
+        if kind == Ask.CANCEL:
+            self._cancel(ident)
+        elif kind == Ask.PING:
+            self._put(Tell.PONG, ident, b"")
+        elif kind == Ask.CHECK:
+            token = (ident, 0)
+            job = self._node.check(token, self._reply, left_ms)
+            if job is not None:
+                self._waiting[ident] = (job, token)
+        elif kind == Ask.SETTINGS:
+            self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
+        elif kind != Ask.PROOF:
+            raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
+
+    def _cancel(self, ident: int) -> None:
+        waiting = self._waiting.pop(ident, None)
+        if waiting is not None:  # else the answer was on its way already
+            self._node.cancel(*waiting, self._reply)
+
+    def _reply(self, token: Any, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
+        ident, key = token
+        self._waiting.pop(ident, None)
+        check = frames.check_of(payload, key) if kind is Tell.RESULT else 0
         out = self._out
-        out.append(frames.pack_tell_head(kind, cache, status, token, len(payload), time_us))
+        time_us = time_us if time_us < LONGEST_US else LONGEST_US
+        out.append(frames.pack_tell_head(kind, cache, status, ident, len(payload), time_us, check))
         out.append(payload)
         if not self._reading:  # what is answered while a message is read leaves when it has been read
             self._ready.set()
 
-    def _put(self, frame: bytes) -> None:
-        self._out.append(frame)
+    def _put(self, kind: Tell, ident: int, payload: bytes) -> None:
+        self._out += frames.pack_tell_head(kind, 0, 0, ident, len(payload), 0, 0), payload
         self._ready.set()
 
     def _hello(self, challenge: str) -> bytes:
@@ -144,5 +179,5 @@ class Stream:
 
     async def _push_stats(self) -> None:
         while True:
-            self._put(frames.tell(Tell.STATS, 0, msgspec.json.encode(node_stats(self._node))))
+            self._put(Tell.STATS, 0, msgspec.json.encode(node_stats(self._node)))
             await asyncio.sleep(STATS_EVERY_S)

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 # The longest that repeated failures keep a breaker open, unless it is set to longer from the first.
 MAX_OPEN_S = 300.0
+# An error rate is judged over this many seconds, and only when there were this many calls.
+RATE_S, RATE_MIN_CALLS = 10, 20
 
 
 class State(StrEnum):
     CLOSED = "CLOSED"
     OPEN = "OPEN"
     HALF_OPEN = "HALF_OPEN"
+
+
+class Cause(StrEnum):
+    """What the last change of state was for."""
+
+    NONE = ""
+    FAILURES = "failures in a row"
+    ERROR_RATE = "error rate"
+    SLOW = "slow"
+    SILENT = "silent"
+    PROBE = "probe"
+    TIME = "time"
+    ALIVE = "alive"
+    LAST = "nobody else"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +47,31 @@ class BreakerConfig:
 class Breaker:
     """One worker's breaker. Not safe for concurrent access: it lives on one event loop.
 
-    CLOSED counts failures in a row and opens at the threshold. OPEN refuses until `open_s` has passed, twice as long
-    after each probe that failed since it was last closed, up to `MAX_OPEN_S`, times what `jitter()` gives. HALF_OPEN
-    admits probes, at most as many at a time as successes are still missing; enough successes close it, one failure
-    opens it again. Whoever was admitted by `acquire()` must end with exactly one of `success`, `failure`, `release`;
-    an outcome counts only in the period between two changes of state that the request was admitted in. Times are
-    seconds of the clock that is passed in, which must be monotonic.
+    CLOSED counts failures in a row and their part of all calls, and opens when there are too many of either. OPEN
+    refuses until `open_s` has passed, twice as long after each probe that failed since it was last closed, up to
+    `MAX_OPEN_S`, times what `jitter()` gives. HALF_OPEN admits probes, at most as many at a time as successes are
+    still missing; enough successes close it, one failure opens it again. Whoever was admitted by `acquire()` must end
+    with exactly one of `success`, `failure`, `release`; an outcome counts only in the period between two changes of
+    state that the request was admitted in. While `may_open()` says no, only an operator opens it. Times are seconds of
+    the clock that is passed in, which must be monotonic.
     """
 
     __slots__ = (
+        "_calls",
         "_clock",
+        "_failed",
         "_failed_trials",
         "_jitter",
+        "_past",
         "_period",
+        "_rolled_at",
         "_stretch",
+        "cause",
         "config",
         "failures",
+        "isolated",
         "last_error",
+        "may_open",
         "on_change",
         "opens",
         "probes",
@@ -60,35 +86,43 @@ class Breaker:
         clock: Callable[[], float],
         on_change: Callable[[Breaker, State, str], None] | None = None,
         jitter: Callable[[], float] = lambda: 1.0,
+        may_open: Callable[[], bool] = lambda: True,
     ) -> None:
         self.config = config
         self._clock = clock
         self.on_change = on_change
         self._jitter = jitter
+        self.may_open = may_open
         self._stretch = 1.0
         self._failed_trials = 0
         # A permit is the number of the period it was given in, negative for a probe.
         self._period = 1
         self.state = State.CLOSED
-        self.since = clock()
+        self.cause = Cause.NONE
+        self.isolated = False
+        self.since = self._rolled_at = clock()
         self.failures = 0
         self.successes = 0
         self.probes = 0
         self.opens = 0
         self.last_error = ""
+        self._calls = self._failed = 0  # of the current second; those of the seconds before are in _past
+        self._past: deque[tuple[int, int]] = deque(maxlen=RATE_S - 1)
 
     def routable(self) -> bool:
-        """Whether `acquire()` would admit a request now."""
+        """Whether `acquire()` would admit a request now. Changes nothing."""
         if self.state is State.CLOSED:
             return True
-        self.tick()
-        return self.state is State.HALF_OPEN and self.probes < self.config.success_threshold - self.successes
+        if self.state is State.OPEN and not self._is_over():
+            return False
+        return self.probes < self.config.success_threshold - self.successes
 
     def acquire(self) -> int | None:
         """Admits one request and returns its permit, to be handed back with the outcome; None if it is refused."""
         if self.state is State.CLOSED:
             return self._period
-        if not self.routable():
+        self.tick()
+        if self.state is State.OPEN or not self.routable():
             return None
         self.probes += 1
         return -self._period
@@ -96,19 +130,22 @@ class Breaker:
     def success(self, permit: int) -> None:
         """The worker answered (a 4xx is an answer too)."""
         if permit == self._period:
+            self._calls += 1
             self.failures = 0
         elif self._returned(permit):
             self.successes += 1
             if self.successes >= self.config.success_threshold:
-                self._change(State.CLOSED, f"{self.successes} probes succeeded")
+                self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
 
     def failure(self, permit: int, reason: str) -> None:
         """The worker failed a request; `reason` is kept as the last error."""
         self.last_error = reason
         if permit == self._period:
+            self._calls += 1
+            self._failed += 1
             self.count_failure(reason)
         elif self._returned(permit):
-            self._change(State.OPEN, f"a probe failed: {reason}")
+            self._change(State.OPEN, Cause.PROBE, f"a probe failed: {reason}")
 
     def release(self, permit: int) -> None:
         """Neither: the client left, or the worker said that it is full or draining."""
@@ -117,15 +154,42 @@ class Breaker:
     def count_failure(self, reason: str) -> None:
         """A failure that no request saw, such as a refused connection."""
         self.last_error = reason
-        if self.state is State.CLOSED:
-            self.failures += 1
-            if self.failures >= self.config.failure_threshold:
-                self._change(State.OPEN, f"{self.failures} failures in a row, the last: {reason}")
+        if self.state is not State.CLOSED:
+            return
+        self.failures += 1
+        if self.failures >= self.config.failure_threshold:
+            self.trip(Cause.FAILURES, f"{self.failures} failures in a row, the last: {reason}")
+        elif self.config.error_ratio:
+            calls, failed = map(sum, zip(*self._past, (self._calls, self._failed), strict=True))
+            if calls >= RATE_MIN_CALLS and failed >= self.config.error_ratio * calls:
+                self.trip(Cause.ERROR_RATE, f"{failed} of {calls} requests failed in {RATE_S} s, the last: {reason}")
 
-    def revive(self, reason: str) -> None:
-        """A new process answers for this worker: an open breaker may probe at once."""
-        if self.state is State.OPEN:
-            self._change(State.HALF_OPEN, reason)
+    def trip(self, cause: Cause, reason: str) -> bool:
+        """Opens, for what else is known of the worker; whether it is open now."""
+        if self.state is not State.OPEN and (cause is Cause.OPERATOR or self.may_open()):
+            self.last_error = reason
+            self._change(State.OPEN, cause, reason)
+        return self.state is State.OPEN
+
+    def revive(self, reason: str, cause: Cause = Cause.ALIVE) -> None:
+        """There is reason to hope: an open breaker may probe at once."""
+        if self.state is State.OPEN and not self.isolated:
+            self._change(State.HALF_OPEN, cause, reason)
+
+    def reset(self, reason: str) -> None:
+        """An operator says that all is well."""
+        if self.state is not State.CLOSED and not self.isolated:
+            self._change(State.CLOSED, Cause.OPERATOR, reason)
+        self.failures = 0
+
+    def isolate(self, isolated: bool) -> None:
+        """An operator keeps it open, or ends that."""
+        if isolated and not self.isolated:
+            self.isolated = True
+            self._change(State.OPEN, Cause.OPERATOR, "isolated by an operator")
+        elif self.isolated and not isolated:
+            self.isolated = False
+            self.revive("no longer isolated", Cause.OPERATOR)
 
     @property
     def open_for_s(self) -> float:
@@ -135,12 +199,18 @@ class Breaker:
 
     def tick(self) -> None:
         """Moves OPEN to HALF_OPEN when its time has passed; called on a timer too, so that it needs no traffic."""
-        if self.state is State.OPEN and self._clock() - self.since >= self.open_for_s:
-            self._change(State.HALF_OPEN, f"open for {self.open_for_s:.1f} s")
+        now = self._clock()
+        if now - self._rolled_at >= 1:
+            for _ in range(min(RATE_S, int(now - self._rolled_at))):
+                self._past.append((self._calls, self._failed))
+                self._calls = self._failed = 0
+            self._rolled_at = now
+        if self.state is State.OPEN and self._is_over():
+            self._change(State.HALF_OPEN, Cause.TIME, f"open for {self.open_for_s:.1f} s")
 
     def retry_after(self) -> float | None:
-        """Seconds until this breaker admits a probe; None if it is not open."""
-        if self.state is not State.OPEN:
+        """Seconds until this breaker admits a probe; None if it is not open, or held open by an operator."""
+        if self.state is not State.OPEN or self.isolated:
             return None
         return max(0.0, self.since + self.open_for_s - self._clock())
 
@@ -148,20 +218,26 @@ class Breaker:
         """Takes new thresholds; the counts so far are judged by them at the next outcome."""
         self.config = config
         if self.state is State.HALF_OPEN and self.successes >= config.success_threshold:
-            self._change(State.CLOSED, f"{self.successes} probes succeeded")
+            self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
+
+    def _is_over(self) -> bool:
+        return not self.isolated and self._clock() - self.since >= self.open_for_s
 
     def _returned(self, permit: int) -> bool:
         """Takes a probe's permit back; whether its outcome still counts."""
-        if permit > 0:
+        if permit >= 0:
             return False
         self.probes -= 1
         return permit == -self._period
 
-    def _change(self, state: State, reason: str) -> None:
+    def _change(self, state: State, cause: Cause, reason: str) -> None:
         before, self.state = self.state, state
+        self.cause = cause
         self.since = self._clock()
         self._period += 1
         self.failures = self.successes = 0
+        self._calls = self._failed = 0
+        self._past.clear()
         if state is State.OPEN:
             self.opens += 1
             self._failed_trials += before is State.HALF_OPEN

@@ -3,95 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable
 
-from gateway_app.core.breaker import Breaker, State
+from gateway_app.core.breaker import Breaker, Cause, State
+from gateway_app.core.budget import RetryBudget
+from gateway_app.core.call import MAX_IN_FLIGHT, Call, Nobody, Owners, Route
+from gateway_app.core.pace import Pace
 from gateway_app.core.policy import Policy
+from gateway_app.core.suspects import Suspects, Verdict
+from gateway_app.core.watch import MAX_ATTEMPTS, Watch
 from inference_site.lib.errors import ApiError
-from inference_site.lib.frames import Tell
+from inference_site.lib.frames import Cache, Tell
 
-# A worker may fail a request once after its bytes were sent; the second failure is the client's to see.
-MAX_ATTEMPTS = 2
-MAX_IN_FLIGHT = 4096
-
-
-class Owners(Protocol):
-    """Who is to answer a key: a ring, or the table made of one."""
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """The members."""
-
-    def owners(self, key: int) -> tuple[str, ...]:
-        """All members in the order in which they are to be tried for a 64-bit key."""
-
-
-class Nobody:
-    """Owners before there are any."""
-
-    weights: Mapping[str, float] = {}
-
-    def owners(self, key: int) -> tuple[str, ...]:
-        """Of no key."""
-        return ()
-
-
-class Link(Protocol):
-    """How a router sends to one worker; the answer comes back through `Router.answered`, `lost` or `timed_out`."""
-
-    def send(self, call: Call) -> None: ...
-
-
-class Call:
-    """One request on its way. Subclasses say what is done with the answer; exactly one of `on_*` is called, once."""
-
-    __slots__ = ("attempts", "began", "key", "payload", "permit", "route", "sent_at", "tried")
-
-    route: Route
-    permit: int
-    began: float
-    sent_at: float
-
-    def __init__(self, key: int, payload: bytes) -> None:
-        self.key = key
-        self.payload = payload
-        self.attempts = 0
-        self.tried: tuple[Route, ...] = ()
-
-    def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
-        """A worker answered; `payload` is the encoded output."""
-        raise NotImplementedError
-
-    def on_refusal(self, status: int, payload: bytes) -> None:
-        """A worker found the request at fault; `payload` is `{"error", "code"}`."""
-        raise NotImplementedError
-
-    def on_error(self, error: ApiError) -> None:
-        """No worker could answer."""
-        raise NotImplementedError
-
-
-class Route:
-    """One worker as the router sees it."""
-
-    __slots__ = ("breaker", "draining", "failures", "in_flight", "leaving", "link", "name", "requests", "up")
-
-    def __init__(self, name: str, breaker: Breaker) -> None:
-        self.name = name
-        self.breaker = breaker
-        self.link: Link | None = None
-        self.up = False  # the link's handshake is done
-        self.draining = False  # an operator wants it idle
-        self.leaving = False  # its process said that it is about to stop
-        self.in_flight = 0
-        self.requests = 0
-        self.failures = 0
-
-    @property
-    def routable(self) -> bool:
-        """Whether a request could be sent to it now."""
-        return self.up and not self.draining and not self.leaving and self.breaker.routable()
+# A larger input is not sent a second time.
+REPLAY_BYTES = 4 * 2**20
+# What a worker that comes back gets of its share at once.
+RAMP_START = 0.1
+_REFUSED, _BUSY, _EXPIRED = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED)
+_ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
+_MISS = int(Cache.MISS)
 
 
 class Router:
@@ -106,16 +36,27 @@ class Router:
         self._clock = clock
         self._on_breaker = on_breaker
         self._jitter = jitter
+        self._waiting: list[Call] = []  # suspects whose turn has not come
+        self._watch = Watch(self, clock)
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
         self.policy = Policy()
-        self.failovers = 0
+        self.budget = RetryBudget()
+        self.suspects = Suspects(clock)
+        self.retries = 0
         self.spills = 0
+        self.hedges = 0
+        self.hedge_wins = 0
+        self.budget_exhausted = 0
+        self.expired = 0
+        self.cancelled = 0
+        self.shed = 0
+        self.suspects_refused = 0
 
     @property
     def in_flight(self) -> int:
         """Calls that wait for a worker's answer."""
-        return sum(route.in_flight for route in self.routes.values())
+        return sum(route.in_flight for route in self.routes.values()) + len(self._waiting)
 
     def configure(self, ring: Owners, draining: Collection[str], policy: Policy) -> None:
         """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts."""
@@ -125,8 +66,7 @@ class Router:
         for name in weights:
             route = self.routes.get(name)
             if route is None:
-                route = self.routes[name] = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter))
-                route.breaker.on_change = self._observer(route)
+                route = self.routes[name] = self._new_route(name, policy)
             route.draining = name in draining
             route.breaker.configure(policy.breaker)
         self.ring = ring
@@ -139,87 +79,157 @@ class Router:
         self.routes[after] = route
         self.ring = Nobody()  # until `configure` brings the one with the new name
 
+    # What a client wants.
+
     def submit(self, call: Call) -> None:
         """Takes a new call."""
-        call.began = self._clock()
-        self._dispatch(call, call.began)
+        call.began = now = self._clock()
+        call.deadline = now + (call.timeout_s or self.policy.timeout_s)
+        self.budget.requests += 1
+        if self.suspects.watching:
+            verdict = self.suspects.verdict(call.key, call.payload)
+            if verdict in (Verdict.PENDING, Verdict.GUILTY):
+                self._refuse_input(call, verdict)
+                return
+            call.suspect = verdict is Verdict.SUSPECT
+        self._dispatch(call, now)
+
+    def cancel(self, call: Call) -> None:
+        """Nobody waits for this call any more."""
+        self.cancelled += self._take_back(call)
+
+    # What a link reports.
 
     def answered(self, call: Call, kind: int, cache: int, status: int, payload: bytes, time_us: int) -> None:
         """The worker's answer to a call has come."""
         route = call.route
         route.in_flight -= 1
-        if kind == Tell.RESULT:
+        call.flying = False
+        if kind in _ANSWERS:
             route.breaker.success(call.permit)
             route.requests += 1
+            if call.suspect or call.hedge is not None or call.first is not None:
+                self._settled(call)
+            if kind == _REFUSED:
+                call.on_refusal(status, payload)
+                return
+            if cache == _MISS:
+                route.pace.add(self._clock() - call.sent_at)
             call.on_result(cache, payload, time_us)
-        elif kind == Tell.REFUSED:
-            route.breaker.success(call.permit)
-            route.requests += 1
-            call.on_refusal(status, payload)
-        elif kind == Tell.BUSY:
+            return
+        self._free(call)
+        if kind == _BUSY:
             route.breaker.release(call.permit)
-            call.attempts -= 1  # nothing was done there
-            self._retry(call, "is full")
+            call.busy_us = min(call.busy_us or time_us, time_us)
+            (call.first or call).attempts -= 1  # nothing was done there
+            self.retry(call, "is full", nothing_done=True)
+        elif kind == _EXPIRED:
+            route.breaker.release(call.permit)
+            self.time_out(call)
         else:
             self._failed(call, payload.decode(errors="replace") or f"answered with frame kind {kind}")
 
-    def lost(self, call: Call, reason: str) -> None:
-        """The connection that a call was sent on is gone."""
-        call.route.in_flight -= 1
-        self._failed(call, reason)
+    def lost(self, route: Route, calls: Iterable[Call], reason: str, *, orderly: bool = False) -> None:
+        """The connection that these calls were sent on is gone. `orderly`: by nobody's fault."""
+        calls = list(calls)
+        suspects = sum(call.suspect for call in calls)
+        for call in calls:
+            route.in_flight -= 1
+            call.flying = False
+            self._free(call)
+            if not orderly:
+                self.suspects.lost(call.key, call.payload, route.name, alone=call.suspect and suspects == 1)
+                call.suspect = True
+        for call in calls:
+            self._failed(call, reason)
 
-    def timed_out(self, call: Call) -> None:
-        """No answer came within the time that one attempt may take; a later one must not be handed in."""
-        call.route.in_flight -= 1
-        self._failed(call, f"no answer within {self.attempt_timeout_s:g} s")
+    def silent(self, route: Route, reason: str) -> None:
+        """A worker that has calls says nothing, not even that it lives: others get them, if there are others."""
+        route.silent = True
+        if route.link is None or not route.breaker.trip(Cause.SILENT, reason):
+            return
+        for call in list(route.link.pending()):
+            if call.first is not None or (call.attempts < MAX_ATTEMPTS and self.may_repeat(call)):
+                self.withdraw(call)
+                route.failures += 1
+                self.retry(call, reason, paid=True)
 
-    @property
-    def attempt_timeout_s(self) -> float:
-        """How long one attempt may take: half of the whole, so that a second one still fits."""
-        return self.policy.timeout_s / MAX_ATTEMPTS
+    def speaks(self, route: Route) -> None:
+        """A worker that was silent has been heard again."""
+        route.silent = False
+        if route.breaker.cause is Cause.SILENT:
+            route.breaker.revive("it answers again")
+
+    def came_up(self, route: Route, instance: str) -> bool:
+        """A worker's link is ready, and this process answers there. Whether it has taken the place of another one."""
+        before, route.instance = route.instance, instance
+        route.up, route.leaving, route.silent = True, False, False
+        if instance == before:
+            self.suspects.lives(route.name)
+        else:
+            self.suspects.ended(route.name)
+            route.breaker.revive(f"a new process of {route.name} has answered")
+            route.pace = Pace()
+            if before:
+                self._ramp(route)
+        self._try_waiting()
+        return bool(before) and instance != before
 
     def tick(self) -> None:
-        """Lets time pass for the breakers; to be called a few times a second."""
+        """Lets time pass: to be called some tens of times a second."""
+        now = self._clock()
         for route in self.routes.values():
             route.breaker.tick()
+        if self._waiting:
+            for call in [call for call in self._waiting if now >= call.deadline]:
+                self._waiting.remove(call)
+                self.time_out(call)
+            self._try_waiting()
+        self._watch.tick(now)
+
+    # Choosing a worker.
 
     def _dispatch(self, call: Call, now: float) -> None:
-        routes = self.routes
+        routes, policy = self.routes, self.policy
         owners = self.ring.owners(call.key)
-        bound, spilled = self._bound(), False
+        bound = None
+        passed_on = False
         for name in owners:
             route = routes[name]
-            if route.up and not (route.draining or route.leaving):
+            if not route.up or route.draining or route.leaving:
+                continue
+            if route.ramp_from is not None and self._is_ramping(route, call, now):
+                passed_on = True
+                continue
+            if policy.load_factor and route.in_flight >= policy.load_floor:
+                if bound is None:
+                    bound = self._bound()
                 if route.in_flight >= bound:
-                    spilled = True
-                elif self._send(call, route, now):
-                    self.spills += spilled
-                    return
-        if spilled:
-            for name in owners:
-                route = routes[name]
-                if route.up and not (route.draining or route.leaving) and self._send(call, route, now):
-                    return
-        # Nobody else is left: a worker that is being drained still answers.
+                    passed_on = True
+                    continue
+            if self.send(call, route, now):
+                self.spills += passed_on
+                return
+        if passed_on and any(routes[name].staying and self.send(call, routes[name], now) for name in owners):
+            return
+        if call.suspect and any(route not in call.tried for route in routes.values()):
+            self._waiting.append(call)  # until one of them is free, or back
+            return
+        # Nobody else is left: a worker that is being drained still answers, and one that failed may have recovered.
+        if any(routes[name].up and self.send(call, routes[name], now) for name in owners):
+            return
         for name in owners:
             route = routes[name]
-            if route.up and (route.draining or route.leaving) and self._send(call, route, now):
-                return
+            if route.up and route not in call.tried and route.breaker.state is State.OPEN:
+                route.breaker.revive("no other worker is left", Cause.LAST)
+                if self.send(call, route, now):
+                    return
         self._give_up(call)
 
-    def _bound(self) -> float:
-        """Calls in flight from which on a worker passes new ones to the next owner."""
-        if not self.policy.load_factor:
-            return MAX_IN_FLIGHT
-        total = live = 0
-        for route in self.routes.values():
-            if route.up:
-                total += route.in_flight
-                live += 1
-        return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
-
-    def _send(self, call: Call, route: Route, now: float) -> bool:
-        if route.link is None or route.in_flight >= MAX_IN_FLIGHT or route in call.tried:
+    def send(self, call: Call, route: Route, now: float) -> bool:
+        if route.in_flight >= route.limit or route.link is None or (call.tried and route in call.tried):
+            return False
+        if call.suspect and route.suspect is not None:
             return False
         permit = route.breaker.acquire()
         if permit is None:
@@ -228,58 +238,190 @@ class Router:
         call.route = route
         call.sent_at = now
         call.attempts += 1
+        call.flying = True
+        if call.suspect:
+            route.suspect = call
         route.in_flight += 1
+        call.link = route.link
         route.link.send(call)
         return True
+
+    def _bound(self) -> float:
+        """Calls in flight from which on a worker passes new ones to the next owner."""
+        total = live = 0
+        for route in self.routes.values():
+            if route.up:
+                total += route.in_flight
+                live += 1
+        return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
+
+    def _ramp(self, route: Route) -> None:
+        """A worker comes back with nothing in its cache: it gets a growing part of its keys, if others can help."""
+        if self.policy.slow_start_s and any(other is not route and other.routable for other in self.routes.values()):
+            route.ramp_from = self._clock()
+
+    def _is_ramping(self, route: Route, call: Call, now: float) -> bool:
+        """Whether this call's key is not among those that a worker on its way up has already."""
+        part = (now - (route.ramp_from or 0.0)) / self.policy.slow_start_s if self.policy.slow_start_s else 1.0
+        if part >= 1:
+            route.ramp_from = None
+            return False
+        return call.key & 0xFFFF >= max(RAMP_START, part) * 0x10000
+
+    # Ends.
+
+    def _settled(self, call: Call) -> None:
+        """A call that was more than one attempt, or watched, has its answer."""
+        if call.suspect:
+            self.suspects.answered(call.key)
+            self._free(call)
+        other = call.first or call.hedge
+        if other is not None and other.flying:
+            self.withdraw(other)
+        self.hedge_wins += call.first is not None
+
+    def withdraw(self, call: Call, *, failed: bool = False, reason: str = "no answer in time") -> None:
+        """Takes a call back from its worker; a late answer is dropped."""
+        route = call.route
+        route.in_flight -= 1
+        call.flying = False
+        call.link.withdraw(call)
+        if failed:
+            route.failures += 1
+            route.breaker.failure(call.permit, reason)
+        else:
+            route.breaker.release(call.permit)
+        self._free(call)
+
+    def _take_back(self, call: Call) -> bool:
+        """Takes back all that is under way for a call; whether anything was."""
+        flying = [each for each in (call, call.hedge) if each is not None and each.flying]
+        for each in flying:
+            self.withdraw(each)
+        waited = call.suspect and call in self._waiting
+        if waited:
+            self._waiting.remove(call)
+        return waited or bool(flying)
+
+    def _free(self, call: Call) -> None:
+        """If the call was its worker's suspect, the next one may come."""
+        if call.suspect and call.route.suspect is call:
+            call.route.suspect = None
+            self._try_waiting()
+
+    def _try_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        now = self._clock()
+        for call in waiting:
+            self._dispatch(call, now)
 
     def _failed(self, call: Call, reason: str) -> None:
         call.route.failures += 1
         call.route.breaker.failure(call.permit, reason)
-        self._retry(call, reason)
+        self.retry(call, reason)
 
-    def _retry(self, call: Call, reason: str) -> None:
-        now = self._clock()
+    def retry(self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False) -> None:
+        """What is done with a call that a worker did not answer."""
+        if call.first is not None:
+            if not call.first.flying:  # it has failed too, and waited for this one
+                self._refuse_failed(call.first, reason)
+            return
         call.tried += (call.route,)
-        if now - call.began >= self.policy.timeout_s:
-            self._refuse(
-                call,
-                504,
-                "deadline_passed",
-                f"no worker answered within {self.policy.timeout_s:g} s; try again later",
-                None,
-            )
+        if call.hedge is not None and call.hedge.flying:
+            return
+        if self._clock() >= call.deadline:
+            self.time_out(call)
         elif call.attempts >= MAX_ATTEMPTS:
-            names = " and ".join(route.name for route in call.tried)
-            self._refuse(call, 503, "workers_failed", f"{names} failed, the last one: {reason}; try again", 1)
+            self._refuse_failed(call, reason)
+        elif nothing_done or paid or self.may_repeat(call):
+            self.retries += not nothing_done
+            self._dispatch(call, self._clock())
         else:
-            self.failovers += 1
-            self._dispatch(call, now)
+            self._refuse_failed(call, reason)
+
+    def may_repeat(self, call: Call) -> bool:
+        """Whether a second worker may get what a first one was sent."""
+        if len(call.payload) > REPLAY_BYTES:
+            return False
+        if call.suspect:  # as many as were in flight on a worker that was lost, one at a time: no storm
+            self.budget.spend()
+            return True
+        if self.budget.withdraw(self.policy.retry_ratio):
+            return True
+        self.budget_exhausted += 1
+        return False
+
+    def time_out(self, call: Call) -> None:
+        call = call.first or call
+        self._take_back(call)
+        self.expired += 1
+        limit_s = call.timeout_s or self.policy.timeout_s
+        message = f"no worker answered within {limit_s:g} s; try again later, or allow more time"
+        call.on_error(ApiError(504, "deadline_passed", message))
+
+    def _refuse_failed(self, call: Call, reason: str) -> None:
+        verdict = self.suspects.verdict(call.key, call.payload) if call.suspect else Verdict.CLEAR
+        if verdict in (Verdict.PENDING, Verdict.GUILTY):
+            self._refuse_input(call, verdict)
+            return
+        names = " and ".join(route.name for route in call.tried)
+        self._refuse(call, "workers_failed", f"{names} failed, the last one: {reason}; try again", 1)
+
+    def _refuse_input(self, call: Call, verdict: Verdict) -> None:
+        self.suspects_refused += 1
+        what = "two workers were lost while they ran this input"
+        if verdict is Verdict.GUILTY:
+            message = f"{what}, and their processes ended; it is refused for some minutes, so that it can end no more"
+            call.on_error(ApiError(422, "input_ends_workers", message))
+        else:
+            self._refuse(call, "input_under_suspicion", f"{what}; try again when they are back", 2)
 
     def _give_up(self, call: Call) -> None:
+        if call.attempts:
+            self._refuse_failed(call, call.tried[-1].breaker.last_error or "no answer")
+            return
         if not self.routes:
             message = "there are no enabled workers; add one in the admin or start the cluster"
-            self._refuse(call, 503, "no_workers", message, 1)
+            self._refuse(call, "no_workers", message, 1)
             return
         if any(route.up and route.breaker.state is not State.OPEN for route in self.routes.values()):
-            self._refuse(call, 503, "overloaded", "every worker that could answer is full; try again", 1)
+            self.shed += 1
+            wait_s = max(1, math.ceil(call.busy_us / 1e6))
+            self._refuse(call, "overloaded", f"every worker that could answer is full; try again in {wait_s} s", wait_s)
             return
         waits = [wait for route in self.routes.values() if (wait := route.breaker.retry_after()) is not None]
-        retry_after_s = max(1, math.ceil(min(waits, default=1)))
+        wait_s = max(1, math.ceil(min(waits, default=1)))
         states = ", ".join(f"{route.name} {self._state(route)}" for route in self.routes.values())
         self._refuse(
-            call,
-            503,
-            "no_worker_available",
-            f"no worker can answer now ({states}); try again in {retry_after_s} s",
-            retry_after_s,
+            call, "no_worker_available", f"no worker can answer now ({states}); try again in {wait_s} s", wait_s
         )
 
     @staticmethod
     def _state(route: Route) -> str:
+        if route.breaker.isolated:
+            return "isolated"
         return route.breaker.state if route.up or route.breaker.state is State.OPEN else "not connected"
 
-    def _refuse(self, call: Call, status: int, code: str, message: str, retry_after_s: int | None) -> None:
-        call.on_error(ApiError(status, code, message, retry_after_s=retry_after_s))
+    @staticmethod
+    def _refuse(call: Call, code: str, message: str, retry_after_s: int) -> None:
+        call.on_error(ApiError(503, code, message, retry_after_s=retry_after_s))
 
-    def _observer(self, route: Route) -> Callable[[Breaker, State, str], None]:
-        return lambda breaker, before, reason: self._on_breaker(route.name, before, breaker.state, reason)
+    # Breakers.
+
+    def _new_route(self, name: str, policy: Policy) -> Route:
+        route = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter))
+        route.breaker.on_change = lambda breaker, before, reason: self._changed(route, before, reason)
+        route.breaker.may_open = lambda: self._may_open(route)
+        return route
+
+    def _may_open(self, route: Route) -> bool:
+        """Never the last one: a worker that is connected stays in use unless another one is well."""
+        return not route.up or any(
+            other is not route and other.staying and other.breaker.state is State.CLOSED
+            for other in self.routes.values()
+        )
+
+    def _changed(self, route: Route, before: State, reason: str) -> None:
+        if before is State.HALF_OPEN and route.breaker.state is State.CLOSED:
+            self._ramp(route)
+        self._on_breaker(route.name, before, route.breaker.state, reason)

@@ -2,13 +2,16 @@
 
 A message holds any number of frames, so that all that is ready in one turn of the loop travels together. Integers are
 little-endian. A request frame is kind, id, length, the milliseconds that are left for it, and a payload; a reply frame
-has status, cache state and the time that the worker measured instead. An id belongs to one connection and one request.
+has status, cache state, the time that the worker measured and a check instead. An id belongs to one connection and
+one request. The check of a RESULT says for which input the worker made this very output: see `check_of`.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 from struct import Struct
+
+from xxhash import xxh3_64_intdigest
 
 PROTOCOL_VERSION = 2
 # Above this a body travels on a connection of its own, so that it never holds up small ones.
@@ -54,7 +57,7 @@ class Cache(IntEnum):
 
 
 _ASK = Struct("<BxxxIII")
-_TELL = Struct("<BBHIII")
+_TELL = Struct("<BBHIIII")
 pack_ask_head = _ASK.pack
 pack_tell_head = _TELL.pack
 ASK_HEAD_BYTES = _ASK.size
@@ -66,9 +69,16 @@ def ask(kind: int, ident: int, payload: bytes, left_ms: int = 0) -> bytes:
     return pack_ask_head(kind, ident, len(payload), min(left_ms, 0xFFFFFFFF)) + payload
 
 
-def tell(kind: int, ident: int, payload: bytes, status: int = 0, cache: int = 0, time_us: int = 0) -> bytes:
+def tell(
+    kind: int, ident: int, payload: bytes, status: int = 0, cache: int = 0, time_us: int = 0, check: int = 0
+) -> bytes:
     """One reply frame."""
-    return pack_tell_head(kind, cache, status, ident, len(payload), min(time_us, 0xFFFFFFFF)) + payload
+    return pack_tell_head(kind, cache, status, ident, len(payload), min(time_us, 0xFFFFFFFF), check) + payload
+
+
+def check_of(output: bytes, key: int) -> int:
+    """32 bits that bind an output to the 64-bit key of the input's text."""
+    return xxh3_64_intdigest(output, key) & 0xFFFFFFFF
 
 
 def asks(message: bytes) -> list[tuple[int, int, int, bytes]]:
@@ -88,18 +98,18 @@ def asks(message: bytes) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
-def tells(message: bytes) -> list[tuple[int, int, int, int, int, bytes]]:
-    """(kind, cache, status, id, time_us, payload) of every reply frame. Raises ValueError like `asks`."""
+def tells(message: bytes) -> list[tuple[int, int, int, int, int, bytes, int]]:
+    """(kind, cache, status, id, time_us, payload, check) of every reply frame. Raises ValueError like `asks`."""
     found = []
     position, end, unpack = 0, len(message), _TELL.unpack_from
     while position < end:
         if end - position < TELL_HEAD_BYTES:
             raise ValueError(f"{end - position} bytes are left where a frame of at least {TELL_HEAD_BYTES} should be")
-        kind, cache, status, ident, length, time_us = unpack(message, position)
+        kind, cache, status, ident, length, time_us, check = unpack(message, position)
         position += TELL_HEAD_BYTES
         payload = message[position : position + length]
         position += length
         if position > end:
             raise ValueError(f"a frame says {length} bytes, {len(payload)} are there")
-        found.append((kind, cache, status, ident, time_us, payload))
+        found.append((kind, cache, status, ident, time_us, payload, check))
     return found

@@ -14,3 +14,4 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 32
     batch_wait_ms: float = 20.0
     batch_eager: bool = True
+    queue_ms: float = 2000.0  # a request that would wait longer than this is refused

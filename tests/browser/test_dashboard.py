@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from tests.support.chromium import Browser
-from tests.support.pages import PagesSite, open_breaker
+from tests.support.pages import PagesSite, event, open_breaker
 
 STATES = "[data-badge=state]"
 NARROW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
@@ -35,8 +35,15 @@ def test_healthy_gateway(browser: Browser, site: PagesSite) -> None:
         "Errors": "< 0.01 %",
         "Cache hits": "87.4 %",
         "In flight": "18",
+        "Retries": "4",
+        "Hedges": "1,204",
+        "Refused": "52",
         "Config": "rev 7",
     }
+    strip_text = browser.text("#gateway")
+    for part in ("within budget", "311 won", "7 too late · 1 client left"):
+        assert part in strip_text
+    assert not browser.shows("#events-section")
     row = browser.text("[data-worker=worker_1]")
     for part in ("0 of 5 failures to open", "412,093", "5 in flight", "33.8 %", "34.1 %", "6.0", "12 timeout", "CPU"):
         assert part in row
@@ -85,6 +92,42 @@ def test_workers_come_go_and_are_switched_off(browser: Browser, site: PagesSite)
     assert "0 of 1" in browser.text("#tile-workers")
     assert "1 draining · 1 disabled" in browser.text("#tile-workers")
     assert "no report yet" in browser.text("[data-worker=worker_2]")
+
+
+def test_an_isolated_worker_is_told_from_a_sick_one(browser: Browser, site: PagesSite) -> None:
+    site.stats["workers"][0].update(isolated=True, routable=False)
+    site.stats["circuit_breakers"][0].update(state="OPEN", cause="isolated by hand")
+    site.stats["workers"][1].update(silent=True, routable=False, limit=64)
+    browser.open(site.url)
+    assert browser.texts(".worker .badges")[0] == "OPEN\nIsolated"
+    assert "1 down · 1 isolated" in browser.text("#tile-workers")
+    isolated, silent = browser.texts(".notes")[:2]
+    assert "gets no requests. Cause: isolated by hand." in isolated
+    assert silent == "Silent: it has requests and answers none."
+    assert browser.evaluate("[...document.querySelectorAll('.notes.trouble')].length") == 1
+    assert "6 of 64 in flight" in browser.text("[data-worker=worker_2]")
+
+
+def test_events_of_breakers_the_newest_first(browser: Browser, site: PagesSite) -> None:
+    browser.open(site.url)
+    site.stats["events"] = [
+        event("worker_2", "CLOSED", "OPEN", "5 failures in a row", age_s=75.0),
+        event("worker_2", "OPEN", "HALF_OPEN", "open for 30.0 s", age_s=44.9),
+    ]
+    browser.wait_for(lambda: browser.shows("#events-section"), "the events are shown")
+    assert [" ".join(text.split()) for text in browser.texts("#events li")] == [
+        "44 s ago worker_2 OPEN → HALF_OPEN open for 30.0 s",
+        "1 min 15 s ago worker_2 CLOSED → OPEN 5 failures in a row",
+    ]
+    assert browser.evaluate("document.querySelector('#events time').dateTime") == "2026-11-23T12:00:00.000+00:00"
+    assert browser.evaluate("document.querySelector('#events-section a').pathname") == (
+        "/admin/gateway_app/breakerevent/"
+    )
+    site.stats["events"] = [event("worker_1", "CLOSED", "OPEN", "<b id=hostile>", age_s=1.0)]
+    browser.wait_for(lambda: len(browser.texts("#events li")) == 1, "the list is the new one")
+    assert "<b id=hostile>" in browser.text("#events li")
+    assert not browser.shows("#hostile")
+    assert browser.console_errors() == []
 
 
 def test_no_workers_says_what_to_do(browser: Browser, site: PagesSite) -> None:

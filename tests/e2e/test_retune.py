@@ -17,9 +17,11 @@ from tests.support.processes import wait_until
 IN_FORCE_S = 5.0
 RATE = 400.0
 TOKEN = "shared by all"
-# Who owns an input is who answers it only while nobody else may.
+# Who owns an input is who answers it only while nobody else may, and while nobody is slow on a busy machine.
 DEFAULTS = {
-    "hot_cache": False, "load_factor": 0, "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
+    "hot_cache": False, "load_factor": 0, "hedging": False, "slow_factor": 0, "silence_ms": 0, "slow_start_seconds": 0,
+    "error_rate_percent": 20, "check_seconds": 2, "retry_percent": 20, "queue_ms": 2000, "hand_off": True,
+    "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
     "open_seconds": 30, "cache_entries": 1000, "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20,
     "batch_eager": True, "request_timeout_ms": 10_000,
 }  # fmt: skip
@@ -54,7 +56,7 @@ def admin(running: Cluster, logged_in: AdminSite) -> AdminSite:
     """Finds all settings as at first, and in force: a test compares with who owned what before its change."""
     logged_in.tune(**DEFAULTS)
     for name in running.names:
-        logged_in.change_worker(name, weight=1, enabled=True, draining=False)
+        logged_in.change_worker(name, weight=1, enabled=True, draining=False, isolated=False)
     newest = logged_in.newest_revision()
     wait_until("all is as at first", lambda: running.stats()["gateway"]["revision"] == newest)
     running.wait_until_connected()
@@ -102,11 +104,14 @@ def test_every_field_of_the_tuning(running, admin, load):
     before = shares(running)
     page = admin.tune(
         virtual_nodes=7, failure_threshold=9, success_threshold=3, open_seconds=12.5, cache_entries=50, cache_mib=3,
-        batch_size=5, batch_wait_ms=2.5, batch_eager=False, request_timeout_ms=8_000,
+        batch_size=5, batch_wait_ms=2.5, batch_eager=False, request_timeout_ms=8_000, error_rate_percent=50,
+        slow_factor=100, silence_ms=5_000, slow_start_seconds=1, check_seconds=0.5, retry_percent=10, hedging=True,
+        queue_ms=1_500, hand_off=False,
     )  # fmt: skip
     assert "was changed successfully" in page
     expected = {
         "cache_entries": 50, "cache_bytes": 3 * 2**20, "batch_size": 5, "batch_wait_ms": 2.5, "batch_eager": False,
+        "queue_ms": 1500.0,
     }  # fmt: skip
     in_force("the workers' part", lambda: all(expected.items() <= each.items() for each in settings(running)))
     in_force("the gateway's part", lambda: shares(running) != before)
@@ -178,6 +183,48 @@ def test_a_disabled_worker_is_let_go_and_comes_back(running, admin, load):
     admin.act("enable", "worker_3")
     running.wait_until_connected()
     assert owners(load) == before
+
+
+def test_an_isolated_worker_gets_nothing_until_that_ends(running, admin, load):
+    assert "Now isolated: worker_2." in admin.act("isolate", "worker_2")
+    in_force("the isolation", lambda: worker(running, "worker_2")["isolated"])
+    in_force("its end of work", lambda: worker(running, "worker_2")["in_flight"] == 0)
+    assert worker(running, "worker_2")["connected"]
+    assert breaker(running, "worker_2")["state"] == "OPEN"
+    answered = worker(running, "worker_2")["requests"]
+    assert set.union(*owners(load).values()) == {"worker_1", "worker_3"}
+    assert worker(running, "worker_2")["requests"] == answered
+    admin.act("unisolate", "worker_2")
+    load.wait_for_node("worker_2", timeout_s=IN_FORCE_S)
+    in_force("its end", lambda: breaker(running, "worker_2")["state"] == "CLOSED")
+    assert newest_event(running, "worker_2", after="OPEN")["reason"] == "isolated by an operator"
+
+
+def test_a_breaker_is_tripped_and_reset_by_hand(running, admin, load):
+    for _ in range(2):
+        assert "Breaker tripped: worker_3." in admin.act("trip", "worker_3")
+        in_force("the order", lambda: breaker(running, "worker_3")["state"] == "OPEN")
+        assert breaker(running, "worker_3")["cause"] == "operator"
+        assert worker(running, "worker_3")["connected"]
+        # Its 30 s are not over: only the order closes it.
+        assert "Breaker reset: worker_3." in admin.act("reset", "worker_3")
+        in_force("the order", lambda: breaker(running, "worker_3")["state"] == "CLOSED")
+        load.wait_for_node("worker_3", timeout_s=IN_FORCE_S)
+    assert newest_event(running, "worker_3", after="OPEN")["reason"] == "tripped by an operator"
+    assert newest_event(running, "worker_3", after="CLOSED")["reason"] == "reset by an operator"
+    kept = (
+        "from gateway_app.models import BreakerEvent as B; print(B.objects.filter(reason__contains='operator').count())"
+    )
+
+    def in_database() -> int:
+        return int(running.manage("shell", "--verbosity=0", "--command", kept).stdout)
+
+    wait_until("both rounds are in the database", lambda: in_database() >= 4, timeout_s=30.0)
+
+
+def newest_event(cluster: Cluster, name: str, after: str) -> dict[str, Any]:
+    events = [each for each in cluster.stats()["events"] if (each["worker"], each["after"]) == (name, after)]
+    return events[-1]
 
 
 def test_a_weight_changes_the_share(running, admin, load):

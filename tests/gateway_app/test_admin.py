@@ -1,11 +1,14 @@
 """The admin's pages: what they change, what they refuse, and whose name the history shows."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth import get_user_model
 from django.urls import reverse
+from django.utils import timezone
 
 from gateway_app.config import adopt_name
-from gateway_app.models import Revision, Tuning, Worker
+from gateway_app.models import BreakerEvent, Revision, Tuning, Worker
 
 pytestmark = pytest.mark.django_db
 
@@ -93,12 +96,15 @@ def test_rows_edited_in_the_list_become_one_revision(ada, workers):
         "form-2-weight": "1",
         "form-2-enabled": "on",
         "form-2-draining": "on",
+        "form-2-isolated": "on",
     }
     assert ada.post(reverse(WORKERS), form).status_code == 302
     assert Revision.objects.count() == before + 1
     newest = Revision.objects.latest("id")
     assert newest.author == "ada"
-    assert newest.summary == "worker_1 weight 1 → 2; worker_2 enabled on → off; worker_3 draining off → on"
+    assert newest.summary == (
+        "worker_1 weight 1 → 2; worker_2 enabled on → off; worker_3 draining off → on; worker_3 isolated off → on"
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,8 @@ def test_rows_edited_in_the_list_become_one_revision(ada, workers):
         ("undrain", "draining", True, False),
         ("enable", "enabled", False, True),
         ("disable", "enabled", True, False),
+        ("isolate", "isolated", False, True),
+        ("unisolate", "isolated", True, False),
     ],
 )
 def test_an_action_changes_the_chosen_workers_in_one_revision(ada, workers, action, field, before, after):
@@ -121,6 +129,37 @@ def test_an_action_changes_the_chosen_workers_in_one_revision(ada, workers, acti
     assert Revision.objects.latest("id").author == "ada"
     assert "Nothing to change" in sentences(ada.post(reverse(WORKERS), chosen, follow=True))
     assert Revision.objects.count() == count + 1
+
+
+@pytest.mark.parametrize(("action", "says"), [("trip", "tripped"), ("reset", "reset")])
+def test_a_breaker_is_ordered_by_hand_in_one_revision(ada, workers, action, says):
+    Worker.objects.filter(name="worker_2").update(enabled=False)
+    count = Revision.objects.count()
+    chosen = {"action": action, "_selected_action": [worker.pk for worker in workers]}
+    for number in (1, 2):
+        response = ada.post(reverse(WORKERS), chosen, follow=True)
+        assert f"Breaker {says}: worker_1, worker_3." in sentences(response)
+        assert "Disabled, so without a breaker: worker_2." in sentences(response)
+        assert list(Worker.objects.values_list("order", "order_number")) == [
+            (action, number),
+            ("", 0),
+            (action, number),
+        ]
+        assert Revision.objects.count() == count + number
+    newest = Revision.objects.latest("id")
+    assert newest.author == "ada"
+    assert newest.summary == f"worker_1 breaker {says} by hand; worker_3 breaker {says} by hand"
+    history = ada.get(reverse("admin:gateway_app_worker_history", args=(workers[0].pk,)))
+    assert f"Breaker {says} by hand." in history.content.decode()
+
+
+def test_an_order_is_not_typed_into_the_form(ada, workers):
+    url = reverse("admin:gateway_app_worker_change", args=(workers[0].pk,))
+    form = form_of(ada.get(url))
+    assert not {"order", "order_number", "named"} & set(form)
+    ada.post(url, {**form, "order": "trip", "order_number": "7", "weight": "2"})
+    row = Worker.objects.get(name="worker_1")
+    assert (row.order, row.order_number, row.weight) == ("", 0, 2.0)
 
 
 def test_workers_are_deleted_in_one_revision(ada, workers):
@@ -137,7 +176,7 @@ def test_tuning_is_one_form_that_the_list_leads_to(ada):
     url = reverse(TUNING, args=(1,))
     assert ada.get(reverse("admin:gateway_app_tuning_changelist"))["Location"] == url
     page = ada.get(url)
-    for heading in ("Ring", "Breaker", "Cache", "Batches", "Requests"):
+    for heading in ("Ring", "Load", "Breaker", "Health", "Cache", "Batches", "Requests"):
         assert f">{heading}</h2>" in page.content.decode()
     assert ada.get(reverse("admin:gateway_app_tuning_add")).status_code == 403
     assert ada.post(reverse("admin:gateway_app_tuning_delete", args=(1,)), {"post": "yes"}).status_code == 403
@@ -154,6 +193,7 @@ def test_tuning_that_is_refused_keeps_the_old_values(ada):
     for change, says in (
         ({"virtual_nodes": "0"}, "0 is out of range. Choose from 1 to 10,000."),
         ({"batch_wait_ms": "nan"}, "Enter a number."),
+        ({"slow_factor": "1"}, "1.0 is out of range. Choose from 1.5 to 1,000, or 0 to switch it off."),
         ({"batch_eager": "", "request_timeout_ms": "20"}, "would run into its limit of 20 ms"),
     ):
         sent = {name: value for name, value in {**form, **change}.items() if value != ""}
@@ -176,3 +216,25 @@ def test_the_history_can_be_read_but_not_changed(ada, workers):
     assert ada.post(reverse("admin:gateway_app_revision_delete", args=(newest.pk,)), {"post": "yes"}).status_code == 403
     newest.refresh_from_db()
     assert newest.summary == "worker_3 added at 127.0.0.1 port 8003"
+
+
+def test_what_happened_to_breakers_is_listed_by_worker_and_day(ada):
+    now = timezone.now()
+    for worker, days in (("worker_1", 0), ("worker_2", 0), ("worker_2", 30)):
+        BreakerEvent.objects.create(
+            at=now - timedelta(days=days), gateway="here/1", worker=worker, before="CLOSED", after="OPEN",
+            reason=f"{worker} silent {days} days ago",
+        )  # fmt: skip
+    url = reverse("admin:gateway_app_breakerevent_changelist")
+
+    def listed(**query):
+        return [event.reason for event in ada.get(url, query).context["cl"].result_list]
+
+    assert listed() == ["worker_2 silent 30 days ago", "worker_2 silent 0 days ago", "worker_1 silent 0 days ago"]
+    assert f"{now:%Y-%m-%d %H:%M:%S}" in ada.get(url).content.decode()
+    assert listed(worker="worker_1") == ["worker_1 silent 0 days ago"]
+    assert len(listed(at__gte=(now - timedelta(days=1)).isoformat())) == 2
+    page = reverse("admin:gateway_app_breakerevent_change", args=(BreakerEvent.objects.latest("id").pk,))
+    assert ada.get(page).status_code == 200
+    assert ada.post(page, {"reason": "forged"}).status_code == 403
+    assert ada.get(reverse("admin:gateway_app_breakerevent_add")).status_code == 403

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection
 
 from gateway_app import lastgood
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name, load_snapshot, register_workers
@@ -20,47 +20,9 @@ from gateway_app.core.policy import Policy
 from gateway_app.models import Revision, Tuning, Worker, recorded
 from gateway_app.snapshot import InvalidConfig, parse
 from inference_site.lib.nodesettings import NodeSettings
+from tests.support.database import in_thread, until
 
 PROJECT = Path(__file__).parents[2]
-PROMPTLY_S = 5.0  # room for a busy machine; that it takes less than a second is measured in one test
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory, django_db_blocker):
-    """A migrated SQLite file to copy."""
-    file = tmp_path_factory.mktemp("database") / "db.sqlite3"
-    with django_db_blocker.unblock(), database_file(file):
-        call_command("migrate", verbosity=0)
-        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return file
-
-
-class database_file:
-    """Points the default database of all threads at a file, as DATABASE_URL would."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        self.before = connections.settings["default"]
-        self.connection = connections["default"]
-        connections.settings["default"] = {**self.before, "NAME": str(self.file)}
-        del connections["default"]
-
-    def __exit__(self, *exc):
-        connections["default"].close()
-        connections.settings["default"] = self.before
-        connections["default"] = self.connection
-
-
-@pytest.fixture
-def database(tmp_path, migrated_file, django_db_blocker, settings):
-    """A database file of one's own, seen by all threads and other processes, and a STATE_DIR beside it."""
-    file = tmp_path / "db.sqlite3"
-    file.write_bytes(migrated_file.read_bytes())
-    settings.STATE_DIR = tmp_path / "state"
-    with django_db_blocker.unblock(), database_file(file):
-        yield file
 
 
 @asynccontextmanager
@@ -73,23 +35,6 @@ async def watching(**options):
         yield watcher, given
     finally:
         await watcher.stop()
-
-
-async def until(condition):
-    deadline = time.monotonic() + PROMPTLY_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.005)
-
-
-async def in_thread(function, *args, **kwargs):
-    def closing():
-        try:
-            return function(*args, **kwargs)
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(closing)
 
 
 def save_tuning(**values):
@@ -113,18 +58,39 @@ def test_an_empty_database_means_the_defaults(database):
 
 
 def test_a_snapshot_holds_all_that_was_saved(database):
-    Worker.objects.create(name="b", host="::1", port=2, weight=0.5, draining=True)
+    Worker.objects.create(
+        name="b", host="::1", port=2, weight=0.5, draining=True, isolated=True, order="trip", order_number=4
+    )
     Worker.objects.create(name="a", host="localhost", port=1, enabled=False)
     save_tuning(
         virtual_nodes=7, failure_threshold=3, success_threshold=4, open_seconds=1.5, cache_entries=0, cache_mib=2,
-        batch_size=8, batch_wait_ms=2.5, batch_eager=False, request_timeout_ms=900,
+        batch_size=8, batch_wait_ms=2.5, batch_eager=False, request_timeout_ms=900, share_cap_percent=5,
+        hot_cache=False, load_factor=2, load_floor=3, error_rate_percent=50, slow_factor=0, silence_ms=250,
+        slow_start_seconds=1.5, check_seconds=0.5, retry_percent=10, hedging=False, queue_ms=700, hand_off=False,
     )  # fmt: skip
     revision = Revision.objects.latest("id").id
     assert load_snapshot() == Snapshot(
         revision=revision,
-        workers=(WorkerEntry("a", "localhost", 1, enabled=False), WorkerEntry("b", "::1", 2, 0.5, draining=True)),
+        workers=(
+            WorkerEntry("a", "localhost", 1, enabled=False),
+            WorkerEntry("b", "::1", 2, 0.5, draining=True, isolated=True, order="trip", order_number=4),
+        ),
         virtual_nodes=7,
-        policy=Policy(BreakerConfig(3, 4, 1.5), timeout_s=0.9),
+        share_cap_percent=5.0,
+        hot_cache=False,
+        policy=Policy(
+            BreakerConfig(3, 4, 1.5, error_ratio=0.5),
+            timeout_s=0.9,
+            load_factor=2.0,
+            load_floor=3,
+            retry_ratio=0.1,
+            hedging=False,
+            slow_factor=0.0,
+            silence_s=0.25,
+            slow_start_s=1.5,
+            check_s=0.5,
+            hand_off=False,
+        ),
         node=NodeSettings(
             revision=revision,
             cache_entries=0,
@@ -132,6 +98,7 @@ def test_a_snapshot_holds_all_that_was_saved(database):
             batch_size=8,
             batch_wait_ms=2.5,
             batch_eager=False,
+            queue_ms=700.0,
         ),
     )
     assert [worker.address for worker in load_snapshot().workers] == ["localhost:1", "[::1]:2"]
@@ -154,6 +121,9 @@ GOOD = {"name": "a", "host": "h", "port": 1}
         ({"workers": [{**GOOD, "colour": "red"}]}, "worker 1 has 'colour', which this version does not know"),
         ({"workers": [GOOD, {**GOOD, "port": 2}]}, "2 workers have the name a"),
         ({"workers": [GOOD, {**GOOD, "name": "b"}]}, "2 workers have the address h:1"),
+        ({"workers": [{**GOOD, "order": "explode"}]}, "worker 1, order: 'explode' is no order. Use trip or reset"),
+        ({"workers": [{**GOOD, "order_number": -1}]}, "worker 1, order_number:"),
+        ({"tuning": {"silence_ms": 50}}, "tuning, silence_ms: 50 is out of range"),
         ({"tuning": []}, "tuning is [], not an object"),
         ({"tuning": {"batch_size": 0}}, "tuning, batch_size: 0 is out of range"),
         ({"tuning": {"open_seconds": float("inf")}}, "tuning, open_seconds: inf is out of range"),

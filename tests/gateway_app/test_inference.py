@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from gateway_app.core.call import Call
 from gateway_app.core.hotcache import MIN_COUNT
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.router import Call, Router
+from gateway_app.core.router import Router
 from gateway_app.inference import Inference
 from inference_site.lib.frames import Cache, Tell
 
@@ -37,6 +38,14 @@ class Bench:
     def send(self, call: Call) -> None:
         """Router's `Link`."""
         self.sent.append(call)
+
+    def withdraw(self, call: Call) -> None:
+        """Router's `Link`."""
+        self.sent.remove(call)
+
+    def pending(self) -> list[Call]:
+        """Router's `Link`."""
+        return self.sent
 
     def ask(self, text: str = "[1]", request_id: str = "r") -> None:
         body = f'{{"request_id":"{request_id}","input_data":{text}}}'.encode()

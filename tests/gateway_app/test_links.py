@@ -18,9 +18,10 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app import links
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.call import Call, Route
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.router import Call, Route, Router
+from gateway_app.core.router import Router
 from gateway_app.links import WorkerLink
 from inference_site.lib import frames, handshake
 from inference_site.lib.errors import ApiError
@@ -32,6 +33,8 @@ from worker_app.node import Node
 from worker_app.stream import Stream
 
 TOKEN = "secret"
+# What a test has asked for, with the keys that say whose it is: a worker's answer is bound to them.
+KEYS: dict[bytes, int] = {}
 
 
 class Server(uvicorn.Server):
@@ -136,7 +139,7 @@ class ScriptedWorker:
             for ask in frames.asks(message["bytes"]):
                 connection.asks.append(ask)
                 if ask[0] == Ask.INFER and self.answers:
-                    await connection.send(frames.tell(Tell.RESULT, ask[1], ask[3], 200))
+                    await connection.send(result(ask[1], ask[3], ask[3]))
         connection.open = False
 
 
@@ -160,6 +163,11 @@ class WaitingCall(Call):
         await until(lambda: self.outcomes, within_s)
         (found,) = self.outcomes
         return found
+
+
+def result(ident: int, text: bytes, output: bytes) -> bytes:
+    """A worker's answer to a request for this text."""
+    return frames.tell(Tell.RESULT, ident, output, 200, check=frames.check_of(output, KEYS[text]))
 
 
 async def until(condition: Callable[[], object], within_s: float = 3.0) -> None:
@@ -220,9 +228,10 @@ class Bench:
     def call(self, values: list[float] | bytes, first: str | None = None) -> WaitingCall:
         """Submits a request; `first` is the worker that is to own it."""
         payload = values if isinstance(values, bytes) else json.dumps(values).encode()
-        key = 0
+        key = xxh3_64_intdigest(payload)
         while first is not None and self.router.ring.owners(key)[0] != first:
-            key += 2**56
+            key = (key + 2**56) % 2**64
+        KEYS[payload] = key
         call = WaitingCall(payload, key)
         self.router.submit(call)
         return call
@@ -407,7 +416,7 @@ async def test_what_was_in_flight_on_a_worker_that_dies_is_answered_by_the_next(
         assert await call.outcome() == ("result", json.dumps([number, 0, 0, 0]).encode())
     assert (await large.outcome())[0] == "result"
     assert link.in_flight == bench.router.in_flight == 0
-    assert bench.router.failovers == 21
+    assert bench.router.retries == 21
     revived = ScriptedWorker("a")
     revived.instance = "second"
     bench.serve(revived, port=server.port)
@@ -423,7 +432,7 @@ async def test_a_kill_under_load_loses_nothing_and_mixes_nothing_up(bench: Bench
     asked: list[tuple[list[float], WaitingCall]] = []
     for number in range(1500):
         values = [float(number % 700), 1.0, 2.0, float(number % 3)]
-        call = WaitingCall(json.dumps(values).encode(), xxh3_64_intdigest(str(values).encode()))
+        call = WaitingCall(text := json.dumps(values).encode(), xxh3_64_intdigest(text))
         bench.router.submit(call)
         asked.append((values, call))
         if number == 700:
@@ -480,33 +489,37 @@ async def test_a_late_answer_is_dropped(bench: Bench) -> None:
     await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
     bench.router.policy = Policy(bench.breaker, timeout_s=0.2)
     call = bench.call([1, 2, 3, 4], first="a")
-    link.expire()
+    bench.router.tick()
     assert not call.outcomes
     await until(lambda: late.asked)
     await asyncio.sleep(0.11)
-    link.expire()
+    bench.router.tick()  # half of its time is over: a second worker is asked too
     assert await call.outcome() == ("result", b"[1, 2, 3, 4]")
-    assert link.route.breaker.failures == 1
-    ((ident, _),) = late.asked
-    await late.open[0].send(frames.tell(Tell.RESULT, ident, b"[666]", 200))
+    ((ident, text),) = late.asked
+    await until(lambda: [each[1] for each in late.open[0].asks if each[0] == Ask.CANCEL] == [ident])
+    await late.open[0].send(result(ident, text, b"[666]"))
     await asyncio.sleep(0.05)
     assert call.outcomes == [("result", b"[1, 2, 3, 4]")]
     assert link.route.up
     assert link.route.in_flight == link.in_flight == 0
 
 
-async def test_only_what_has_waited_too_long_expires(bench: Bench) -> None:
+async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
     silent = ScriptedWorker("a")
     silent.answers = False
     link = await bench.connected("a", bench.serve(silent).port)
     bench.router.policy = Policy(bench.breaker, timeout_s=0.4)
     old = [bench.call([number, 0, 0, 0]) for number in range(3)]
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(0.41)
     new = [bench.call([number, 1, 0, 0]) for number in range(3)]
-    link.expire()
-    assert all(call.outcomes for call in old)
+    bench.router.tick()
+    assert [call.outcomes[0][1].code for call in old] == ["deadline_passed"] * 3
     assert not any(call.outcomes for call in new)
     assert link.in_flight == link.route.in_flight == 3
+    await until(lambda: sum(each[0] == Ask.CANCEL for each in silent.open[0].asks) == 3)
+    left = [left_ms for kind, _, left_ms, _ in silent.open[0].asks if kind == Ask.INFER]
+    assert len(left) == 6
+    assert all(350 < each <= 400 for each in left)
 
 
 @pytest.mark.parametrize(
@@ -514,7 +527,7 @@ async def test_only_what_has_waited_too_long_expires(bench: Bench) -> None:
     [
         b"x",
         b"HTTP/1.1 500 Internal Server Error\r\n\r\n",
-        frames.pack_tell_head(Tell.RESULT, 0, 200, 1, 10**6, 0) + b"[1",
+        frames.pack_tell_head(Tell.RESULT, 0, 200, 1, 10**6, 0, 0) + b"[1",
         frames.tell(Tell.STATS, 0, b"not json"),
     ],
 )
@@ -534,26 +547,58 @@ async def test_garbage_is_a_failure_of_that_worker(bench: Bench, garbage: bytes)
     assert link.route.in_flight == 0
 
 
-async def test_an_unknown_kind_of_answer_is_a_failure_of_that_worker(bench: Bench) -> None:
+@pytest.mark.parametrize(("kind", "is_cut"), [(0, False), (9, False), (77, True)])
+async def test_an_unknown_kind_of_answer_is_a_failure_of_that_worker(bench: Bench, kind: int, is_cut: bool) -> None:
     bad = ScriptedWorker("a")
     bad.answers = False
     link = await bench.connected("a", bench.serve(bad).port)
     await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
     call = bench.call([1, 2, 3, 4], first="a")
     await until(lambda: bad.asked)
-    await bad.connections[0].send(frames.tell(77, bad.asked[0][0], b"[666]", 200))
+    await bad.connections[0].send(frames.tell(kind, bad.asked[0][0], b"[666]", 200))
     assert await call.outcome() == ("result", b"[1, 2, 3, 4]")
-    assert link.route.breaker.failures == 1
+    assert link.route.failures == 1
+    assert link.route.up != is_cut
 
 
-async def test_an_answer_to_nothing_is_dropped(bench: Bench) -> None:
+async def test_a_late_answer_to_nothing_is_dropped(bench: Bench) -> None:
+    worker = ScriptedWorker()
+    link = await bench.connected("worker_1", bench.serve(worker).port)
+    assert (await bench.call([1, 2, 3, 4]).outcome())[0] == "result"
+    await worker.connections[0].send(frames.tell(Tell.RESULT, 1, b"[666]", 200, Cache.HIT))
+    await worker.connections[0].send(frames.tell(Tell.FAILED, 0, b"?", 503))
+    assert await bench.call([5, 6, 7, 8]).outcome() == ("result", b"[5, 6, 7, 8]")
+    assert link.route.up
+    assert link.route.in_flight == link.route.failures == 0
+
+
+async def test_an_answer_to_what_was_never_asked_is_garbage(bench: Bench) -> None:
     worker = ScriptedWorker()
     link = await bench.connected("worker_1", bench.serve(worker).port)
     await worker.connections[0].send(frames.tell(Tell.RESULT, 4711, b"[666]", 200, Cache.HIT))
-    await worker.connections[0].send(frames.tell(Tell.FAILED, 0, b"?", 503))
-    assert await bench.call([1, 2, 3, 4]).outcome() == ("result", b"[1, 2, 3, 4]")
-    assert link.route.up
-    assert link.route.in_flight == 0
+    await until(lambda: not link.route.up)
+    assert "4711" in link.last_error
+    await until(lambda: link.route.up)
+
+
+@pytest.mark.parametrize("wrong", ["output", "request"])
+async def test_a_result_that_is_damaged_or_another_requests_is_a_failure(bench: Bench, wrong: str) -> None:
+    bad = ScriptedWorker("a")
+    bad.answers = False
+    link = await bench.connected("a", bench.serve(bad).port)
+    await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
+    calls = [bench.call([number, 2, 3, 4], first="a") for number in range(2)]
+    await until(lambda: len(bad.asked) == 2)
+    (first, text), (second, other) = bad.asked
+    if wrong == "request":
+        await bad.connections[0].send(result(first, other, other) + result(second, text, text))
+    else:
+        damaged = frames.tell(Tell.RESULT, first, b"[666]", 200, check=frames.check_of(text, KEYS[text]))
+        await bad.connections[0].send(damaged)
+        await bad.connections[0].send(result(second, other, other))
+    for number, call in enumerate(calls):
+        assert await call.outcome() == ("result", json.dumps([number, 2, 3, 4]).encode())
+    assert link.route.failures == (2 if wrong == "request" else 1)
 
 
 async def test_ids_that_start_again_are_not_mistaken_for_other_frames(bench: Bench) -> None:
@@ -566,7 +611,7 @@ async def test_ids_that_start_again_are_not_mistaken_for_other_frames(bench: Ben
     await worker.connections[0].send(frames.tell(Tell.STATS, 0, b'{"node_id":"worker_1"}'))
     await until(lambda: link.stats or call.outcomes)
     assert not call.outcomes
-    await worker.connections[0].send(frames.tell(Tell.RESULT, worker.asked[0][0], b"[5]", 200))
+    await worker.connections[0].send(result(*worker.asked[0], b"[5]"))
     assert await call.outcome() == ("result", b"[5]")
 
 
@@ -579,7 +624,7 @@ async def test_retire_waits_for_what_is_in_flight(bench: Bench) -> None:
     retiring = asyncio.create_task(link.retire(5))
     await asyncio.sleep(0.1)
     assert not retiring.done()
-    await worker.connections[0].send(frames.tell(Tell.RESULT, worker.asked[0][0], b"[5]", 200))
+    await worker.connections[0].send(result(*worker.asked[0], b"[5]"))
     await asyncio.wait_for(retiring, 1)
     assert call.outcomes == [("result", b"[5]")]
     await until(lambda: not worker.open)
@@ -676,7 +721,7 @@ async def test_a_leaving_worker_is_let_go_once_idle_and_somebody_else_is_there(b
     assert (await bench.call([5, 6, 7, 8], first="a").outcome())[0] == "result"
     assert len(other.asked) == 1
     assert len(leaver.open) == 2
-    await leaver.connections[0].send(frames.tell(Tell.RESULT, leaver.asked[0][0], b"[5]", 200))
+    await leaver.connections[0].send(result(*leaver.asked[0], b"[5]"))
     assert await call.outcome() == ("result", b"[5]")
     await until(lambda: not leaver.connections[0].open and not leaver.connections[1].open)
     assert link.route.breaker.failures == 0  # to stop on request is no failure

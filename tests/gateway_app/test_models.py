@@ -49,6 +49,9 @@ def test_the_payload_is_the_whole_configuration():
             "enabled": True,
             "draining": False,
             "named": False,
+            "isolated": False,
+            "order": "",
+            "order_number": 0,
         }
     ]
     assert payload["tuning"] == {
@@ -60,12 +63,21 @@ def test_the_payload_is_the_whole_configuration():
         "failure_threshold": 5,
         "success_threshold": 2,
         "open_seconds": 30.0,
+        "error_rate_percent": 20.0,
+        "slow_factor": 5.0,
+        "silence_ms": 300,
+        "slow_start_seconds": 5.0,
+        "check_seconds": 2.0,
+        "request_timeout_ms": 10_000,
+        "retry_percent": 20.0,
+        "hedging": True,
+        "queue_ms": 2000,
         "cache_entries": 1000,
         "cache_mib": 256,
+        "hand_off": True,
         "batch_size": 32,
         "batch_wait_ms": 20.0,
         "batch_eager": True,
-        "request_timeout_ms": 10_000,
     }
 
 
@@ -115,7 +127,7 @@ def test_a_revision_that_cannot_be_written_takes_the_change_with_it(monkeypatch)
     def fail(*args, **kwargs):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr("gateway_app.models.describe", fail)
+    monkeypatch.setattr("gateway_app.revisions.describe", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         make("worker_2", port=8002)
     assert list(Worker.objects.values_list("name", flat=True)) == ["worker_1"]
@@ -191,9 +203,18 @@ def test_there_is_one_tuning():
     [
         ("virtual_nodes", 0, "1 to 10,000"),
         ("virtual_nodes", 10_001, "1 to 10,000"),
+        ("share_cap_percent", 100.5, "0 to 100 %"),
         ("failure_threshold", 0, "1 to 1,000"),
         ("success_threshold", 0, "1 to 1,000"),
         ("open_seconds", 0.0, "0.1 to 3,600 seconds"),
+        ("error_rate_percent", 100.5, "0 to 100 %"),
+        ("retry_percent", -1.0, "0 to 100 %"),
+        ("slow_factor", 1.25, "1.5 to 1,000, or 0 to switch it off"),
+        ("slow_factor", float("nan"), "1.5 to 1,000, or 0 to switch it off"),
+        ("silence_ms", 99, "100 to 60,000 ms, or 0 to switch it off"),
+        ("check_seconds", 601.0, "0.1 to 600 seconds, or 0 to switch it off"),
+        ("slow_start_seconds", 600.5, "0 to 600 seconds"),
+        ("queue_ms", 0, "1 to 600,000 ms"),
         ("cache_mib", 0, "1 to 1,048,576 MiB"),
         ("cache_entries", 10_000_001, "0 to 10,000,000"),
         ("batch_size", 0, "1 to 1,024"),
@@ -209,10 +230,80 @@ def test_tuning_out_of_range_is_refused_with_the_range(field, value, ends):
     assert f"{value} is out of range. Choose from {ends}." in caught.value.message_dict[field]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("error_rate_percent", 100.5),
+        ("retry_percent", -1.0),
+        ("slow_factor", 1.25),
+        ("silence_ms", 99),
+        ("check_seconds", 601.0),
+        ("slow_start_seconds", 600.5),
+        ("queue_ms", 0),
+    ],
+)
+def test_tuning_out_of_range_is_refused_by_the_database_too(field, value):
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Tuning(**{field: value}).save()
+
+
+@pytest.mark.parametrize("field", ["error_rate_percent", "retry_percent", "slow_factor", "silence_ms", "check_seconds"])
+def test_zero_switches_a_signal_off(field):
+    tuning = Tuning(**{field: 0})
+    tuning.full_clean()
+    tuning.save()
+
+
 def test_waiting_for_a_batch_longer_than_a_request_may_take_is_refused():
     with pytest.raises(ValidationError, match="would run into its limit of 500 ms"):
         Tuning(batch_eager=False, batch_wait_ms=500, request_timeout_ms=500).full_clean()
     Tuning(batch_eager=True, batch_wait_ms=500, request_timeout_ms=500).full_clean()
+
+
+def test_what_an_upgrade_adds_is_no_change():
+    worker = make()
+    newest = Revision.objects.get()
+    for name in ("isolated", "order", "order_number"):
+        del newest.payload["workers"][0][name]
+    del newest.payload["tuning"]["hedging"]
+    newest.save()
+    worker.save()
+    assert len(summaries()) == 1
+    Worker.objects.update(isolated=True)
+    Tuning.objects.update(hedging=False)
+    assert summaries()[1:] == ["worker_1 isolated off → on", "hedging on → off"]
+
+
+@pytest.mark.parametrize("payload", [[], {"workers": [1]}, {"tuning": []}, {"workers": None}, "x"])
+def test_a_save_replaces_a_payload_that_was_spoilt_by_hand(payload):
+    make()
+    Revision.objects.update(payload=payload)
+    make("worker_2", port=8002)
+    assert len(Revision.objects.latest("id").payload["workers"]) == 2
+
+
+def test_an_order_by_hand_is_told_in_words():
+    worker = make()
+    for order in ("trip", "trip", "reset"):
+        worker.order, worker.order_number = order, worker.order_number + 1
+        worker.save()
+    worker.order, worker.order_number = "", 0
+    worker.save()
+    assert summaries()[1:] == [
+        "worker_1 breaker tripped by hand",
+        "worker_1 breaker tripped by hand",
+        "worker_1 breaker reset by hand",
+        "worker_1 orders forgotten",
+    ]
+
+
+def test_the_newest_revisions_are_kept(monkeypatch):
+    monkeypatch.setattr("gateway_app.revisions.KEPT", 3)
+    worker = make()
+    for weight in (2, 3, 4, 5):
+        worker.weight = weight
+        worker.save()
+    assert summaries() == ["worker_1 weight 2 → 3", "worker_1 weight 3 → 4", "worker_1 weight 4 → 5"]
 
 
 def test_a_first_revision_that_adds_nothing_is_called_the_defaults():

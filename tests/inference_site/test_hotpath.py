@@ -2,11 +2,13 @@
 
 import random
 import socket
+import sys
 import threading
 
 import pytest
 
 from tests.support.hot_server import HotServer
+from tests.support.processes import wait_until
 from tests.support.wire import chunked, request
 
 GET_PAGE = request("GET", "/livez")
@@ -45,7 +47,7 @@ def test_a_known_head_is_not_parsed_again_and_each_body_gets_its_own_answer(serv
 
 
 def test_many_different_heads_are_not_remembered_without_bound(server: HotServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("inference_site.hotpath.MAX_KNOWN_HEADS", 10)
+    monkeypatch.setattr("inference_site.heads.MAX_KNOWN_HEADS", 10)
     with server.connect() as client:
         for number in range(50):
             assert client.ask(post(b"x", f"X-Number: {number}")).body == b"x"
@@ -256,3 +258,17 @@ def test_a_large_body(server: HotServer):
             writer.join(timeout=20)
             assert reply.status == 200
             assert reply.body == body
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_than_its_bytes(server: HotServer):
+    size = 20_000
+    with server.connect() as client:
+        head = request("POST", "/infer", None, ["Transfer-Encoding: chunked"])
+        client.send(head + b"1\r\nx\r\n" * size)
+
+        def received() -> int:
+            return sum(each._body_bytes for each in server.connections())
+
+        wait_until("all has come", lambda: received() == size)
+        assert [sys.getsizeof(each._hot.body) < 2 * size for each in server.connections() if each._hot] == [True]
+        assert client.ask(b"0\r\n\r\n").body == b"x" * size

@@ -1,11 +1,15 @@
 """Requests that never arrive whole, idle connections, and clients that do not go: time is moved by the tests."""
 
+import socket
+from contextlib import suppress
+
 import pytest
 
-from inference_site.hotpath import BYTES_PER_S, KEEP_ALIVE_S, LINGER_S, MESSAGE_S
+from inference_site.connection import BYTES_PER_S, KEEP_ALIVE_S, LINGER_S, MESSAGE_S, UNREAD_S
+from tests.inference_site.conftest import LIMIT_BYTES
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
-from tests.support.wire import request
+from tests.support.wire import Wire, request
 
 
 def post(body: bytes, path: str = "/infer") -> bytes:
@@ -105,3 +109,100 @@ def test_a_client_that_does_not_go_is_cut_off(strict_server: HotServer):
         assert len(strict_server.connections()) == 1
         strict_server.age(LINGER_S + 1)
         strict_server.wait_until_left()
+
+
+ANSWER = b"x" * (LIMIT_BYTES - 100)
+
+
+def fill(client: Wire, path: str = "/infer") -> None:
+    """Sends requests, and reads no answer, until the server takes no more."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.socket.settimeout(0.5)
+    with suppress(TimeoutError):
+        for _ in range(1000):
+            client.send(post(ANSWER, path))
+    client.socket.settimeout(20)
+
+
+@pytest.mark.parametrize("path", ["/infer", "/page"])
+def test_a_client_that_reads_no_answer_is_cut_off(strict_server: HotServer, path: str):
+    with strict_server.connect() as client:
+        fill(client, path)
+        strict_server.age(1)
+        strict_server.age(UNREAD_S - 1)
+        assert len(strict_server.connections()) == 1
+        strict_server.age(2)
+        strict_server.wait_until_left()
+
+
+@pytest.mark.parametrize("headers", [[], ["Connection: close"]])
+def test_a_client_that_leaves_its_only_answer_unread_is_cut_off(strict_server: HotServer, headers: list[str]):
+    with strict_server.connect() as client:
+        client.send(request("POST", "/infer", b"later", headers))
+        strict_server.wait_until_held(b"later")
+        strict_server.release(b"later", 200, b"x" * 40_000_000)
+        strict_server.age(1)
+        strict_server.age(UNREAD_S - 1)
+        assert len(strict_server.connections()) == 1
+        strict_server.age(2)
+        strict_server.wait_until_left()
+
+
+def test_a_client_that_reads_slowly_is_not(strict_server: HotServer):
+    answer = b"x" * 40_000_000
+    with strict_server.connect() as client:
+        client.send(post(b"later"))
+        strict_server.wait_until_held(b"later")
+        strict_server.release(b"later", 200, answer)
+        (connection,) = strict_server.connections()
+        received = b""
+        for _ in range(4):
+            unsent = strict_server.call(connection.transport.get_write_buffer_size)
+            assert unsent > 0
+            strict_server.age(UNREAD_S - 5)
+            while strict_server.call(connection.transport.get_write_buffer_size) == unsent:
+                received += client.socket.recv(500_000)
+        assert strict_server.connections() == [connection]
+        while len(received) < len(answer):
+            received += client.socket.recv(5_000_000)
+        assert received.endswith(answer[:1000])
+
+
+def test_a_client_that_reads_no_answer_is_nobody_to_wait_for_at_the_end(strict_server: HotServer):
+    with strict_server.connect() as client:
+        fill(client)
+        (connection,) = strict_server.connections()
+        wait_until("it is stalled", lambda: connection._stalled)
+        assert connection.idle
+        strict_server.call(connection.shutdown)
+        strict_server.call(connection.shutdown)
+        strict_server.wait_until_left()
+
+
+@pytest.mark.parametrize("begun", [b"PO", post(b"12345")[:-1], post(b"12345", "/page")[:-1]])
+def test_what_has_not_come_whole_at_the_end_is_told_so(strict_server: HotServer, begun: bytes):
+    with strict_server.connect() as client:
+        client.send(begun)
+        strict_server.wait_until_reading()
+        (connection,) = strict_server.connections()
+        strict_server.call(connection.shutdown)
+        reply = client.read()
+        assert (reply.status, reply.json["code"], reply.closes) == (503, "draining", True)
+        assert client.at_end()
+    strict_server.wait_until_left()
+    assert strict_server.plane.bodies == []
+
+
+def test_what_is_being_answered_at_the_end_is_answered(strict_server: HotServer):
+    with strict_server.connect() as client, strict_server.connect() as behind:
+        client.send(post(b"later"))
+        behind.send(post(b"later too") + b"POST /in")
+        strict_server.wait_until_held(b"later", b"later too")
+        for connection in strict_server.connections():
+            strict_server.call(connection.shutdown)
+        strict_server.release(b"later")
+        strict_server.release(b"later too")
+        (reply,) = client.read_all()
+        assert (reply.body, reply.closes) == (b"later", True)
+        first, second = behind.read_all()
+        assert (first.body, second.json["code"]) == (b"later too", "draining")

@@ -69,6 +69,8 @@ AMBIGUOUS = {
     "another version": post(b"abcd").replace(b"HTTP/1.1", b"HTTP/1.2"),
     "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "tabs": post(b"abcd").replace(b"POST /infer ", b"POST\t/infer\t"),
+    "a host that has no end": post(b"abcd").replace(b"/infer", b"http://[::1/infer"),
+    "a port that is none": post(b"abcd").replace(b"/infer", b"http://localhost:99999/infer"),
     "a blank in the path": post(b"abcd").replace(b"/infer", b"/in fer"),
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "noise": b"\0\xff\xfe garbage\r\n\r\n",

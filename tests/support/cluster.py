@@ -38,69 +38,12 @@ def manage(*arguments: str, env: Mapping[str, str], timeout_s: float = 60.0) -> 
     )
 
 
-class Server(Running):
-    """One process of manage.py that serves on a port of its own: a rungateway or a runnode."""
+class Endpoints:
+    """A gateway and workers as their clients reach them."""
 
-    def __init__(self, arguments: Sequence[str], url: str, env: Mapping[str, str]) -> None:
-        super().__init__([*MANAGE, *arguments], env)
-        self.url = url
-
-    @classmethod
-    def worker(
-        cls, directory: Path, name: str = "worker_1", *arguments: str, env: Mapping[str, str] | None = None
-    ) -> Self:
-        port = free_ports(1)[0]
-        return cls(["runnode", str(port), name, *arguments], f"http://127.0.0.1:{port}", environment(directory, env))
-
-    @classmethod
-    def gateway(cls, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Self:
-        """Migrates the database first, as rungateway expects one with tables."""
-        environ = environment(directory, env)
-        manage("migrate", "--verbosity=0", env=environ).check_returncode()
-        port = free_ports(1)[0]
-        return cls(["rungateway", *arguments, "--port", str(port)], f"http://127.0.0.1:{port}", environ)
-
-    def wait_ready(self, timeout_s: float = 30.0) -> Self:
-        def ready() -> bool:
-            if self.process.poll() is not None:
-                raise AssertionError(f"{self.argv} ended with {self.process.returncode}. Its output:\n{self.log}")
-            with suppress(OSError):
-                return get(f"{self.url}/readyz", timeout_s=1.0)[0] == 200
-            return False
-
-        wait_until(f"{self.url}/readyz answers 200", ready, timeout_s)
-        return self
-
-
-class Cluster(Running):
-    """A gateway and its workers; ready on entry, and gone, whatever happened, on exit."""
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        workers: int = 3,
-        model: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        arguments: Sequence[str] = (),
-    ) -> None:
-        self.env = environment(directory, env)
-        self.names = [f"worker_{number}" for number in range(1, workers + 1)]
-        command = ["runcluster", "--workers", str(workers), "--port", "0", "--worker-port", "0", *arguments]
-        if model is not None:
-            command += ["--model", str(model)]
-        super().__init__([*MANAGE, *command], self.env)
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        try:
-            self.ready_line = self.wait_for_line(r"^ready .*$", timeout_s=60.0).group()
-        except BaseException:
-            self.__exit__()
-            raise
-        self.gateway_url = self.ready_line.split()[1]
-        self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=(\S+)", self.ready_line)}
-        return self
+    names: list[str]
+    gateway_url: str
+    worker_urls: dict[str, str]
 
     def infer(
         self,
@@ -141,6 +84,73 @@ class Cluster(Running):
             return routable.issuperset(names or self.names)
 
         wait_until(f"{names or self.names} are connected", connected, timeout_s)
+
+
+class Server(Running):
+    """One process of manage.py that serves on a port of its own: a rungateway or a runnode."""
+
+    def __init__(
+        self, arguments: Sequence[str], url: str, env: Mapping[str, str], program: Sequence[str] = MANAGE
+    ) -> None:
+        super().__init__([*program, *arguments], env)
+        self.url = url
+
+    @classmethod
+    def worker(
+        cls, directory: Path, name: str = "worker_1", *arguments: str, env: Mapping[str, str] | None = None
+    ) -> Self:
+        port = free_ports(1)[0]
+        return cls(["runnode", str(port), name, *arguments], f"http://127.0.0.1:{port}", environment(directory, env))
+
+    @classmethod
+    def gateway(cls, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Self:
+        """Migrates the database first, as rungateway expects one with tables."""
+        environ = environment(directory, env)
+        manage("migrate", "--verbosity=0", env=environ).check_returncode()
+        port = free_ports(1)[0]
+        return cls(["rungateway", *arguments, "--port", str(port)], f"http://127.0.0.1:{port}", environ)
+
+    def wait_ready(self, timeout_s: float = 30.0) -> Self:
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.argv} ended with {self.process.returncode}. Its output:\n{self.log}")
+            with suppress(OSError):
+                return get(f"{self.url}/readyz", timeout_s=1.0)[0] == 200
+            return False
+
+        wait_until(f"{self.url}/readyz answers 200", ready, timeout_s)
+        return self
+
+
+class Cluster(Endpoints, Running):
+    """A gateway and its workers; ready on entry, and gone, whatever happened, on exit."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        workers: int = 3,
+        model: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.env = environment(directory, env)
+        self.names = [f"worker_{number}" for number in range(1, workers + 1)]
+        command = ["runcluster", "--workers", str(workers), "--port", "0", "--worker-port", "0", *arguments]
+        if model is not None:
+            command += ["--model", str(model)]
+        super().__init__([*MANAGE, *command], self.env)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self.ready_line = self.wait_for_line(r"^ready .*$", timeout_s=60.0).group()
+        except BaseException:
+            self.__exit__()
+            raise
+        self.gateway_url = self.ready_line.split()[1]
+        self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=(\S+)", self.ready_line)}
+        return self
 
     def pids(self) -> dict[str, int]:
         return {name: self.pid(name) for name in [*self.names, "gateway"]}

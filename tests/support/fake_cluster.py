@@ -1,6 +1,7 @@
 """Runs a real supervisor over fake children. Argument: JSON {"children": {name: [manner, ...]}, "ready_within_s": 5}.
 
-The first child is a stage of its own and stops last, as workers do; prints "port NAME PORT" for each before it starts.
+A child with the manner "overlaps" is replaced without a pause. The first child is a stage of its own
+and stops last, as workers do; prints "port NAME PORT" for each before it starts.
 """
 
 import json
@@ -31,7 +32,7 @@ def spec(name: str, manners: list[str]) -> ChildSpec:
         return "" if status == 200 else f"answers {status}"
 
     argv = (sys.executable, "-S", str(FAKE_CHILD), str(listener.fileno()), *manners)
-    return ChildSpec(name, argv, dict(os.environ), listener, probe)
+    return ChildSpec(name, lambda: argv, dict(os.environ), listener, probe, overlaps="overlaps" in manners)
 
 
 def main(plan: dict) -> int:

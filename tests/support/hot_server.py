@@ -13,7 +13,9 @@ from typing import Any, Self, TypeVar
 import uvicorn
 from uvicorn.server import ServerState
 
+from inference_site.heads import KnownHeads
 from inference_site.hotpath import HotProtocol, Seconds
+from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import error_body
 from tests.support.processes import wait_until
 from tests.support.wire import Wire
@@ -29,18 +31,47 @@ class EchoPlane:
         self.draining = False
         self.at_once = True
         self.bodies: list[bytes] = []
+        self.timeouts: list[int | None] = []
         self.held: dict[bytes, Answer] = {}
+        self.in_flight = 0
+        self.cancelled: list[bytes] = []
 
-    def infer(self, body: bytes, answer: Answer, /) -> None:
+    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> EchoTicket | None:
         self.bodies.append(body)
-        if body.startswith(b"later"):
-            self.held[body] = answer
-            return
+        self.timeouts.append(timeout_ms)
         reply = (400, b"", error_body("bad", "bad")) if body.startswith(b"bad") else (200, b"x-node: echo\r\n", body)
-        if self.at_once:
+        if self.at_once and not body.startswith(b"later"):
             answer(*reply)
+            return None
+        ticket = EchoTicket(self, body, answer)
+        if body.startswith(b"later"):
+            self.held[body] = ticket.answer
         else:
-            asyncio.get_running_loop().call_soon(answer, *reply)
+            asyncio.get_running_loop().call_soon(ticket.answer, *reply)
+        return ticket
+
+
+class EchoTicket:
+    """A request that is under way; as with a real plane, it ends by its answer or by being cancelled."""
+
+    def __init__(self, plane: EchoPlane, body: bytes, answer: Answer) -> None:
+        self._plane, self._body, self._answer = plane, body, answer
+        self._ended = False
+        plane.in_flight += 1
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        if not self._ended:
+            self._end()
+            self._answer(status, headers, body)
+
+    def cancel(self) -> None:
+        assert not self._ended, "it was answered, or cancelled already"
+        self._end()
+        self._plane.cancelled.append(self._body)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._plane.in_flight -= 1
 
 
 class Site:
@@ -126,14 +157,18 @@ class _Uvicorn(uvicorn.Server):
 class HotServer:
     """Its clock for timeouts stands still unless a test moves it; `errors` is what reached the loop's handler."""
 
-    def __init__(self, max_body_bytes: int = 16 * 2**20) -> None:
+    def __init__(
+        self, max_body_bytes: int = 16 * 2**20, max_in_flight_bytes: int = 512 * 2**20, app: Any = None
+    ) -> None:
         self.plane = plane = EchoPlane()
         self.site = Site()
+        self._app = app or self.site
         self.errors: list[str] = []
 
         class Protocol(HotProtocol):
             parsed = 0
-            known_heads = {}
+            known_heads = KnownHeads()
+            in_flight = InFlightBytes(max_in_flight_bytes)
 
             def on_message_begin(self) -> None:
                 Protocol.parsed += 1
@@ -147,7 +182,7 @@ class HotServer:
         sock = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = sock.getsockname()[1]
         config = uvicorn.Config(
-            self.site,
+            self._app,
             http=self.protocol,
             ws="websockets-sansio",
             loop="uvloop",
@@ -170,6 +205,10 @@ class HotServer:
         self._thread.join(timeout=15)
         Seconds.now = self._seconds
         assert not self._thread.is_alive(), "uvicorn has not stopped"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._server.loop
 
     def connect(self) -> Wire:
         return Wire("127.0.0.1", self.port)

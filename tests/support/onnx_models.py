@@ -78,6 +78,34 @@ def gather(path: Path) -> Path:
     )
 
 
+def touchy(path: Path, n_in: int = 8, n_out: int = 4) -> Path:
+    """`linear`, but on the CPU a sample whose first value is 1000 or more makes the whole batch's run raise."""
+    weights, bias = linear_weights(n_in, n_out)
+    return _write(
+        path,
+        [
+            helper.make_node("Gemm", ["input", "weights", "bias"], ["answer"]),
+            helper.make_node("Slice", ["input", "first", "second", "axis"], ["first_value"]),
+            helper.make_node("Div", ["first_value", "thousand"], ["thousands"]),
+            helper.make_node("Cast", ["thousands"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Squeeze", ["whole", "axis"], ["rows"]),
+            helper.make_node("Gather", ["only_row", "rows"], ["nothing"], axis=0),
+            helper.make_node("Add", ["answer", "nothing"], ["output"]),
+        ],
+        [_float("input", "batch", n_in)],
+        [_float("output", "batch", n_out)],
+        {
+            "weights": weights,
+            "bias": bias,
+            "only_row": np.zeros((1, n_out), np.float32),
+            "thousand": np.array(1000, np.float32),
+            "first": np.array([0], np.int64),
+            "second": np.array([1], np.int64),
+            "axis": np.array([1], np.int64),
+        },
+    )
+
+
 def integer_input(path: Path) -> Path:
     """`input` int64 [batch, 4] -> `output` float [batch, 1] = the sum of the four."""
     return _write(

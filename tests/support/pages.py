@@ -27,9 +27,12 @@ def gateway_worker(number: int, requests: int, key_share: float, traffic_share: 
         "weight": 1.0,
         "enabled": True,
         "draining": False,
+        "isolated": False,
+        "silent": False,
         "connected": True,
         "routable": True,
         "in_flight": 4 + number,
+        "limit": 0,
         "requests": requests,
         "failures": 0,
         "key_share": key_share,
@@ -72,6 +75,7 @@ def breaker(worker: Json) -> Json:
         "retry_after_s": None,
         "opens": 0,
         "last_error": "",
+        "cause": "",
     }
 
 
@@ -91,11 +95,18 @@ def gateway_stats() -> Json:
             "errors": 37,
             "in_flight": 18,
             "requests_per_s": 8423.4,
-            "failovers": 4,
             "hot_hits": 0,
             "hot_entries": 0,
             "joined": 0,
             "spills": 0,
+            "retries": 4,
+            "hedges": 1204,
+            "hedge_wins": 311,
+            "budget_exhausted": 0,
+            "expired": 7,
+            "cancelled": 1,
+            "shed": 52,
+            "suspects_refused": 0,
             "p50_ms": 1.84,
             "p95_ms": 4.9,
             "p99_ms": 12.61,
@@ -104,7 +115,13 @@ def gateway_stats() -> Json:
             "config_error": "",
             "draining": False,
         },
+        "events": [],
     }
+
+
+def event(worker: str, before: str, after: str, reason: str, age_s: float) -> Json:
+    at = "2026-11-23T12:00:00.000+00:00"
+    return {"at": at, "age_s": age_s, "worker": worker, "before": before, "after": after, "reason": reason}
 
 
 def open_breaker(stats: Json, number: int) -> None:
@@ -114,6 +131,8 @@ def open_breaker(stats: Json, number: int) -> None:
     stats["circuit_breakers"][number - 1].update(
         state="OPEN", failures=5, since_s=12.5, retry_after_s=17.2, opens=1, last_error=error
     )
+    reason = f"5 failures in a row, the last: {error}"
+    stats["events"].append(event(f"worker_{number}", "CLOSED", "OPEN", reason, age_s=12.5))
 
 
 def worker_health() -> Json:

@@ -27,7 +27,9 @@ class EchoEngine:
     def __init__(self, values: int | None = 4, *, takes_s: float = 0.0) -> None:
         self.input = InputSpec("input", np.dtype("f4"), (values,))
         self.record = Record(name="echo")
+        self.zeros = bytes(4 * (values or 1))
         self.takes_s = takes_s
+        self.fixed_s, self.each_s = takes_s, 0.0
         self.typical_s = takes_s  # what the node looks at to choose between the loop and the thread
         self.batches: list[list[bytes]] = []
         self.raises: Exception | None = None

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from tests.support import onnx_models
+from tests.worker_app.asker import Asker
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
 from worker_app.core.batcher import Release
 from worker_app.engine import Engine, EngineError
@@ -23,40 +23,6 @@ from worker_app.node import Node
 from worker_app.stats import node_health, node_stats
 
 Start = Callable[[Node], Node]
-
-
-class Asker:
-    """Asks a node and keeps each answer under the token it came with."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.answers: dict[object, tuple[Tell, Cache, int, bytes]] = {}
-        self.asked = 0
-        self._all = asyncio.Event()
-
-    def ask(self, values: object, token: object = None) -> object:
-        token = self.asked if token is None else token
-        self.asked += 1
-        self.node.infer(values if isinstance(values, bytes) else orjson.dumps(values), token, self.reply)
-        return token
-
-    def reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
-        assert token not in self.answers, "answered twice"
-        assert time_us >= 0
-        self.answers[token] = (kind, cache, status, payload)
-        self._all.set()
-
-    async def answer(self, values: object) -> tuple[Tell, Cache, int, bytes]:
-        token = self.ask(values)
-        await self.everything()
-        return self.answers[token]
-
-    async def everything(self, within_s: float = 10.0) -> None:
-        async with asyncio.timeout(within_s):
-            while len(self.answers) < self.asked:
-                self._all.clear()
-                await self._all.wait()
-        assert self.node.in_flight == 0
 
 
 async def test_a_miss_then_a_hit(start: Start) -> None:

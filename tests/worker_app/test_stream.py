@@ -95,8 +95,8 @@ async def connect() -> AsyncIterator[Connect]:
         await side.end()
 
 
-def infer(ident: int, *values: float) -> bytes:
-    return frames.ask(Ask.INFER, ident, json.dumps(values).encode())
+def infer(ident: int, *values: float, left_ms: int = 0) -> bytes:
+    return frames.ask(Ask.INFER, ident, json.dumps(values).encode(), left_ms)
 
 
 def answer_to(*values: float) -> bytes:
@@ -320,6 +320,82 @@ async def test_a_gateway_that_leaves_mid_request_disturbs_nobody(connect: Connec
     await stayer.until(lambda: stayer.of(Tell.RESULT))
     assert len(node.gateways) == 1
     assert node.in_flight == 0
+
+
+async def test_what_a_gateway_that_leaves_had_waiting_is_not_run(connect: Connect, start: Start) -> None:
+    engine = EchoEngine()
+    node = echo_node(engine)
+    leaver, stayer = await proven(connect, node), await proven(connect, node)
+    leaver.give(b"".join(infer(ident, ident, 2, 3, 4) for ident in range(1, 9)))
+    stayer.give(infer(1, 1, 2, 3, 4) + infer(2, 20, 2, 3, 4))
+    await stayer.until(lambda: node.in_flight == 9)
+    leaver.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
+    await asyncio.wait_for(leaver.task, 1)
+    assert (node.in_flight, node.abandoned) == (2, 7)
+    start(node)
+    await stayer.until(lambda: len(stayer.of(Tell.RESULT)) == 2)
+    assert engine.ran == 2
+
+
+async def test_cancelled_requests_get_no_reply_and_are_not_run(connect: Connect, start: Start) -> None:
+    engine = EchoEngine()
+    node = echo_node(engine)
+    side = await proven(connect, node)
+    side.give(b"".join(infer(ident, ident, 2, 3, 4) for ident in range(1, 5)))
+    side.give(frames.ask(Ask.CANCEL, 2, b"") + frames.ask(Ask.CANCEL, 4, b"") + frames.ask(Ask.CANCEL, 77, b""))
+    await side.until(lambda: node.abandoned == 2)
+    start(node)
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
+    side.give(frames.ask(Ask.CANCEL, 1, b"") + infer(5, 5, 2, 3, 4))  # too late: nothing happens
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 3)
+    assert [reply[3] for reply in side.of(Tell.RESULT)] == [1, 3, 5]
+    assert engine.ran == 3
+
+
+async def test_a_ping_is_answered_while_the_engine_is_busy(connect: Connect, start: Start) -> None:
+    engine = EchoEngine(takes_s=0.5)
+    side = await proven(connect, start(echo_node(engine)))
+    side.give(infer(1, 1, 2, 3, 4))
+    await side.until(lambda: engine.batches)
+    side.give(frames.ask(Ask.PING, 9, b""))
+    await side.until(lambda: side.of(Tell.PONG))
+    assert [reply[3] for reply in side.of(Tell.PONG)] == [9]
+    assert not side.of(Tell.RESULT)
+
+
+async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) -> None:
+    engine = EchoEngine()
+    node = echo_node(engine)
+    side = await proven(connect, node)
+    side.give(infer(1, 0, 0, 0, 0) + frames.ask(Ask.CHECK, 2, b"", 60_000) + frames.ask(Ask.CHECK, 3, b"", 1))
+    side.give(frames.ask(Ask.CHECK, 4, b"") + frames.ask(Ask.CANCEL, 4, b""))
+    await side.until(lambda: node.abandoned == 1)
+    await asyncio.sleep(0.005)
+    start(node)
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
+    assert {reply[3]: reply[5] for reply in side.of(Tell.RESULT)} == {1: answer_to(0, 0, 0, 0), 2: b""}
+    assert [reply[3] for reply in side.of(Tell.EXPIRED)] == [3]
+    assert engine.ran == 2
+
+
+async def test_a_very_long_time_is_told_as_the_longest_that_there_is_room_for(connect: Connect) -> None:
+    node = echo_node()
+    side = await proven(connect, node)
+    side.stream._reply(1, Tell.RESULT, Cache.MISS, 200, b"[1.0]", 2**40)
+    await side.until(lambda: side.of(Tell.RESULT))
+    assert side.of(Tell.RESULT)[0][4] == 2**32 - 1
+
+
+async def test_a_request_says_how_long_it_may_wait(connect: Connect, start: Start) -> None:
+    node = echo_node()
+    side = await proven(connect, node)
+    side.give(infer(1, 1, 2, 3, 4, left_ms=1) + infer(2, 2, 2, 3, 4, left_ms=60_000))
+    await side.until(lambda: node.in_flight == 2)
+    await asyncio.sleep(0.005)
+    start(node)
+    await side.until(lambda: side.of(Tell.RESULT))
+    assert [reply[3] for reply in side.of(Tell.EXPIRED)] == [1]
+    assert side.of(Tell.EXPIRED)[0][5] == b""
 
 
 async def test_two_gateways_with_the_same_ids_get_their_own_answers(connect: Connect, start: Start) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
 from enum import StrEnum
-from itertools import islice
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+from worker_app.core.admission import MAX_QUEUE
+
+# How many items may wait before all others.
+FIRST = 64
+
+T = TypeVar("T", bound=Hashable)
 
 
 class Release(StrEnum):
@@ -24,17 +28,18 @@ class Batcher(Generic[T]):
 
     `take()` is to be called when the engine is free. Eager, it gives what is there at once: the engine never idles
     while something waits, and what arrives while it runs forms the next batch. Not eager, it holds a batch back until
-    it is full or its oldest item has waited `wait_s`. Times are seconds of the clock passed in.
+    it is full or its oldest item has waited `wait_s`. No item may be queued twice at a time. Times are seconds of the
+    clock passed in.
     """
 
-    __slots__ = ("_clock", "_queue", "_since", "counts", "eager", "items", "limit", "max_size", "wait_s")
+    __slots__ = ("_clock", "_first", "_queue", "counts", "eager", "items", "limit", "max_size", "wait_s")
 
     def __init__(
-        self, clock: Callable[[], float], *, max_size: int, wait_s: float, eager: bool = True, limit: int = 4096
+        self, clock: Callable[[], float], *, max_size: int, wait_s: float, eager: bool = True, limit: int = MAX_QUEUE
     ) -> None:
         self._clock = clock
-        self._queue: deque[T] = deque()
-        self._since: deque[float] = deque()
+        self._first: deque[T] = deque()
+        self._queue: OrderedDict[T, float] = OrderedDict()  # since when each item waits
         self.max_size = max_size
         self.wait_s = wait_s
         self.eager = eager
@@ -45,36 +50,63 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether `put` would refuse."""
+        return len(self._queue) >= self.limit
+
     def put(self, item: T) -> bool:
         """Queues an item; False, and nothing is queued, if `limit` items wait already."""
         if len(self._queue) >= self.limit:
             return False
-        self._queue.append(item)
-        self._since.append(self._clock())
+        self._queue[item] = self._clock()
         return True
+
+    def put_first(self, item: T) -> bool:
+        """Queues an item before all others, to be taken at once, and counted nowhere; False if `FIRST` wait so."""
+        if len(self._first) >= FIRST:
+            return False
+        self._first.append(item)
+        return True
+
+    def discard(self, item: T) -> bool:
+        """Takes an item out of the queue; False if it is not there (any more)."""
+        if item in self._first:
+            self._first.remove(item)
+            return True
+        return self._queue.pop(item, None) is not None
 
     def due_in(self) -> float | None:
         """Seconds until `take()` would give a batch; 0 for now, None if nothing waits."""
+        if self._first:
+            return 0.0
         if not self._queue:
             return None
         if self.eager or len(self._queue) >= self.max_size:
             return 0.0
-        return max(0.0, self._since[0] + self.wait_s - self._clock())
+        return max(0.0, self._oldest() + self.wait_s - self._clock())
 
-    def take(self) -> list[T]:
-        """The next batch, oldest first, at most `max_size` items; [] if none is due."""
-        if self.due_in() != 0.0:
-            return []
-        size = min(len(self._queue), self.max_size)
-        if size == self.max_size:
-            self.counts[Release.FULL] += 1
-        else:
-            self.counts[Release.FREE if self.eager else Release.TIMEOUT] += 1
-        self.items += size
-        batch = list(islice(self._queue, size))
-        for _ in range(size):
-            self._queue.popleft()
-            self._since.popleft()
+    def take(self, wanted: Callable[[T], bool] = lambda item: True) -> list[T]:
+        """The next batch, oldest first, at most `max_size` items; [] if none is due.
+
+        `wanted` is asked about each item in turn; those it says no to are dropped, and others fill their places.
+        """
+        batch: list[T] = []
+        while self._first and len(batch) < self.max_size:
+            if wanted(item := self._first.popleft()):
+                batch.append(item)
+        if self._first or self.due_in() != 0.0:
+            return batch
+        timed_out = not self.eager and self._oldest() + self.wait_s <= self._clock()
+        uncounted = len(batch)
+        while self._queue and len(batch) < self.max_size:
+            item, _ = self._queue.popitem(last=False)
+            if wanted(item):
+                batch.append(item)
+        if len(batch) > uncounted:
+            self.items += len(batch) - uncounted
+            full = len(batch) == self.max_size
+            self.counts[Release.FULL if full else Release.TIMEOUT if timed_out else Release.FREE] += 1
         return batch
 
     def configure(self, *, max_size: int, wait_s: float, eager: bool) -> None:
@@ -82,6 +114,9 @@ class Batcher(Generic[T]):
         self.max_size = max_size
         self.wait_s = wait_s
         self.eager = eager
+
+    def _oldest(self) -> float:
+        return next(iter(self._queue.values()))
 
     @property
     def batches(self) -> int:

@@ -6,29 +6,24 @@ import os
 import secrets
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from fcntl import LOCK_EX, flock
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from socket import socket
 from typing import Any
 
 from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection
 
-from gateway_app.accounts import ensure_admin
-from gateway_app.config import register_workers
+from gateway_app.preparation import Preparation
 from inference_site.checks import require_public_settings
 from inference_site.child import ChildSpec
 from inference_site.console import Console
 from inference_site.ports import PortError, address_of, listen
 from inference_site.supervisor import Stage, Supervisor, SupervisorError
 
-MIGRATION_LOCK_ID = 0x696E666572  # any number, the same in every process; "infer" in ASCII
-# A gateway gives what is in flight 5 s, a worker waits for its gateways: together with killing, below 10 s.
-GATEWAY_STOP_WAIT_S, WORKER_STOP_WAIT_S = 5.5, 3.0
+# Of these, the last 2 s are for the process to end after its drain: together with killing, below 10 s.
+GATEWAY_STOP_WAIT_S, WORKER_STOP_WAIT_S = 6.0, 3.0
 
 
 class Command(BaseCommand):
@@ -56,18 +51,15 @@ class Command(BaseCommand):
             gateway_socket, *worker_sockets = open_sockets(host, options["port"], options["worker_port"], count)
         except PortError as error:
             raise CommandError(str(error)) from error
-        password = prepare_database()
 
         names = [f"worker_{number}" for number in range(1, count + 1)]
         workers = dict(zip(names, worker_sockets, strict=True))
-        # Once, here: a gateway that is started again must not undo what an operator has changed since.
-        register_workers([(name, *where(listener)) for name, listener in workers.items()])
+        addresses = [(name, *where(listener)) for name, listener in workers.items()]
         with closing(Console()) as console:
-            if password is not None:
-                made = f"Administrator made: user admin, password {password} (shown only this once)"
-                console.line(made, urgent=True)
+            database = Preparation(addresses, lambda text: console.line(text, urgent=True))
+            database.begin()
             try:
-                supervisor(host, gateway_socket, workers, model, console).run()
+                supervisor(host, gateway_socket, workers, model, console, database).run()
             except SupervisorError as error:
                 raise CommandError(str(error)) from error
 
@@ -88,7 +80,12 @@ def where(listener: socket) -> tuple[str, int]:
 
 
 def supervisor(
-    host: str, gateway_socket: socket, workers: dict[str, socket], model: Path | None, console: Console
+    host: str,
+    gateway_socket: socket,
+    workers: dict[str, socket],
+    model: Path | None,
+    console: Console,
+    database: Preparation,
 ) -> Supervisor:
     manage = (sys.executable, str(settings.BASE_DIR / "manage.py"))
     env = {
@@ -99,17 +96,28 @@ def supervisor(
     }
     model_argument = () if model is None else (str(model.resolve()),)
 
-    def spec(name: str, mode: str, listener: socket, *command: str) -> ChildSpec:
-        argv = (*manage, *command, "--host", host, "--fd", str(listener.fileno()))
-        return ChildSpec(name, argv, {**env, "INFERENCE_MODE": mode}, listener, probe(address_of(listener)))
+    def spec(name: str, mode: str, listener: socket, command: Callable[[], Sequence[str]]) -> ChildSpec:
+        def argv() -> Sequence[str]:
+            return (*manage, *command(), "--host", host, "--fd", str(listener.fileno()))
 
-    worker_specs = tuple(
-        spec(name, "worker", listener, "runnode", str(listener.getsockname()[1]), name, *model_argument)
-        for name, listener in workers.items()
-    )
+        ready = probe(address_of(listener))
+        # A worker's successor waits for its end: a GPU may not have room for two models.
+        return ChildSpec(name, argv, {**env, "INFERENCE_MODE": mode}, listener, ready, overlaps=mode == "gateway")
+
+    def worker_spec(name: str, listener: socket) -> ChildSpec:
+        command = ("runnode", str(listener.getsockname()[1]), name, *model_argument)
+        return spec(name, "worker", listener, lambda: command)
+
+    worker_specs = tuple(worker_spec(name, listener) for name, listener in workers.items())
     named = [f"{name}={address_of(listener)}" for name, listener in workers.items()]
-    port = str(gateway_socket.getsockname()[1])
-    gateway_spec = spec("gateway", "gateway", gateway_socket, "rungateway", "--port", port)
+    gateway_command = ("rungateway", "--port", str(gateway_socket.getsockname()[1]))
+    gateway_spec = spec(
+        "gateway",
+        "gateway",
+        gateway_socket,
+        # While the database is away it does not say which workers there are.
+        lambda: gateway_command if database.done else (*gateway_command, *named),
+    )
     url = f"http://{address_of(gateway_socket)}"
     return Supervisor(
         [Stage(worker_specs, WORKER_STOP_WAIT_S), Stage((gateway_spec,), GATEWAY_STOP_WAIT_S)],
@@ -152,29 +160,3 @@ def all_connected(gateway_address: str, names: list[str]) -> Callable[[], str]:
         return f"gateway: not connected to {', '.join(missing)}" if missing else ""
 
     return why_not
-
-
-def prepare_database() -> str | None:
-    """Brings the tables up to date and returns the password of an administrator made just now."""
-    with migration_lock():
-        call_command("migrate", interactive=False, verbosity=0)
-        password = ensure_admin()
-    connection.close()
-    return password
-
-
-@contextmanager
-def migration_lock() -> Iterator[None]:
-    """One process at a time: two that start together on a fresh database would both create its tables."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK_ID])
-            try:
-                yield
-            finally:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK_ID])
-    else:
-        database = Path(connection.settings_dict["NAME"])
-        with database.with_name(database.name + ".lock").open("w") as lock:
-            flock(lock, LOCK_EX)
-            yield

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
+from django.db import Error as DatabaseUnavailable
 
-from gateway_app.config import register_workers
+from gateway_app.config import Address, register_workers, with_workers
+from gateway_app.preparation import needs_migration
 from inference_site import lifecycle
 from inference_site.checks import require_public_settings
 from inference_site.ports import PortError, listen
 from inference_site.server import serve
+
+logger = logging.getLogger(__name__)
 
 
 def parse_worker(text: str) -> tuple[str | None, str, int]:
@@ -49,7 +55,24 @@ class Command(BaseCommand):
             )
         except (ImproperlyConfigured, PortError) as error:
             raise CommandError(str(error)) from error
+        lifecycle.use(lifecycle.GatewayService(not_written(workers)))
+        serve(sock)
+
+
+def not_written(workers: Sequence[Address]) -> Sequence[Address]:
+    """Writes the workers to the database; all of them again if it is away. Raises CommandError."""
+    try:
         if workers:
             register_workers(workers)
-        lifecycle.use(lifecycle.GatewayService())
-        serve(sock)
+    except DatabaseUnavailable as error:
+        if needs_migration():
+            raise CommandError("the database lacks tables or columns: run `manage.py migrate` first") from error
+        try:
+            with_workers({}, workers)
+        except ValueError as wrong:
+            raise CommandError(str(wrong)) from wrong
+        logger.warning("The database does not answer (%s): the workers given are written to it once it does", error)
+        return workers
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    return ()

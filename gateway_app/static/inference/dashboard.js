@@ -16,6 +16,7 @@
 
   function mode(worker) {
     if (!worker.enabled) return { text: "Disabled", kind: "quiet", icon: "off" };
+    if (worker.isolated) return { text: "Isolated", kind: "info", icon: "off" };
     if (worker.draining) return { text: "Draining", kind: "info", icon: "drain" };
     if (!worker.connected) return { text: "Disconnected", kind: "bad", icon: "bad" };
     return { text: "", kind: "", icon: "" };
@@ -37,8 +38,11 @@
   function notes(worker, breaker) {
     const lines = [];
     if (!worker.enabled) lines.push("Disabled in the admin: its keys go to the other workers.");
+    else if (worker.isolated) lines.push("Isolated in the admin: it stays connected and gets no requests.");
     else if (worker.draining) lines.push("Draining: it finishes what it has and takes no new requests.");
     else if (!worker.connected) lines.push("Disconnected: the gateway keeps trying to reach it.");
+    if (worker.silent) lines.push("Silent: it has requests and answers none.");
+    if (breaker && breaker.cause && breaker.state !== "CLOSED") lines.push(`Cause: ${breaker.cause}.`);
     const errors = new Set([breaker && breaker.last_error, worker.last_error].filter(Boolean));
     for (const error of errors) lines.push(`Last error: ${error}`);
     if (worker.connected && worker.stats_age_s > 3) lines.push(`Its last report is ${duration(worker.stats_age_s)} old.`);
@@ -75,7 +79,7 @@
       since: since(breaker),
       counts: counts(breaker),
       requests: number(worker.requests),
-      inFlight: `${number(worker.in_flight)} in flight`,
+      inFlight: `${number(worker.in_flight)}${worker.limit ? ` of ${number(worker.limit)}` : ""} in flight`,
       hitRate: node ? percent(node.cache_hit_rate) : NONE,
       cacheSize: node ? `${number(node.cache_size)} cached` : "no report yet",
       meanBatch: batches ? decimal(batches.avg_batch_size) : NONE,
@@ -90,7 +94,7 @@
     row.querySelector("[data-link=edit]").href = `${editUrl}?name=${encodeURIComponent(worker.name)}`;
     const notesRow = row.querySelector(".notes");
     notesRow.hidden = !note;
-    notesRow.classList.toggle("trouble", worker.enabled && !worker.routable && !worker.draining);
+    notesRow.classList.toggle("trouble", worker.enabled && !worker.routable && !worker.draining && !worker.isolated);
     row.classList.toggle("out", !worker.enabled);
     return row;
   }
@@ -117,6 +121,21 @@
     byId("empty").hidden = workers.length > 0;
   }
 
+  function paintEvents(events) {
+    const list = byId("events");
+    while (list.children.length > events.length) list.lastElementChild.remove();
+    while (list.children.length < events.length) list.append(byId("event-template").content.cloneNode(true));
+    events.toReversed().forEach((event, place) => {
+      const item = list.children[place];
+      const { kind, icon } = STATES[event.after] || { kind: "quiet", icon: "off" };
+      Live.badge(item, "after", kind, icon);
+      Live.fill(item, { ...event, age: `${duration(event.age_s)} ago` });
+      item.querySelector("time").dateTime = event.at;
+      item.querySelector("time").title = new Date(event.at).toLocaleString();
+    });
+    byId("events-section").hidden = events.length === 0;
+  }
+
   function errorShare({ errors, requests }) {
     if (!requests) return NONE;
     const share = (errors / requests) * 100;
@@ -131,9 +150,10 @@
     const served = nodes.reduce((sum, node) => sum + node.total_requests, gateway.hot_hits);
     const hits = nodes.reduce((sum, node) => sum + node.cache_hits, gateway.hot_hits);
     const disabled = workers.length - enabled.length;
-    const draining = enabled.filter((worker) => worker.draining && !worker.routable).length;
-    const down = enabled.length - up - draining;
-    const upNotes = [down && `${down} down`, draining && `${draining} draining`, disabled && `${disabled} disabled`];
+    const isolated = enabled.filter((worker) => worker.isolated).length;
+    const draining = enabled.filter((worker) => worker.draining && !worker.isolated && !worker.routable).length;
+    const down = enabled.length - up - draining - isolated;
+    const upNotes = [down && `${down} down`, isolated && `${isolated} isolated`, draining && `${draining} draining`, disabled && `${disabled} disabled`];
     Live.fill(byId("gateway"), {
       up: `${up} of ${enabled.length}`,
       upNote: upNotes.filter(Boolean).join(" · ") || (enabled.length ? "all take requests" : "none to ask"),
@@ -147,7 +167,17 @@
       hitRate: served ? percent(hits / served) : NONE,
       hits: `${number(hits)} hits, ${number(gateway.hot_hits)} in the gateway`,
       inFlight: number(gateway.in_flight),
-      failovers: plural(gateway.failovers, "failover", "failovers"),
+      spills: plural(gateway.spills, "spill", "spills"),
+      retries: number(gateway.retries),
+      retriesNote: gateway.budget_exhausted ? `${number(gateway.budget_exhausted)} over budget` : "within budget",
+      hedges: number(gateway.hedges),
+      hedgesNote: `${number(gateway.hedge_wins)} won`,
+      refused: number(gateway.shed),
+      refusedNote: [
+        `${number(gateway.expired)} too late`,
+        plural(gateway.cancelled, "client left", "clients left"),
+        gateway.suspects_refused && plural(gateway.suspects_refused, "suspect", "suspects"),
+      ].filter(Boolean).join(" · "),
       revision: `rev ${gateway.revision}`,
       uptime: `up ${duration(gateway.uptime_s)}`,
     });
@@ -162,6 +192,7 @@
     const { gateway, workers, circuit_breakers: breakers } = stats;
     const { up, total } = paintGateway(gateway, workers);
     paintWorkers(workers, breakers);
+    paintEvents(stats.events);
     const trouble = [];
     if (gateway.draining) trouble.push("Draining");
     if (total === 0) trouble.push("No workers");

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway_app.core.breaker import Breaker, BreakerConfig, State
+from gateway_app.core.breaker import RATE_MIN_CALLS, RATE_S, Breaker, BreakerConfig, Cause, State
 
 
 class Clock:
@@ -30,6 +30,7 @@ CONFIGS = st.builds(
     failure_threshold=st.integers(1, 4),
     success_threshold=st.integers(1, 3),
     open_s=st.sampled_from([1.0, 5.0, 30.0]),
+    error_ratio=st.just(0.0),
 )
 
 
@@ -39,38 +40,40 @@ class BreakerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.config = BreakerConfig(failure_threshold=3, success_threshold=2, open_s=5.0)
-        self.seen: list[tuple[State, State]] = []
-        told = lambda each, before, _: self.seen.append((before, each.state))  # noqa: E731
-        self.breaker = Breaker(self.config, self.clock, told, jitter=lambda: 1.5)
+        self.config = BreakerConfig(failure_threshold=3, success_threshold=2, open_s=5.0, error_ratio=0.0)
+        self.seen: list[tuple[State, State, Cause]] = []
+        told = lambda each, before, _: self.seen.append((before, each.state, each.cause))  # noqa: E731
+        self.may_open = True
+        self.isolated = False
+        self.breaker = Breaker(self.config, self.clock, told, lambda: 1.5, lambda: self.may_open)
         self.state, self.since, self.period = State.CLOSED, self.clock.now, 0
         self.failures = self.successes = self.opens = self.failed_trials = 0
-        self.expected: list[tuple[State, State]] = []
+        self.expected: list[tuple[State, State, Cause]] = []
         self.permits: list[Permit] = []
 
     @property
     def open_for(self) -> float:
         return min(self.config.open_s * 2**self.failed_trials, 300.0) * 1.5
 
-    def change(self, state: State) -> None:
+    def change(self, state: State, cause: Cause) -> None:
         if state is State.CLOSED:
             self.failed_trials = 0
         if state is State.OPEN and self.state is State.HALF_OPEN:
             self.failed_trials += 1
-        self.expected.append((self.state, state))
+        self.expected.append((self.state, state, cause))
         self.state, self.since = state, self.clock.now
         self.period += 1
         self.failures = self.successes = 0
         self.opens += state is State.OPEN
 
     def pass_time(self) -> None:
-        if self.state is State.OPEN and self.clock.now - self.since >= self.open_for:
-            self.change(State.HALF_OPEN)
+        if self.state is State.OPEN and not self.isolated and self.clock.now - self.since >= self.open_for:
+            self.change(State.HALF_OPEN, Cause.TIME)
 
     def model_failure(self) -> None:
         self.failures += 1
-        if self.failures >= self.config.failure_threshold:
-            self.change(State.OPEN)
+        if self.failures >= self.config.failure_threshold and self.may_open:
+            self.change(State.OPEN, Cause.FAILURES)
 
     @property
     def probes(self) -> int:
@@ -99,7 +102,7 @@ class BreakerMachine(RuleBasedStateMachine):
         if permit.probe:
             self.successes += 1
             if self.successes >= self.config.success_threshold:
-                self.change(State.CLOSED)
+                self.change(State.CLOSED, Cause.PROBE)
         else:
             self.failures = 0
 
@@ -112,7 +115,7 @@ class BreakerMachine(RuleBasedStateMachine):
         if permit.period != self.period:
             return
         if permit.probe:
-            self.change(State.OPEN)
+            self.change(State.OPEN, Cause.PROBE)
         else:
             self.model_failure()
 
@@ -131,8 +134,34 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def revive(self) -> None:
         self.breaker.revive("a new process")
-        if self.state is State.OPEN:
-            self.change(State.HALF_OPEN)
+        if self.state is State.OPEN and not self.isolated:
+            self.change(State.HALF_OPEN, Cause.ALIVE)
+
+    @rule(cause=st.sampled_from([Cause.SLOW, Cause.SILENT, Cause.OPERATOR]))
+    def trip(self, cause: Cause) -> None:
+        may = self.may_open or cause is Cause.OPERATOR
+        assert self.breaker.trip(cause, "tripped") == (may or self.state is State.OPEN)
+        if may and self.state is not State.OPEN:
+            self.change(State.OPEN, cause)
+
+    @rule()
+    def reset(self) -> None:
+        self.breaker.reset("all is well")
+        if self.state is not State.CLOSED and not self.isolated:
+            self.change(State.CLOSED, Cause.OPERATOR)
+        self.failures = 0
+
+    @rule(wanted=st.booleans())
+    def isolate(self, wanted: bool) -> None:
+        self.breaker.isolate(wanted)
+        if wanted != self.isolated:
+            self.isolated = wanted
+            self.change(State.OPEN if wanted else State.HALF_OPEN, Cause.OPERATOR)
+
+    @rule(may=st.booleans())
+    def others(self, may: bool) -> None:
+        """Others are well, or not."""
+        self.may_open = may
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 4.999, 5.0, 30.0, 1e6]))
     def wait(self, seconds: float) -> None:
@@ -143,7 +172,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker.tick()
         self.pass_time()
 
-    @precondition(lambda self: self.state is State.OPEN)
+    @precondition(lambda self: self.state is State.OPEN and not self.isolated)
     @rule()
     def open_always_ends_with_time_alone(self) -> None:
         wait = self.breaker.retry_after()
@@ -157,7 +186,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker.configure(config)
         self.config = config
         if self.state is State.HALF_OPEN and self.successes >= config.success_threshold:
-            self.change(State.CLOSED)
+            self.change(State.CLOSED, Cause.PROBE)
 
     @precondition(lambda self: self.state is State.HALF_OPEN)
     @rule()
@@ -176,7 +205,8 @@ class BreakerMachine(RuleBasedStateMachine):
         assert breaker.probes == self.probes
         assert self.seen == self.expected
         assert breaker.since == self.since
-        if self.state is State.OPEN:
+        assert not self.isolated or self.state is State.OPEN
+        if self.state is State.OPEN and not self.isolated:
             left = self.since + self.open_for - self.clock.now
             assert breaker.retry_after() == pytest.approx(max(0.0, left))
         else:
@@ -284,3 +314,79 @@ def test_the_change_is_told_with_its_reason() -> None:
     breaker.count_failure("connection refused")
     assert told[0][:2] == (State.CLOSED, State.OPEN)
     assert "connection refused" in told[0][2]
+
+
+def feed(breaker: Breaker, outcomes: str) -> None:
+    for outcome in outcomes:
+        permit = breaker.acquire()
+        assert permit is not None
+        if outcome == "f":
+            breaker.failure(permit, "no")
+        else:
+            breaker.success(permit)
+
+
+def test_a_fifth_of_the_calls_failing_opens_it_however_many_succeed_in_between() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerConfig(), clock)
+    feed(breaker, "ssssf" * 3 + "ssss")
+    assert breaker.state is State.CLOSED  # too few to judge by
+    feed(breaker, "f")
+    assert (breaker.state, breaker.cause) == (State.OPEN, Cause.ERROR_RATE)
+    assert "4 of 20" in breaker.last_error
+
+
+def test_failures_of_more_than_ten_seconds_ago_are_forgotten() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerConfig(error_ratio=0.2), clock)
+    feed(breaker, "sf" * 9)
+    for _ in range(RATE_S + 1):
+        clock.now += 1
+        breaker.tick()
+    feed(breaker, "s" * 9 + "sf")
+    assert breaker.state is State.CLOSED
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.0, 0.3, 1.0, 3.0, 20.0]), st.booleans()), max_size=150),
+    st.sampled_from([0.2, 0.5, 1.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_error_rate_opens_it_when_it_is_reached_and_not_before(
+    outcomes: list[tuple[float, bool]], ratio: float
+) -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerConfig(failure_threshold=10**6, error_ratio=ratio), clock)
+    told: list[tuple[float, bool]] = []
+    for seconds, good in outcomes:
+        clock.now += seconds
+        breaker.tick()
+        feed(breaker, "s" if good else "f")
+        told.append((clock.now, good))
+
+        def judged(window_s: float) -> bool:
+            calls = [each for at, each in told if clock.now - at < window_s]
+            return len(calls) >= RATE_MIN_CALLS and calls.count(False) >= ratio * len(calls)
+
+        if breaker.state is State.OPEN:
+            assert not good
+            # Seconds are counted as wholes, and a part of one may be missing or too much.
+            assert any(judged(window_s / 10) for window_s in range(10 * RATE_S - 20, 10 * RATE_S + 11))
+            return
+        assert good or not all(judged(window_s / 10) for window_s in range(10 * RATE_S - 20, 10 * RATE_S + 11))
+
+
+def test_an_operator_opens_even_the_last_one_and_isolation_lasts() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerConfig(), clock, may_open=lambda: False)
+    assert not breaker.trip(Cause.SILENT, "silent")
+    assert breaker.trip(Cause.OPERATOR, "by hand")
+    assert breaker.state is State.OPEN
+    breaker.isolate(True)
+    clock.now += 1e9
+    breaker.tick()
+    breaker.revive("a new process")
+    breaker.reset("all is well")
+    assert (breaker.state, breaker.acquire(), breaker.retry_after()) == (State.OPEN, None, None)
+    breaker.isolate(False)
+    assert breaker.state is State.HALF_OPEN

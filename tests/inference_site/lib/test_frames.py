@@ -14,6 +14,7 @@ TELL = st.tuples(
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),
     st.binary(max_size=80),
+    st.integers(0, 2**32 - 1),
 )
 
 
@@ -22,9 +23,9 @@ def pack_ask(frame: tuple[int, int, int, bytes]) -> bytes:
     return frames.ask(kind, ident, payload, left_ms)
 
 
-def pack_tell(frame: tuple[int, int, int, int, int, bytes]) -> bytes:
-    kind, cache, status, ident, time_us, payload = frame
-    return frames.tell(kind, ident, payload, status, cache, time_us)
+def pack_tell(frame: tuple[int, int, int, int, int, bytes, int]) -> bytes:
+    kind, cache, status, ident, time_us, payload, check = frame
+    return frames.tell(kind, ident, payload, status, cache, time_us, check)
 
 
 @settings(max_examples=100, deadline=None)
@@ -35,14 +36,16 @@ def test_requests_come_out_as_they_went_in(sent: list[tuple[int, int, int, bytes
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TELL, max_size=8))
-def test_replies_come_out_as_they_went_in(sent: list[tuple[int, int, int, int, int, bytes]]) -> None:
+def test_replies_come_out_as_they_went_in(sent: list[tuple[int, int, int, int, int, bytes, int]]) -> None:
     assert frames.tells(b"".join(map(pack_tell, sent))) == sent
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ASK, min_size=1, max_size=4), st.lists(TELL, min_size=1, max_size=4), st.data())
 def test_a_cut_message_is_refused_or_ends_with_a_whole_frame(
-    asked: list[tuple[int, int, int, bytes]], told: list[tuple[int, int, int, int, int, bytes]], data: st.DataObject
+    asked: list[tuple[int, int, int, bytes]],
+    told: list[tuple[int, int, int, int, int, bytes, int]],
+    data: st.DataObject,
 ) -> None:
     message = b"".join(map(pack_ask, asked))
     cut = data.draw(st.integers(0, len(message)))
@@ -82,7 +85,7 @@ def test_any_bytes_are_whole_frames_or_a_value_error(message: bytes) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TELL, min_size=1, max_size=3), st.data())
 def test_a_flipped_bit_never_gives_more_than_the_message_holds(
-    told: list[tuple[int, int, int, int, int, bytes]], data: st.DataObject
+    told: list[tuple[int, int, int, int, int, bytes, int]], data: st.DataObject
 ) -> None:
     message = bytearray(b"".join(map(pack_tell, told)))
     message[data.draw(st.integers(0, len(message) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -99,5 +102,14 @@ def test_a_length_beyond_the_message_is_named() -> None:
 
 
 def test_a_time_beyond_its_field_is_cut_not_an_error() -> None:
-    ((_, _, _, _, time_us, _),) = frames.tells(frames.tell(frames.Tell.RESULT, 1, b"", time_us=2**40))
+    ((_, _, _, _, time_us, _, _),) = frames.tells(frames.tell(frames.Tell.RESULT, 1, b"", time_us=2**40))
     assert time_us == 0xFFFFFFFF
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(min_size=1, max_size=80), st.integers(0, 2**64 - 1), st.data())
+def test_a_check_knows_its_output_and_its_input(output: bytes, key: int, data: st.DataObject) -> None:
+    check = frames.check_of(output, key)
+    assert 0 <= check < 2**32
+    assert frames.check_of(output, key ^ 1 << data.draw(st.integers(0, 63))) != check
+    assert frames.check_of(output[:-1], key) != check

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from worker_app.core.batcher import Batcher, Release
+from worker_app.core.batcher import FIRST, Batcher, Release
 
 LIMIT = 12
 
@@ -29,6 +29,8 @@ class BatcherMachine(RuleBasedStateMachine):
         self.waiting: list[tuple[int, float]] = []
         self.accepted: list[int] = []
         self.taken: list[int] = []
+        self.dropped: list[int] = []
+        self.first: list[int] = []
         self.counts = dict.fromkeys(Release, 0)
         self.next_item = 0
 
@@ -42,31 +44,62 @@ class BatcherMachine(RuleBasedStateMachine):
                 self.waiting.append((self.next_item, self.clock.now))
                 self.accepted.append(self.next_item)
 
+    @rule(count=st.sampled_from([1, 1, 1, 5, FIRST]))
+    def put_first(self, count: int) -> None:
+        for _ in range(count):
+            self.next_item += 1
+            room = len(self.first) < FIRST
+            assert self.batcher.put_first(self.next_item) == room
+            if room:
+                self.first.append(self.next_item)
+
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 4.0]))  # exact in binary, so that limits are met to the instant
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
 
-    @rule()
-    def take(self) -> None:
-        batch = self.batcher.take()
-        full = len(self.waiting) >= self.max_size
-        due = bool(self.waiting) and (self.eager or full or self.clock.now - self.waiting[0][1] >= self.wait_s)
-        expected = [item for item, _ in self.waiting[: self.max_size]] if due else []
-        assert batch == expected
-        assert len(batch) <= self.max_size
-        if due:
-            self.counts[Release.FULL if full else Release.FREE if self.eager else Release.TIMEOUT] += 1
-            self.waiting = self.waiting[self.max_size :]
-            self.taken += batch
+    @rule(every=st.integers(2, 4), rest=st.integers(-1, 3))
+    def take(self, every: int, rest: int) -> None:
+        """Takes a batch in which some are not wanted any more; none are if `rest` is out of reach."""
+
+        def wanted(item: int) -> bool:
+            return item % every != rest
+
+        ahead: list[int] = []
+        while self.first and len(ahead) < self.max_size:
+            if wanted(item := self.first.pop(0)):
+                ahead.append(item)
+        timed_out = bool(self.waiting) and self.clock.now - self.waiting[0][1] >= self.wait_s
+        due = bool(self.waiting) and (self.eager or len(self.waiting) >= self.max_size or timed_out)
+        expected: list[int] = []
+        while due and self.waiting and len(ahead) + len(expected) < self.max_size and not self.first:
+            item, _ = self.waiting.pop(0)
+            (expected if wanted(item) else self.dropped).append(item)
+        assert self.batcher.take(wanted) == ahead + expected
+        if expected:
+            full, lazy = len(ahead) + len(expected) == self.max_size, not self.eager and timed_out
+            self.counts[Release.FULL if full else Release.TIMEOUT if lazy else Release.FREE] += 1
+            self.taken += expected
+
+    @rule(place=st.integers(0, LIMIT))
+    def discard(self, place: int) -> None:
+        if place < len(self.waiting):
+            item, _ = self.waiting.pop(place)
+            self.dropped.append(item)
+            assert self.batcher.discard(item)
+            assert not self.batcher.discard(item)
+        elif self.first:
+            assert self.batcher.discard(self.first.pop(place % len(self.first)))
+        for gone in (*self.taken[-2:], *self.dropped[-2:]):
+            assert not self.batcher.discard(gone)
 
     @rule()
     def wait_as_long_as_it_says(self) -> None:
         due_s = self.batcher.due_in()
-        assert (due_s is None) == (not self.waiting)
+        assert (due_s is None) == (not self.waiting and not self.first)
         if due_s is not None:
             self.clock.now += due_s
             assert self.batcher.due_in() == 0.0
-            self.take()
+            self.take(2, -1)
 
     @rule(max_size=st.integers(1, 6), wait_s=st.sampled_from([0.0, 0.5, 2.0]), eager=st.booleans())
     def configure(self, max_size: int, wait_s: float, eager: bool) -> None:
@@ -79,6 +112,8 @@ class BatcherMachine(RuleBasedStateMachine):
         if self.waiting:
             at_once = self.eager or len(self.waiting) >= self.max_size
             expected = 0.0 if at_once else max(0.0, self.waiting[0][1] + self.wait_s - self.clock.now)
+        if self.first:
+            expected = 0.0
         assert self.batcher.due_in() == expected
 
     @invariant()
@@ -87,15 +122,16 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.counts == self.counts
         assert self.batcher.batches == sum(self.counts.values())
         assert self.batcher.items == len(self.taken)
-        assert self.accepted == self.taken + [item for item, _ in self.waiting]
+        assert self.accepted == sorted(self.taken + self.dropped + [item for item, _ in self.waiting])
+        assert self.taken == sorted(self.taken)
         if self.taken:
             assert self.batcher.mean_size == pytest.approx(len(self.taken) / self.batcher.batches)
 
     def teardown(self) -> None:
         self.configure(3, 0.0, True)
-        while self.waiting:
-            self.take()
-        assert self.taken == self.accepted
+        while self.waiting or self.first:
+            self.take(2, -1)
+        assert sorted(self.taken + self.dropped) == self.accepted
         assert self.batcher.due_in() is None
 
 

@@ -1,0 +1,92 @@
+"""Cached results move along when their keys do: from a worker that leaves, and to one that comes back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gateway_app.core.router import Router
+from gateway_app.links import WorkerLink
+from inference_site.lib.frames import Ask
+from inference_site.lib.handoff import SHARE_BYTES, Entries, Entry, decode, encode
+
+logger = logging.getLogger(__name__)
+
+# What a worker left is kept for its next process this long, and what others hand over is passed on as long.
+REMEMBER_S = 60.0
+
+
+@dataclass(slots=True)
+class Legacy:
+    """What a worker had in its cache when it left, as it sent it."""
+
+    until: float
+    chunks: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+class HandOff:
+    """Asks workers for their hottest results when keys move, and gives them to those who will be asked for them.
+
+    Workers know nothing of each other or of the ring: a result says by which key it is routed, the gateway knows whose
+    that is. Results of another model than its own are ignored by whoever gets them.
+    """
+
+    def __init__(self, router: Router, links: Mapping[str, WorkerLink], clock: Callable[[], float]) -> None:
+        self._router = router
+        self._links = links
+        self._clock = clock
+        self._legacies: dict[str, Legacy] = {}
+        self._returned: dict[str, float] = {}  # until when results are passed on to who came back
+        self.moved = 0
+
+    def leaving(self, link: WorkerLink) -> None:
+        """A worker is about to stop, or is to be idle."""
+        if self._router.policy.hand_off:
+            self._legacies[link.route.name] = Legacy(self._clock() + REMEMBER_S)
+            link.order(Ask.SHARE)
+
+    def returned(self, link: WorkerLink) -> None:
+        """A worker is there again, with an empty cache."""
+        if not self._router.policy.hand_off:
+            return
+        name, now = link.route.name, self._clock()
+        legacy = self._legacies.pop(name, None)
+        if legacy is not None and now < legacy.until:
+            for chunk in legacy.chunks:
+                link.order(Ask.KEEP, chunk)
+        self._returned[name] = now + REMEMBER_S
+        for other in self._links.values():
+            if other is not link:
+                other.order(Ask.SHARE)
+
+    def take(self, link: WorkerLink, payload: bytes) -> None:
+        """A worker hands over results."""
+        try:
+            entries = decode(payload)
+        except msgspec.MsgspecError as error:
+            logger.warning("%s handed over what can't be read: %s", link.route.name, error)
+            return
+        now = self._clock()
+        legacy = self._legacies.get(link.route.name)
+        if legacy is not None and legacy.size_bytes + len(payload) <= SHARE_BYTES:
+            legacy.chunks.append(payload)
+            legacy.size_bytes += len(payload)
+        heirs: dict[str, list[Entry]] = {}
+        for entry in entries.entries:
+            heir = self._heir(link.route.name, entry.routing)
+            if heir is not None and (legacy is not None or now < self._returned.get(heir, 0.0)):
+                heirs.setdefault(heir, []).append(entry)
+        for name, found in heirs.items():
+            self.moved += len(found)
+            self._links[name].order(Ask.KEEP, encode(Entries(entries.model_digest, found)))
+
+    def _heir(self, source: str, key: int) -> str | None:
+        """Who is asked for this key now, if it is not the worker that has it."""
+        for name in self._router.ring.owners(key):
+            if self._router.routes[name].staying and name in self._links:
+                return name if name != source else None
+        return None

@@ -1,0 +1,120 @@
+"""Every change of the configuration leaves a revision that all gateways then follow."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from django.db import models, transaction
+from django.dispatch import Signal
+
+from gateway_app.changes import describe
+
+# Sent once the transaction that wrote a revision has been committed, in the process that wrote it.
+revision_saved = Signal()
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
+# Revisions that are kept: how long one can look back.
+KEPT = 1000
+
+
+@contextmanager
+def recorded(author: str = "", note: str = "") -> Iterator[None]:
+    """One transaction whose changes of workers and tuning, however many, become one revision; none if nothing changed.
+
+    Within another `recorded` it joins that one. `author` is a user's name, empty for the command line; `note` says
+    where the change came from.
+    """
+    from gateway_app.tuning import Tuning  # it is built on this module
+
+    if _recording.get():
+        yield
+        return
+    token = _recording.set(True)
+    try:
+        with transaction.atomic():
+            # One writer at a time: in PostgreSQL, two changes at once would each leave the other's out of its payload.
+            Tuning.objects.select_for_update().filter(pk=Tuning.ONLY).first()
+            yield
+            _write_revision(author, note)
+    finally:
+        _recording.reset(token)
+
+
+def _write_revision(author: str, note: str) -> None:
+    from gateway_app.models import Tuning, Worker  # they are built on this module
+
+    # Without a row to lock yet, before the first revision, writers queue here: before they read each other's rows.
+    tuning, _ = Tuning.objects.select_for_update().get_or_create(pk=Tuning.ONLY)
+    payload = {
+        "workers": list(Worker.objects.order_by("name").values(*Worker.PAYLOAD)),
+        "tuning": {field: getattr(tuning, field) for field in Tuning.PAYLOAD},
+    }
+    newest = Revision.objects.order_by("-id").first()
+    before = _completed(newest.payload) if newest else {}
+    if before != payload:
+        summary = describe(before, payload)
+        Revision.objects.create(author=author, summary=f"{note}: {summary}" if note else summary, payload=payload)
+        for last in Revision.objects.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]:
+            Revision.objects.filter(id__lte=last).delete()
+        transaction.on_commit(lambda: revision_saved.send(sender=Revision), robust=True)
+
+
+def _completed(payload: Any) -> dict[str, Any]:
+    """What an older version stored, with the defaults of what it did not know: an upgrade alone changes nothing."""
+    from gateway_app.models import Tuning, Worker
+
+    try:
+        return {
+            "workers": [_defaults(Worker) | row for row in payload.get("workers", [])],
+            "tuning": _defaults(Tuning) | payload.get("tuning", {}),
+        }
+    except (AttributeError, TypeError):  # edited by hand, beyond recognition
+        return {}
+
+
+def _defaults(model: Any) -> dict[str, Any]:
+    return {name: model._meta.get_field(name).get_default() for name in model.PAYLOAD}
+
+
+class RecordedQuerySet(models.QuerySet[Any]):
+    """Bulk changes are recorded as single ones are."""
+
+    def update(self, **values: Any) -> int:
+        with recorded():
+            return super().update(**values)
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        with recorded():
+            return super().delete()
+
+
+class Recorded(models.Model):
+    """A row of the configuration: saving or deleting it writes a revision in the same transaction."""
+
+    objects = RecordedQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with recorded():
+            super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        with recorded():
+            return super().delete(*args, **kwargs)
+
+
+class Revision(models.Model):
+    """The whole configuration as it was from some moment on; never changed, and the newest 1,000 are kept."""
+
+    created = models.DateTimeField(auto_now_add=True)
+    author = models.CharField(max_length=150, blank=True, help_text="Who saved it; empty for the command line.")
+    summary = models.TextField(help_text="What changed.")
+    payload = models.JSONField()
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"revision {self.pk}"

@@ -1,0 +1,88 @@
+"""The fleets that fault tests share: three workers of known capacity, healthy again before each test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.figures import FULL, Figures
+from tests.faults.proxy import Proxies
+from tests.faults.sickbay import N_IN, Sickbay
+from tests.support import onnx_models
+from tests.support.load import Case, Oracle
+
+OPEN_S = 2.0  # a breaker that is open for 30 s would make the tests long
+_outcomes: dict[str, bool] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "row(number): the row of the fault matrix that a test is")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if call.when == "call":
+        _outcomes[item.nodeid] = report.passed  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture(autouse=True)
+def longer(request: pytest.FixtureRequest) -> None:
+    if FULL:
+        request.node.add_marker(pytest.mark.timeout(1200))
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
+    """For what this test measures; kept for the table with how the test ended."""
+    found = Figures(request.node.get_closest_marker("row").args[0])
+    yield found
+    found.passed = _outcomes.get(request.node.nodeid, False)
+    found.keep()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return onnx_models.touchy(tmp_path_factory.mktemp("model") / "touchy.onnx", N_IN)
+
+
+@pytest.fixture(scope="session")
+def oracle(model: Path) -> Oracle:
+    return Oracle(model)
+
+
+@pytest.fixture(scope="session")
+def running_fleet(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Sickbay]:
+    with Sickbay(tmp_path_factory.mktemp("fleet"), model) as fleet:
+        fleet.tune(open_seconds=OPEN_S)
+        yield fleet
+
+
+@pytest.fixture
+def fleet(running_fleet: Sickbay) -> Sickbay:
+    running_fleet.heal()
+    return running_fleet
+
+
+@pytest.fixture(scope="session")
+def running_proxied(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[tuple[Sickbay, Proxies]]:
+    with Proxies() as proxies, Sickbay(tmp_path_factory.mktemp("proxied"), model, ports=proxies.to) as fleet:
+        fleet.tune(open_seconds=OPEN_S)
+        yield fleet, proxies
+
+
+@pytest.fixture
+def proxied(running_proxied: tuple[Sickbay, Proxies]) -> tuple[Sickbay, Proxies]:
+    """A fleet whose gateway reaches each worker through a proxy that can misbehave and that counts."""
+    fleet, proxies = running_proxied
+    proxies.reset()
+    fleet.heal()
+    return fleet, proxies
+
+
+@pytest.fixture(scope="session")
+def fresh(oracle: Oracle) -> Callable[[int], list[Case]]:
+    """fresh(n) is n cases that no test has sent before."""
+    seeds = iter(range(1, 10_000))
+    return lambda count: oracle.random_cases(count, seed=next(seeds))

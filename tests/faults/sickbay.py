@@ -1,0 +1,66 @@
+"""A fleet whose processes can be made sick while they run, of a capacity that is known."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.faults.sick import DEADLY
+from tests.support.fleet import Fleet, write_whole
+from tests.support.processes import wait_until
+
+# As on a device, a larger batch costs little more.
+RUN_MS, SAMPLE_MS, BATCH = 80.0, 2.0, 32
+CAPACITY = 3 * 1000 * BATCH / (RUN_MS + BATCH * SAMPLE_MS)  # requests per second of three workers
+HALF = CAPACITY / 2
+SICK = (sys.executable, str(Path(__file__).with_name("sick.py")))
+N_IN = 8
+
+
+class Sickbay(Fleet):
+    """A fleet whose processes can be made sick while they run."""
+
+    def __init__(self, directory: Path, model: Path, **options: object) -> None:
+        self._directory = directory
+        super().__init__(directory, model, program=SICK, env_of=self._control, **options)  # type: ignore[arg-type]
+        self.healthy()
+
+    def _control(self, name: str) -> Mapping[str, str]:
+        return {"FAULTS_CONTROL": str(self._directory / f"{name}.json")}
+
+    def sicken(self, name: str, **values: float) -> None:
+        """See sick.Control; in force within 20 ms."""
+        write_whole(self._directory / f"{name}.json", {"run_ms": RUN_MS, "sample_ms": SAMPLE_MS, **values})
+
+    def healthy(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for name in (*self.names, "gateway"):
+            self.sicken(name)
+
+    def heal(self) -> None:
+        """Whatever an earlier test has done: every process runs, is connected and trusted, and nothing waits."""
+        self.healthy()
+        for name in (*self.names, "gateway"):
+            if self.alive(name):
+                os.kill(self.pid(name), signal.SIGCONT)
+            else:
+                self.start(name)
+        self.wait_until_connected(timeout_s=60.0)
+        for name in self.names:
+            if self.breaker(name)["state"] == "OPEN":  # a new process is probed at once
+                self.kill(name)
+                self.start(name)
+        wait_until("every breaker is closed", self._trusted, 30.0)
+        wait_until("nothing is in flight", lambda: self.stats()["gateway"]["in_flight"] == 0, 30.0)
+
+    def _trusted(self) -> bool:
+        for _ in range(10):
+            self.infer([time.monotonic() % 1000 / 1000] * N_IN)
+        return all(each["state"] == "CLOSED" for each in self.stats()["circuit_breakers"])
+
+
+def deadly() -> list[float]:
+    """An input that kills the worker that runs it, never the same twice."""
+    return [DEADLY, *([time.monotonic() % 1000] * (N_IN - 1))]

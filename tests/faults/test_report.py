@@ -1,0 +1,44 @@
+"""The table that `make faults` writes."""
+
+import datetime
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.faults.figures import Figures, read
+from tests.faults.report import BEGIN, END, NoMarkers, put, table
+
+FOUND = [
+    Figures(1, ["0 failed"], [], True),
+    Figures(6, ["p99 9 ms → 99 ms"], ["p99 9 ms → 99 ms"], True),
+    Figures(10, ["9 workers lost"], [], False),
+]
+
+
+def test_the_table_says_what_was_met_missed_and_failed() -> None:
+    shown = table(FOUND, datetime.date(2026, 1, 2), "2 cores").splitlines()
+    assert shown[0] == "Measured on 2026-01-02, 2 cores."
+    assert [line.split(" | ")[0] for line in shown[4:]] == ["| 1", "| 6", "| 10"]
+    assert [line.split(" | ")[-1] for line in shown[4:]] == ["met |", "missed: p99 9 ms → 99 ms |", "**FAILED** |"]
+
+
+def test_only_what_is_between_the_markers_changes() -> None:
+    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = put(text, "new")
+    assert once == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    assert put(once, "newer") == once.replace("new", "newer")
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}{BEGIN}"])
+def test_a_text_without_markers_is_refused(text: str) -> None:
+    with pytest.raises(NoMarkers, match="add both lines"):
+        put(text, "new")
+
+
+def test_tests_of_one_row_are_one_row(tmp_path: Path) -> None:
+    lines = [*FOUND, Figures(1, ["0 wrong"], ["0 wrong"], False)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(asdict(each)) + "\n" for each in lines))
+    assert read(path) == [Figures(1, ["0 failed", "0 wrong"], ["0 wrong"], False), *FOUND[1:]]

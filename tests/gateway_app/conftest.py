@@ -1,0 +1,27 @@
+"""Databases as gateways have them: files, open to all threads and processes."""
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from tests.support.database import database_file
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory, django_db_blocker):
+    """A migrated SQLite file to copy."""
+    file = tmp_path_factory.mktemp("database") / "db.sqlite3"
+    with django_db_blocker.unblock(), database_file(file):
+        call_command("migrate", verbosity=0)
+        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return file
+
+
+@pytest.fixture
+def database(tmp_path, migrated_file, django_db_blocker, settings):
+    """A database file of one's own, seen by all threads and other processes, and a STATE_DIR beside it."""
+    file = tmp_path / "db.sqlite3"
+    file.write_bytes(migrated_file.read_bytes())
+    settings.STATE_DIR = tmp_path / "state"
+    with django_db_blocker.unblock(), database_file(file):
+        yield file

@@ -1,0 +1,64 @@
+"""The numbers of a gateway, taken where they change."""
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from gateway_app.core.breaker import Breaker, BreakerConfig
+from gateway_app.core.call import Route
+from gateway_app.events import EventLog
+from gateway_app.gateway import Gateway
+from gateway_app.snapshot import Snapshot, WorkerEntry
+from gateway_app.stats import gateway_health, gateway_stats
+from inference_site import lifecycle
+
+
+class ObservedRoute(Route):
+    """Notes which threads look at it."""
+
+    seen_by: set[threading.Thread]
+
+    @property
+    def routable(self) -> bool:
+        self.seen_by.add(threading.current_thread())
+        return True
+
+
+@pytest.fixture
+async def gateway(monkeypatch):
+    gateway = Gateway("")
+    gateway.snapshot = Snapshot(3, (WorkerEntry("worker_1", "h", 1, isolated=True), WorkerEntry("off", "h", 2)))
+    route = ObservedRoute("worker_1", Breaker(BreakerConfig(), time.monotonic))
+    route.seen_by = set()
+    gateway.router.routes["worker_1"] = route
+    service = SimpleNamespace(gateway=gateway, loop=asyncio.get_running_loop())
+    monkeypatch.setattr(lifecycle, "_service", service)
+    return gateway
+
+
+@pytest.mark.parametrize("report", [gateway_stats, gateway_health])
+async def test_a_report_asked_for_by_a_thread_is_taken_on_the_loop(gateway, report):
+    assert await asyncio.to_thread(report)
+    assert gateway.router.routes["worker_1"].seen_by == {threading.current_thread()}
+
+
+async def test_every_configured_worker_is_there_with_what_is_known_of_it(gateway):
+    stats = await asyncio.to_thread(gateway_stats)
+    first, off = stats["workers"]
+    assert (first["name"], first["isolated"], first["routable"]) == ("worker_1", True, True)
+    assert (off["name"], off["isolated"], off["routable"], off["in_flight"]) == ("off", False, False, 0)
+    assert list(first) == list(off)
+    assert [breaker["name"] for breaker in stats["circuit_breakers"]] == ["worker_1"]
+
+
+async def test_the_newest_twenty_events_are_shown_newest_last(gateway):
+    gateway.events = EventLog()
+    for number in range(25):
+        gateway.events.add("worker_1", "CLOSED", "OPEN", str(number))
+    shown = (await asyncio.to_thread(gateway_stats))["events"]
+    assert [event["reason"] for event in shown] == [str(number) for number in range(5, 25)]
+    assert list(shown[0]) == ["at", "age_s", "worker", "before", "after", "reason"]
+    assert shown[0]["age_s"] >= shown[-1]["age_s"] >= 0

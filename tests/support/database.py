@@ -1,0 +1,43 @@
+"""A database file of a test's own, seen by all threads, and what tests on an event loop do with it."""
+
+import asyncio
+import time
+
+from django.db import connection, connections
+
+PROMPTLY_S = 5.0  # room for a busy machine; what has to be quicker is measured in a test of its own
+
+
+class database_file:
+    """Points the default database of all threads at a file, as DATABASE_URL would."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        self.before = connections.settings["default"]
+        self.connection = connections["default"]
+        connections.settings["default"] = {**self.before, "NAME": str(self.file)}
+        del connections["default"]
+
+    def __exit__(self, *exc):
+        connections["default"].close()
+        connections.settings["default"] = self.before
+        connections["default"] = self.connection
+
+
+async def until(condition):
+    deadline = time.monotonic() + PROMPTLY_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+async def in_thread(function, *args, **kwargs):
+    def closing():
+        try:
+            return function(*args, **kwargs)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(closing)
