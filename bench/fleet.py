@@ -14,8 +14,9 @@ from itertools import count
 from typing import Any
 
 from bench.tally import Tally
+from gateway_app.core.call import Call, Owners
 from gateway_app.core.policy import Policy
-from gateway_app.core.router import Call, Owners, Router
+from gateway_app.core.router import Router
 from gateway_app.inference import InferCall, Inference
 from inference_site.lib.frames import Cache, Tell
 from worker_app.core.batcher import Batcher
@@ -195,6 +196,16 @@ class Fleet:
             self.router.routes[name].link, self.router.routes[name].up = link, True
         self.events.after(TICK_S, self._tick)
         self.events.after(SAMPLE_S, self._sample)
+
+    @property
+    def sent(self) -> int:
+        """Requests that workers were sent so far."""
+        return sum(link.sent for link in self.links.values())
+
+    @property
+    def inferences(self) -> int:
+        """Samples that engines have run so far."""
+        return sum(worker.inferences for worker in self.workers.values())
 
     def infer(self, number: int) -> None:
         """A client sends the input of this number."""

@@ -18,9 +18,9 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from bench.fleet import Fleet
+from gateway_app.core.call import Owners
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.router import Owners
 from gateway_app.core.table import Table
 
 WORKERS = {f"worker_{number}": 1.0 for number in range(1, 11)}
@@ -115,10 +115,10 @@ def simulate(system: System, requests: int, per_s: float) -> Result:
     warm_s, end_s = requests / 2 / per_s, requests / per_s
     fleet.events.run(warm_s)
     fleet.tally.restart()
-    before = sum(worker.inferences for worker in fleet.workers.values())
+    before = fleet.inferences
     fleet.events.run(end_s)
     tally = fleet.tally
-    computed = (sum(worker.inferences for worker in fleet.workers.values()) - before) / tally.requests
+    computed = (fleet.inferences - before) / tally.requests
     in_flight, in_flight_p99 = tally.unevenness()
     return Result(
         system=system.label,
