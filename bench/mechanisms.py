@@ -233,13 +233,16 @@ def main() -> None:
     parser.add_argument("only", nargs="?", default="", help="a part of a scenario's name")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    found = {name: scenario() for name, scenario in SCENARIOS.items() if options.only in name}
-    if not found:
+    chosen = {name: scenario for name, scenario in SCENARIOS.items() if options.only in name}
+    if not chosen:
         parser.error(f"no scenario has {options.only!r} in its name; there are: {'; '.join(SCENARIOS)}")
+    found: dict[str, list[Row]] = {}
+    for name, scenario in chosen.items():
+        found[name] = scenario()
+        if not options.json:
+            print(f"\n**{name}**\n\n{markdown(found[name])}", flush=True)
     if options.json:
         print(json.dumps(found, indent=1))
-    for name, rows in found.items() if not options.json else ():
-        print(f"\n**{name}**\n\n{markdown(rows)}")
 
 
 if __name__ == "__main__":
