@@ -20,7 +20,7 @@ TOKEN = "shared by all"
 # Who owns an input is who answers it only while nobody else may, and while nobody is slow on a busy machine.
 DEFAULTS = {
     "hot_cache": False, "load_factor": 0, "hedging": False, "slow_factor": 0, "silence_ms": 0, "slow_start_seconds": 0,
-    "error_rate_percent": 20, "check_seconds": 2, "retry_percent": 20, "queue_ms": 2000, "hand_off": False,
+    "error_rate_percent": 20, "check_seconds": 2, "retry_percent": 20, "queue_ms": 2000, "hand_off": True,
     "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
     "open_seconds": 30, "cache_entries": 1000, "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20,
     "batch_eager": True, "request_timeout_ms": 10_000,
