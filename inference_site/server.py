@@ -127,13 +127,13 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     async def _stop_accepting(self) -> None:
-        """Takes over who waits in the socket's queue, and closes it; with another process there, it only closes."""
+        """Takes over who waits in the socket's queue, and closes it."""
         for server in self.servers:
             server.close()
         await asyncio.sleep(0.01)  # the loop closes its socket in a later turn; ours is still open
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            with contextlib.suppress(BlockingIOError), listener:
+            with contextlib.suppress(OSError), listener:  # nobody is left, or there is no descriptor for another
                 for _ in range(BACKLOG):
                     accepted, _ = listener.accept()
                     accepted.setblocking(False)
