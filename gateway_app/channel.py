@@ -14,7 +14,7 @@ from gateway_app.core.router import Router
 from gateway_app.vitals import Vitals
 from inference_site.lib import frames, handshake
 from inference_site.lib.errors import ApiError
-from inference_site.lib.frames import Ask, Tell
+from inference_site.lib.frames import Ask, Cache, Tell
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,15 @@ logger = logging.getLogger(__name__)
 MAX_FRAME_BYTES = 256 * 2**20
 _pack = frames.pack_ask_head
 _check_of = frames.check_of
-_INFER, _HELLO, _RESULT, _FAILED = int(Ask.INFER), int(Tell.HELLO), int(Tell.RESULT), int(Tell.FAILED)
+_INFER, _HELLO, _RESULT, _REFUSED, _FAILED = map(int, (Ask.INFER, Tell.HELLO, Tell.RESULT, Tell.REFUSED, Tell.FAILED))
+_LAST_CACHE = max(Cache)
+
+
+class Refusal(msgspec.Struct):
+    """What a worker says about a request that is at fault."""
+
+    error: str
+    code: str
 
 
 class HandshakeError(Exception):
@@ -55,6 +63,7 @@ class Channel(WSListener):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._last_id = 0
+        self._asked = 0  # id of the last check
         self._reason = "the connection was lost"
 
     @classmethod
@@ -100,6 +109,8 @@ class Channel(WSListener):
         """Queues a question of the link's own, which gets its answer in `checked`. Returns the id."""
         self._last_id = ident = self._last_id % 0xFFFFFFFF + 1
         self._put(_pack(kind, ident, 0, left_ms), b"")
+        if kind == Ask.CHECK:
+            self._asked = ident
         return ident
 
     @property
@@ -152,13 +163,18 @@ class Channel(WSListener):
             if call is None:
                 self._unexpected(ident, kind, payload)
                 continue
-            if kind == _RESULT and _check_of(payload, call.key) != check:
-                kind, payload = _FAILED, b"sent a result that is damaged or belongs to another request"
+            if kind == _RESULT:
+                if _check_of(payload, call.key) != check or cache > _LAST_CACHE:
+                    kind, payload = _FAILED, b"sent a result that is damaged or belongs to another request"
+            elif kind == _REFUSED and not _is_refusal(status, payload):
+                kind, payload = _FAILED, b"sent a refusal that can't be read"
             try:
                 answered(call, kind, cache, status, payload, time_us)
             except Exception:  # a bug of ours: this one is told so, and the others in the message get their answers
                 logger.exception("an answer could not be handed over")
-                call.on_error(ApiError(500, "internal_error", "a bug: the log of the gateway says more"))
+                (call.first or call).on_error(
+                    ApiError(500, "internal_error", "a bug: the log of the gateway says more")
+                )
 
     def _control(self, kind: int, payload: bytes) -> None:
         if kind == Tell.HELLO and not self.hello.done():
@@ -179,7 +195,8 @@ class Channel(WSListener):
         """The answer to a question of the link, or one that has come too late."""
         if 0 < ident - self._last_id < 2**31:  # beyond: ids have begun again from 1 meanwhile
             raise ValueError(f"an answer to request {ident}, and the last one is {self._last_id}")
-        self._owner.vitals.checked(ident, kind, payload)
+        if ident == self._asked:  # ids are those of this connection: another one has the same for something else
+            self._owner.vitals.checked(ident, kind, payload)
 
     def _put(self, head: bytes, payload: bytes) -> None:
         out = self._out
@@ -197,3 +214,11 @@ class Channel(WSListener):
             self._transport.send(WSMsgType.BINARY, b"".join(out))
         out.clear()
         self._out_bytes = 0
+
+
+def _is_refusal(status: int, payload: bytes) -> bool:
+    try:
+        msgspec.json.decode(payload, type=Refusal)
+    except msgspec.DecodeError:
+        return False
+    return 400 <= status < 500

@@ -529,6 +529,7 @@ async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
         b"HTTP/1.1 500 Internal Server Error\r\n\r\n",
         frames.pack_tell_head(Tell.RESULT, 0, 200, 1, 10**6, 0, 0) + b"[1",
         frames.tell(Tell.STATS, 0, b"not json"),
+        frames.tell(Tell.STATS, 0, b"[]"),
     ],
 )
 async def test_garbage_is_a_failure_of_that_worker(bench: Bench, garbage: bytes) -> None:
@@ -599,6 +600,66 @@ async def test_a_result_that_is_damaged_or_another_requests_is_a_failure(bench: 
     for number, call in enumerate(calls):
         assert await call.outcome() == ("result", json.dumps([number, 2, 3, 4]).encode())
     assert link.route.failures == (2 if wrong == "request" else 1)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"kind": Tell.RESULT, "status": 200, "cache": 9, "payload": b"[5]"},
+        {"kind": Tell.REFUSED, "status": 422, "payload": b"<html>"},
+        {"kind": Tell.REFUSED, "status": 422, "payload": b""},
+        {"kind": Tell.REFUSED, "status": 200, "payload": b'{"error":"e","code":"c"}'},
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_a_failure(bench: Bench, garbage: dict[str, Any]) -> None:
+    bad = ScriptedWorker("a")
+    bad.answers = False
+    link = await bench.connected("a", bench.serve(bad).port)
+    await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
+    call = bench.call([1, 2, 3, 4], first="a")
+    await until(lambda: bad.asked)
+    ((ident, text),) = bad.asked
+    check = frames.check_of(garbage["payload"], KEYS[text])
+    await bad.connections[0].send(frames.tell(ident=ident, check=check, **garbage))
+    assert await call.outcome() == ("result", b"[1, 2, 3, 4]")
+    assert link.route.failures == 1
+    assert link.route.up
+
+
+async def test_a_late_answer_on_the_bulk_connection_is_not_taken_for_a_check(bench: Bench) -> None:
+    worker = ScriptedWorker()
+    worker.answers = False
+    link = await bench.connected("worker_1", bench.serve(worker).port)
+    large = bench.call(b"[" + b"1," * frames.BULK_BYTES + b"1]")
+    await until(lambda: worker.asked)
+    bulk = next(connection for connection in worker.connections if connection.bulk)
+    ((ident, _),) = bulk.infers()
+    bench.router.cancel(large)
+    link.tick(0.0)  # the first check is due at once
+    small = next(connection for connection in worker.connections if not connection.bulk)
+    await until(lambda: [ask for ask in small.asks if ask[0] == Ask.CHECK])
+    assert [ask[1] for ask in small.asks if ask[0] == Ask.CHECK] == [ident]
+    await bulk.send(frames.tell(Tell.FAILED, ident, b"the answer to what was cancelled"))
+    await bulk.send(frames.tell(Tell.STATS, 0, b"{}"))
+    await until(lambda: link.stats is not None)
+    assert link.route.breaker.failures == 0
+    await small.send(frames.tell(Tell.FAILED, ident, b"the model is broken"))
+    await until(lambda: link.route.breaker.failures == 1)
+    assert link.route.breaker.last_error == "the model is broken"
+
+
+async def test_the_deadlines_of_a_retiring_link_hold(bench: Bench) -> None:
+    silent = ScriptedWorker("a")
+    silent.answers = False
+    link = await bench.connected("a", bench.serve(silent).port)
+    bench.router.policy = Policy(bench.breaker, timeout_s=0.1)
+    call = bench.call([1, 2, 3, 4])
+    await until(lambda: silent.asked)
+    bench.router.configure(Ring({}, 50, xxh3_64_intdigest), set(), bench.router.policy)
+    link.route.up, link.route.link = False, None
+    retiring = asyncio.create_task(link.retire(60))
+    assert (await call.outcome())[1].code == "deadline_passed"
+    await asyncio.wait_for(retiring, 3)
 
 
 async def test_ids_that_start_again_are_not_mistaken_for_other_frames(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from xxhash import xxh3_64_intdigest
 
@@ -104,7 +104,7 @@ class World:
     def sending(self, link: FakeLink, call: Call) -> None:
         """What a test wants to look at before each attempt."""
 
-    def configure(self, weights: dict[str, float], draining: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def configure(self, weights: dict[str, float], draining: Collection[str] = ()) -> None:
         before = dict(self.router.routes)
         self.router.configure(Ring(weights, 8, xxh3_64_intdigest), draining, self.policy)
         assert set(self.router.routes) == set(weights)
@@ -130,6 +130,10 @@ class World:
 
     def route(self, name: str) -> Route:
         return self.router.routes[name]
+
+    def state(self, name: str) -> State:
+        """Of its breaker."""
+        return self.route(name).breaker.state
 
     def link(self, name: str) -> FakeLink:
         found = self.route(name).link

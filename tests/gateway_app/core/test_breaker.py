@@ -389,4 +389,4 @@ def test_an_operator_opens_even_the_last_one_and_isolation_lasts() -> None:
     breaker.reset("all is well")
     assert (breaker.state, breaker.acquire(), breaker.retry_after()) == (State.OPEN, None, None)
     breaker.isolate(False)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state.value == "HALF_OPEN"

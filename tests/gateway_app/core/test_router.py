@@ -172,7 +172,7 @@ def test_the_last_worker_is_never_ejected() -> None:
         world.submit()
         world.answer(first)
     breaker.count_failure("no")  # somebody else is well again
-    assert breaker.state is State.OPEN
+    assert world.state(second) is State.OPEN
 
 
 def test_when_nobody_else_is_left_an_open_breaker_is_tried() -> None:
