@@ -88,6 +88,11 @@ class Worker:
         self._loop_free_at = max(self._loop_free_at, self.events.time) + self.costs.take_s
         self.events.after(self._loop_free_at - self.events.time, self._look_up, text, reply)
 
+    @property
+    def backlog_s(self) -> float:
+        """How long a request that comes now waits for the loop."""
+        return max(0.0, self._loop_free_at - self.events.time)
+
     def _look_up(self, text: bytes, reply: Callable[[Tell, Cache], None]) -> None:
         if self.fails():
             reply(Tell.FAILED, Cache.MISS)
@@ -191,6 +196,16 @@ class Fleet:
             self.router.routes[name].link, self.router.routes[name].up = link, True
         self.events.after(TICK_S, self._tick)
         self.events.after(SAMPLE_S, self._sample)
+
+    @property
+    def sent(self) -> int:
+        """Requests that workers were sent so far."""
+        return sum(link.sent for link in self.links.values())
+
+    @property
+    def inferences(self) -> int:
+        """Samples that engines have run so far."""
+        return sum(worker.inferences for worker in self.workers.values())
 
     def infer(self, number: int) -> None:
         """A client sends the input of this number."""

@@ -24,6 +24,7 @@ from xxhash import xxh3_64_intdigest
 
 from bench import zipf
 from bench.yardstick import BenchError, compare, nginx, resident_mb, tool, write_load, wrk
+from bench.zipf_cluster import tune
 from gateway_app.core.table import Table
 from tests.support.cluster import Cluster
 from tests.support.onnx_models import mlp
@@ -39,7 +40,7 @@ def throughput(directory: Path, model: Path, pairs: int, seconds: int, requests:
         modes = (("hot", 10), ("cold", 20_000), ("close", 10), ("hot, the gateway's own cache off", 10))
         for mode, distinct in modes:
             if "off" in mode:
-                switch_off_hot_cache(cluster)
+                tune(cluster, {"hot_cache": False})
             script = write_load(directory / mode.partition(",")[0], distinct, 64, close=mode == "close")
             found = compare(url, pids["gateway"], script, yardstick, pairs=pairs, seconds=seconds)
             rows.append(
@@ -58,15 +59,6 @@ def throughput(directory: Path, model: Path, pairs: int, seconds: int, requests:
         text = ", ".join(f"{name} {first[name]:.0f} → {then[name]:.0f}" for name in pids)
         rows.append((f"resident memory in MB, before and after {done:,} more requests", text))
     return rows
-
-
-def switch_off_hot_cache(cluster: Cluster) -> None:
-    """As an operator would in the admin; returns when it is in force."""
-    before = cluster.stats()["gateway"]["revision"]
-    script = "from gateway_app.models import Tuning; t = Tuning.objects.get(); t.hot_cache = False; t.save()"
-    cluster.manage("shell", "--verbosity=0", "--command", script).check_returncode()
-    while cluster.stats()["gateway"]["revision"] == before:
-        time.sleep(0.1)
 
 
 def lone(url: str, model: Path, count: int = 2000) -> list[Row]:

@@ -40,9 +40,14 @@ class Tally:
         return sum(self.outcomes[each] for each in outcomes) / max(1, self.requests)
 
     @property
+    def failed(self) -> int:
+        """How many answers were not 200."""
+        return sum(number for outcome, number in self.outcomes.items() if outcome.isdigit())
+
+    @property
     def errors(self) -> float:
         """The part of the answers that were not 200."""
-        return 1 - self.share("hit", "miss", "joined", "gateway")
+        return self.failed / max(1, self.requests)
 
     def ms(self, percentile: float) -> float:
         """Latency in milliseconds; 0 if nothing was answered."""

@@ -98,14 +98,14 @@ class Result:
     p99_ms: float
 
 
-def zipf(requests: int, per_s: float, seed: int = SEED) -> Iterator[tuple[float, int]]:
+def zipf(requests: int, per_s: float, seed: int = SEED, keys: int = KEYS) -> Iterator[tuple[float, int]]:
     """When, and for which of the keys, requests come: independently of each other."""
     rng = np.random.default_rng(seed)
-    shares = np.arange(1, KEYS + 1) ** -EXPONENT
+    shares = np.arange(1, keys + 1) ** -EXPONENT
     # The most wanted keys are not the first ones by number.
-    names = rng.permutation(KEYS)
-    keys = names[np.searchsorted(np.cumsum(shares) / shares.sum(), rng.random(requests))]
-    return zip(np.cumsum(rng.exponential(1 / per_s, requests)).tolist(), keys.tolist(), strict=True)
+    names = np.random.default_rng(SEED).permutation(keys)
+    wanted = names[np.searchsorted(np.cumsum(shares) / shares.sum(), rng.random(requests))]
+    return zip(np.cumsum(rng.exponential(1 / per_s, requests)).tolist(), wanted.tolist(), strict=True)
 
 
 def simulate(system: System, requests: int, per_s: float) -> Result:
@@ -115,10 +115,10 @@ def simulate(system: System, requests: int, per_s: float) -> Result:
     warm_s, end_s = requests / 2 / per_s, requests / per_s
     fleet.events.run(warm_s)
     fleet.tally.restart()
-    before = sum(worker.inferences for worker in fleet.workers.values())
+    before = fleet.inferences
     fleet.events.run(end_s)
     tally = fleet.tally
-    computed = (sum(worker.inferences for worker in fleet.workers.values()) - before) / tally.requests
+    computed = (fleet.inferences - before) / tally.requests
     in_flight, in_flight_p99 = tally.unevenness()
     return Result(
         system=system.label,

@@ -67,7 +67,9 @@ class ConfigWatcher:
         """Takes the configuration from the database, else from the last good file, else the defaults; then follows."""
         self._loop = asyncio.get_running_loop()
         revision_saved.connect(self._revision_saved)
-        snapshot = await self._read()
+        if self.given:  # a moment ago it did not answer: who waits for this process need not wait for that again
+            self.error = "the database does not answer; check DATABASE_URL"
+        snapshot = None if self.given else await self._read()
         if snapshot is None:
             snapshot = await asyncio.to_thread(self._without_database)
             logger.warning(

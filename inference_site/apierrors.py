@@ -7,13 +7,13 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, TooManyFieldsSent, TooManyFilesSent
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.views import csrf
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_handler
 
-from inference_site.lib.errors import ApiError
+from inference_site.lib.errors import ApiError, error_body
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler404."""
     message = f"there is nothing at {request.path}; see /infer, /stats, /health"
-    return JsonResponse({"error": message, "code": "not_found"}, status=404)
+    return _json(404, "not_found", message)
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -53,7 +53,7 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
     else:
         code = "bad_request"
         message = f"the request can't be read: {exception or 'its form is wrong'}; send JSON as described in /infer"
-    return JsonResponse({"error": message, "code": code}, status=400)
+    return _json(400, code, message)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
@@ -63,9 +63,15 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     message = (
         f"{request.method} is for forms at {request.path}: {reason.rstrip('.')}; requests of programs go to /infer"
     )
-    return JsonResponse({"error": message, "code": "csrf_failed"}, status=403)
+    return _json(403, "csrf_failed", message)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's handler500; the log has the traceback."""
-    return JsonResponse({"error": "a bug: the log of this process says more", "code": "internal_error"}, status=500)
+    return _json(500, "internal_error", "a bug: the log of this process says more")
+
+
+def _json(status: int, code: str, message: str) -> HttpResponse:
+    body = error_body(message, code)
+    # The middleware that says the length is passed over by what is refused before it.
+    return HttpResponse(body, status=status, content_type="application/json", headers={"Content-Length": len(body)})

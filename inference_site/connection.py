@@ -16,8 +16,9 @@ KEEP_ALIVE_S = 75
 UNREAD_S = 20
 # After a refusal that leaves a body unread, the client has this long to read the answer before it is cut off.
 LINGER_S = 2
-# On a local network, a client that has closed its socket says so within this time once it is written to.
-GONE_S = 0.05
+# A client that has closed its socket says so at once when it is written to: that is looked for after the first time,
+# in case it is near, and then at ever longer intervals until the last.
+FIRST_LOOK_S, LAST_LOOK_S = 0.005, 3.0
 
 
 class Seconds:
@@ -46,7 +47,6 @@ class Connection(HttpToolsProtocol):
         self._stalled = False  # the client does not read its answers: nothing more is begun until it does
         self._discarding = False  # nothing more is read from this client
         self._lingering = False
-        self._half_closed = False  # the client sends no more, and has perhaps left
         self._turn: Any = None  # the request whose turn it is
 
     @property
@@ -67,8 +67,6 @@ class Connection(HttpToolsProtocol):
                 self._refuse(408, "request_timeout", f"the request had not arrived whole after {age} s; send it faster")
         elif age > KEEP_ALIVE_S and self.idle:
             self.transport.close()
-        elif self._half_closed:
-            self._check_gone()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """asyncio: the client will send no more; it may still wait for an answer that is under way."""
@@ -76,12 +74,11 @@ class Connection(HttpToolsProtocol):
         if cycle is None or cycle.response_complete or not self._is_whole(cycle):
             return False
         cycle.keep_alive = False
-        self._half_closed = True
         # Who has closed a socket and who has only ended its own sending look the same. But what is written to the
         # first comes back as a reset, and an interim answer means nothing to the second.
         if self.parser.get_http_version() != "1.0" and not getattr(self._turn, "response_started", False):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.loop.call_later(GONE_S, self._check_gone)
+            self.loop.call_later(FIRST_LOOK_S, self._check_gone, FIRST_LOOK_S)
         return True
 
     def shutdown(self) -> None:
@@ -104,12 +101,14 @@ class Connection(HttpToolsProtocol):
             self._unsent, self._unsent_since = unsent, Seconds.now
         return Seconds.now - self._unsent_since if unsent else 0
 
-    def _check_gone(self) -> None:
+    def _check_gone(self, wait_s: float) -> None:
         # After its end-of-file nothing is read any more, so nobody else would notice a reset.
-        if not self.transport.is_closing():
-            sock = self.transport.get_extra_info("socket")
-            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self.transport.abort()
+        if self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        elif wait_s < LAST_LOOK_S:
+            self.loop.call_later(3 * wait_s, self._check_gone, 3 * wait_s)
 
     def _close(self) -> None:
         """Closes after an answer. What the client still sends is dropped first, or it might never see the answer."""

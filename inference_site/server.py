@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from types import FrameType
 
 import uvicorn
@@ -126,13 +127,13 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     async def _stop_accepting(self) -> None:
-        """Takes over who waits in the socket's queue, and closes it; with another process there, it only closes."""
+        """Takes over who waits in the socket's queue, and closes it."""
         for server in self.servers:
             server.close()
         await asyncio.sleep(0.01)  # the loop closes its socket in a later turn; ours is still open
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            with contextlib.suppress(BlockingIOError), listener:
+            with contextlib.suppress(OSError), listener:  # nobody is left, or there is no descriptor for another
                 for _ in range(BACKLOG):
                     accepted, _ = listener.accept()
                     accepted.setblocking(False)
@@ -181,6 +182,7 @@ class Server(uvicorn.Server):
 def serve(sock: socket.socket) -> None:
     """Serves this process's mode on a listening socket until it is told to stop. Returns after a clean stop."""
     sys.setswitchinterval(0.0005)  # a page that a thread renders must not hold up the data plane for 5 ms at a time
+    import_module(settings.ROOT_URLCONF)  # all views: imported with the first page, they would hold up inferences
     HotProtocol.plane = lifecycle.plane()
     HotProtocol.leaves_all_to_django = settings.DATA_PLANE == "django"
     HotProtocol.max_body_bytes = settings.MAX_BODY_BYTES

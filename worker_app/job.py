@@ -8,11 +8,11 @@ import time
 from typing import Protocol
 
 from inference_site.lib.frames import Cache, Tell
+from worker_app.core.keys import Key
 
 logger = logging.getLogger(__name__)
 
 Token = object
-Key = bytes | str
 
 
 class Reply(Protocol):

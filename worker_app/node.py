@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import time
@@ -16,16 +15,17 @@ from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
+from worker_app.core.keys import Key, alias_of, key_of
 from worker_app.core.lru import LRU
 from worker_app.engine import Engine, EngineError
-from worker_app.job import Job, Key, Reply, Token, elapsed_us, hand_over
+from worker_app.job import Job, Reply, Token, elapsed_us, hand_over
 
 logger = logging.getLogger(__name__)
 
-# Larger keys are kept as their digest: 32 bytes of BLAKE2b, which nobody can make collide.
-_KEY_BYTES = 2048
 # A model that answers faster than this runs on the loop itself: handing it to a thread would cost more.
 _QUICK_S = 0.0005
+# The estimate of a wait may be this much too short, and an answer that comes too late is work for nothing.
+_MARGIN = 1.1
 
 
 class GatewayStream(Protocol):
@@ -52,12 +52,13 @@ class Node:
         self.total_requests = 0
         self.cache_hits = 0
         self.joined = 0
+        self.kept = 0  # results taken over from other workers
         self.errors = 0
         self.expired = 0  # requests whose time had passed when it was their turn
         self.abandoned = 0  # samples that nobody waited for any more when it was their turn
         self.gateways: set[GatewayStream] = set()
         self.results: LRU[Key, bytes] = LRU(settings.cache_entries, settings.cache_bytes)
-        self._aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
+        self.aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
         self.batcher: Batcher[Job] = Batcher(
             time.monotonic,
             max_size=settings.batch_size,
@@ -95,8 +96,8 @@ class Node:
         """
         began = time.monotonic()
         self.total_requests += 1
-        alias = _short(text)
-        key = self._aliases.get(alias)
+        alias = alias_of(text)
+        key = self.aliases.get(alias)
         sample = None
         if key is None:
             if self.batcher.full:  # so there is no point in reading it
@@ -113,8 +114,8 @@ class Node:
                 self.errors += 1
                 reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), elapsed_us(began))
                 return None
-            key = _short(sample)
-            self._aliases.put(alias, key, len(alias) + len(key))
+            key = key_of(sample)
+            self.aliases.put(alias, key, len(alias) + len(key))
         output = self.results.get(key)
         if output is not None:
             self.cache_hits += 1
@@ -125,8 +126,7 @@ class Node:
             self.joined += 1
             job.join(token, reply, began, left_ms)
             return job
-        hopeless = left_ms and left_ms < 1000 * self.wait_s
-        if hopeless or self.batcher.full:
+        if self.batcher.full or (left_ms and self._too_late(left_ms)):
             self._refuse(token, reply)
             return None
         job = Job(key, sample if sample is not None else self.engine.input.sample(text))
@@ -156,6 +156,13 @@ class Node:
         if not job.waiters and self.batcher.discard(job):
             self.abandoned += 1
             self._forget(job)
+
+    def keep(self, alias: Key, key: Key, output: bytes) -> None:
+        """Takes over another worker's result if there is room, as the first to be forgotten."""
+        kept = self.results.put_oldest(key, output, len(key) + len(output))
+        self.kept += kept
+        if kept or key in self.results:
+            self.aliases.put_oldest(alias, key, len(alias) + len(key))
 
     def wake(self) -> None:
         """Makes `work` return: there may be something to do."""
@@ -190,12 +197,10 @@ class Node:
             began = ended
 
     def configure(self, settings: NodeSettings) -> None:
-        """Takes new settings, in force from the next request and the next batch on; an older revision is ignored."""
-        if settings.revision < self.settings.revision:
-            return
+        """Takes new settings, in force from the next request and the next batch on."""
         self.settings = settings
         self.results.resize(settings.cache_entries, settings.cache_bytes)
-        self._aliases.resize(2 * settings.cache_entries, settings.cache_bytes // 4)
+        self.aliases.resize(2 * settings.cache_entries, settings.cache_bytes // 4)
         self.batcher.configure(
             max_size=settings.batch_size, wait_s=settings.batch_wait_ms / 1000, eager=settings.batch_eager
         )
@@ -218,6 +223,16 @@ class Node:
         settings = self.settings
         self.batcher.limit = self.pace.queue_limit(settings.batch_size, settings.queue_ms / 1000)
         self._sample_s = 1 / self.rate
+
+    def _too_late(self, left_ms: int) -> bool:
+        """Whether a request that comes now could not be answered in time, its own batch included if that will be full.
+
+        With less before it than a batch it is let in: what is known of small batches is not good enough to refuse it.
+        """
+        wait_s = self.wait_s
+        if len(self.batcher) >= self.batcher.max_size:
+            wait_s += self.batcher.max_size * self._sample_s
+        return left_ms < 1000 * wait_s * _MARGIN
 
     def _refuse(self, token: Token, reply: Reply) -> None:
         """Says BUSY, and for how long."""
@@ -270,8 +285,3 @@ class Node:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_later(seconds, self._work.set)
-
-
-def _short(data: bytes) -> Key:
-    """The data itself, or its digest; as text, so that no data can ever be equal to another's digest."""
-    return data if len(data) <= _KEY_BYTES else hashlib.blake2b(data, digest_size=32).hexdigest()

@@ -23,6 +23,7 @@ def node_stats(node: Node) -> dict[str, Any]:
         "total_requests": total,
         "cache_hits": hits,
         "joined": node.joined,
+        "kept": node.kept,
         "cache_size": len(node.results),
         "cache_hit_rate": round(hits / total, 4) if total else 0.0,
         "cache_bytes": node.results.size_bytes,

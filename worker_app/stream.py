@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from worker_app import handoff
 from worker_app.job import Job
 from worker_app.node import Node
 from worker_app.stats import node_stats
@@ -37,10 +39,12 @@ class Stream:
         self._node = node
         self._token = token
         self._send = send
-        self._out: list[bytes] = []
+        self._out: list[bytes] = []  # head and payload in turn
         self._waiting: dict[int, tuple[Job, Token]] = {}  # what has no answer yet, by id
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
+        self._revision: int | None = None
         self._challenge = handshake.new_challenge()
 
     async def serve(self, scope: dict[str, Any], receive: Any) -> None:
@@ -57,9 +61,9 @@ class Stream:
         if not self._proven(message):
             await self._send({"type": "websocket.close", "code": 4401, "reason": "INFERENCE_TOKEN differs"})
             return
-        tasks = [asyncio.create_task(self._write_replies())]
+        self._start(self._write_replies())
         if not self.bulk:
-            tasks.append(asyncio.create_task(self._push_stats()))
+            self._start(self._push_stats())
         self._node.gateways.add(self)
         try:
             while message["type"] == "websocket.receive":
@@ -72,7 +76,7 @@ class Stream:
             await self._send({"type": "websocket.close", "code": 1002, "reason": str(error)[:100]})
         finally:
             self._node.gateways.discard(self)
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
             for ident in tuple(self._waiting):
                 self._cancel(ident)
@@ -109,10 +113,20 @@ class Stream:
             job = self._node.check(token, self._reply, left_ms)
             if job is not None:
                 self._waiting[ident] = (job, token)
+        elif kind == Ask.SHARE:
+            self._start(self._share(ident))
+        elif kind == Ask.KEEP:
+            handoff.keep(self._node, payload)
         elif kind == Ask.SETTINGS:
-            self._node.configure(msgspec.json.decode(payload, type=NodeSettings))
+            self._configure(msgspec.json.decode(payload, type=NodeSettings))
         elif kind != Ask.PROOF:
             raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
+
+    def _configure(self, settings: NodeSettings) -> None:
+        """What a stream brings first is in force, for its database may be new; after that nothing older than it."""
+        if self._revision is None or settings.revision >= self._revision:
+            self._revision = settings.revision
+            self._node.configure(settings)
 
     def _cancel(self, ident: int) -> None:
         waiting = self._waiting.pop(ident, None)
@@ -171,13 +185,43 @@ class Stream:
     async def _flush(self) -> None:
         self._ready.clear()
         out, self._out = self._out, []
-        if out:
-            await self._write(b"".join(out))
+        if not out:
+            return
+        message = b"".join(out)
+        if len(message) <= frames.MESSAGE_BYTES:
+            await self._write(message)
+            return
+        for part in _messages(out):
+            await self._write(part)
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "bytes": data})
+
+    async def _share(self, ident: int) -> None:
+        """Sends the hottest results, a chunk at a time, so that answers get their turn."""
+        with contextlib.suppress(OSError):
+            for chunk in handoff.chunks(self._node):
+                await self._write(frames.tell(Tell.ENTRIES, ident, chunk))
+                await asyncio.sleep(0)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _push_stats(self) -> None:
         while True:
             self._put(Tell.STATS, 0, msgspec.json.encode(node_stats(self._node)))
             await asyncio.sleep(STATS_EVERY_S)
+
+
+def _messages(out: list[bytes]) -> Iterator[bytes]:
+    """Heads and payloads in messages of whole frames, none above MESSAGE_BYTES unless a single frame is."""
+    begin = size_bytes = 0
+    for place in range(0, len(out), 2):
+        frame_bytes = len(out[place]) + len(out[place + 1])
+        if size_bytes and size_bytes + frame_bytes > frames.MESSAGE_BYTES:
+            yield b"".join(out[begin:place])
+            begin, size_bytes = place, 0
+        size_bytes += frame_bytes
+    yield b"".join(out[begin:])

@@ -1,30 +1,54 @@
-"""Cached results on their way from one worker to another."""
+"""Results that one worker hands to another, through a gateway, as ENTRIES and KEEP carry them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-# What one worker hands over at once, at most.
-SHARE_BYTES = 16 * 2**20
+# How much of its cache a worker shares at the most, and about how much of it one frame holds.
+SHARE_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 256 * 1024
+
+if TYPE_CHECKING:
+    Key = bytes | str
+else:
+    Key = Any  # msgspec checks no union of these two, so `decode` does
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """One result: the routing key of its input's text, how a worker finds it (alias, then key), and the output."""
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One cached result: who is to have it, how a request finds it, and what it is.
 
-    routing: int
-    alias: Any  # bytes or str: msgspec can not tell them apart by type
-    key: Any
+    `routing` is the gateway's routing key, xxh3_64 of the input's text; `alias` and `key` are how workers keep that
+    text and the sample in it: as bytes, or as a digest in text if they are long; `output` is the encoded answer.
+    """
+
+    routing: Annotated[int, msgspec.Meta(ge=0)]
+    alias: Key
+    key: Key
     output: bytes
 
 
-class Entries(msgspec.Struct, array_like=True, frozen=True):
-    """Results of one model."""
+class Entries(msgspec.Struct, array_like=True):
+    """Results of one model, the hottest first; they are nothing to a worker that runs another."""
 
     model_digest: str
     entries: list[Entry]
 
 
-encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Entries).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Entries).decode
+
+
+def encode(entries: Entries) -> bytes:
+    """The payload of a frame."""
+    return _encode(entries)
+
+
+def decode(payload: bytes) -> Entries:
+    """What is in the payload of a frame. Raises msgspec.DecodeError for garbage."""
+    found = _decode(payload)
+    for entry in found.entries:
+        if not isinstance(entry.alias, bytes | str) or not isinstance(entry.key, bytes | str):
+            raise msgspec.ValidationError("the alias and the key of an entry are to be bytes or text")
+    return found

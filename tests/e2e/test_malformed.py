@@ -56,6 +56,8 @@ KINDS: dict[str, tuple[bytes, int, str]] = {
     "another verb": (post(b"{}", verb="DELETE"), 405, ""),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400, "invalid_http"),
     "two lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", 400, "invalid_http"),
+    "a timeout that is none": (HEAD + b"X-Request-Timeout-Ms: 5s\r\n\r\n", 400, "invalid_timeout"),
+    "a name that is another's": (HEAD.replace(b"localhost", b"evil.example") + b"\r\n", 400, "invalid_host"),
     "a length that is none": (HEAD + b"Content-Length: ten\r\n\r\n{}", 400, "invalid_http"),
 }  # fmt: skip
 # Well-formed JSON with a request_id: the answer repeats it.

@@ -66,3 +66,21 @@ def test_gateways_share_the_configuration_and_outlive_the_database(postgres: Pos
         # A sequence of PostgreSQL's may leave numbers out after a crash.
         wait_until("both have the change", lambda: all(stats(each)[0] > before + 4 for each in gateways), 20.0)
         assert b'"batch_size":17' in get(f"{worker.url}/health")[1]
+
+
+def test_a_gateway_with_arguments_starts_while_the_database_is_away(postgres: Postgres, tmp_path: Path):
+    env = {"DATABASE_URL": postgres.url}
+    with ExitStack() as stack:
+        worker = stack.enter_context(Server.worker(tmp_path, "worker_7")).wait_ready()
+        first = Server.gateway(tmp_path, f"worker_7={worker.url.removeprefix('http://')}", env=env)
+        postgres.stop()
+        try:
+            gateway = stack.enter_context(first).wait_ready()
+            wait_until("it answers", lambda: request("POST", f"{gateway.url}/infer", BODY, {})[0] == 200, 20.0)
+            assert b"does not answer" in get(f"{gateway.url}/health")[1]
+        finally:
+            postgres.start()
+        gateway.wait_for_line("The workers of the command line have been written to the database")
+        wait_until("it has healed", lambda: b'"config_error":""' in get(f"{gateway.url}/health")[1], 20.0)
+        shown = json.loads(get(f"{gateway.url}/stats")[1])["workers"]
+        assert [each["name"] for each in shown if each["enabled"]] == ["worker_7"]

@@ -1,17 +1,17 @@
 """The fleets that fault tests share: three workers of known capacity, healthy again before each test."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.faults.figures import FULL, Figures
 from tests.faults.proxy import Proxies
-from tests.faults.sickbay import N_IN, Sickbay
+from tests.faults.sickbay import N_IN, OPEN_S, Sickbay
 from tests.support import onnx_models
 from tests.support.load import Case, Oracle
 
-OPEN_S = 2.0  # a breaker that is open for 30 s would make the tests long
 _outcomes: dict[str, bool] = {}
 
 
@@ -52,6 +52,16 @@ def oracle(model: Path) -> Oracle:
     return Oracle(model)
 
 
+@contextmanager
+def healthy(fleet: Sickbay, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The fleet is well before the test; after one that failed, what the gateway logged meanwhile is shown."""
+    began = len(fleet.running["gateway"].log)
+    fleet.heal()
+    yield
+    if not _outcomes.get(request.node.nodeid):
+        print(fleet.running["gateway"].log[began:][-8000:])
+
+
 @pytest.fixture(scope="session")
 def running_fleet(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Sickbay]:
     with Sickbay(tmp_path_factory.mktemp("fleet"), model) as fleet:
@@ -60,9 +70,9 @@ def running_fleet(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iter
 
 
 @pytest.fixture
-def fleet(running_fleet: Sickbay) -> Sickbay:
-    running_fleet.heal()
-    return running_fleet
+def fleet(running_fleet: Sickbay, request: pytest.FixtureRequest) -> Iterator[Sickbay]:
+    with healthy(running_fleet, request):
+        yield running_fleet
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +83,15 @@ def running_proxied(tmp_path_factory: pytest.TempPathFactory, model: Path) -> It
 
 
 @pytest.fixture
-def proxied(running_proxied: tuple[Sickbay, Proxies]) -> tuple[Sickbay, Proxies]:
+def proxied(
+    running_proxied: tuple[Sickbay, Proxies], request: pytest.FixtureRequest
+) -> Iterator[tuple[Sickbay, Proxies]]:
     """A fleet whose gateway reaches each worker through a proxy that can misbehave and that counts."""
     fleet, proxies = running_proxied
     proxies.reset()
-    fleet.heal()
-    return fleet, proxies
+    with healthy(fleet, request):
+        proxies.reset()
+        yield fleet, proxies
 
 
 @pytest.fixture(scope="session")

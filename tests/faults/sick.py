@@ -22,8 +22,11 @@ LOOK_EVERY_S = 0.02
 
 
 class Control:
-    """What the file says now, 0 for what it does not: a run takes `run_ms` and `sample_ms` for each sample, `slower` times
-    that; `fail` is the part of the samples that fail; `wall_s` is by how much the wall clock is wrong."""
+    """What the file says now; 0 for what it does not say.
+
+    A run takes `run_ms`, and `sample_ms` for each sample, or `slower` times that; `fail` is the part of the samples
+    that fail; `wall_s` is by how much the wall clock is wrong.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

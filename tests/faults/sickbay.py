@@ -15,6 +15,7 @@ from tests.support.processes import wait_until
 RUN_MS, SAMPLE_MS, BATCH = 80.0, 2.0, 32
 CAPACITY = 3 * 1000 * BATCH / (RUN_MS + BATCH * SAMPLE_MS)  # requests per second of three workers
 HALF = CAPACITY / 2
+OPEN_S = 2.0  # a breaker that is open for 30 s would make the tests long
 SICK = (sys.executable, str(Path(__file__).with_name("sick.py")))
 N_IN = 8
 

@@ -156,6 +156,8 @@ def malformed() -> list[bytes]:
 def test_malformed_requests_open_no_breaker(fleet: Sickbay, figures: Figures) -> None:
     opens = {each["name"]: each["opens"] for each in fleet.stats()["circuit_breakers"]}
     bodies = malformed()
+    for name in fleet.names:
+        fleet.sicken(name, run_ms=1)  # what only the model can refuse is run several times
     with Wire.to(fleet.gateway_url) as wire:
         statuses = [wire.ask(request("POST", "/infer", bodies[number % len(bodies)])).status for number in range(500)]
     assert set(statuses) <= {400, 422}

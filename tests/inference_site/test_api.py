@@ -73,7 +73,7 @@ def test_a_client_that_has_only_shut_down_its_side_gets_its_answer(server: HotSe
         client.send(post(b"later"))
         server.wait_until_held(b"later")
         client.socket.shutdown(socket.SHUT_WR)
-        wait_until("its end has come", lambda: any(each._half_closed for each in server.connections()))
+        wait_until("its end has come", lambda: server.protocol.ended)
         server.age(1)
         server.release(b"later")
         assert [reply.body for reply in client.read_all()] == [b"later"]

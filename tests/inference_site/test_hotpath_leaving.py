@@ -30,7 +30,7 @@ def reset(client: Wire) -> None:
 
 
 def wait_until_half_closed(server: HotServer) -> None:
-    wait_until("its end has come", lambda: any(each._half_closed for each in server.connections()))
+    wait_until("its end has come", lambda: server.protocol.ended)
 
 
 @pytest.mark.parametrize("leave", [close, reset])

@@ -51,7 +51,13 @@ def refusal(tmp_path, *command, **environment):
 def test_the_defaults(tmp_path):
     found = read(
         *("INFERENCE_MODE", "MODEL_PATH", "DEBUG", "ALLOWED_HOSTS", "DATA_PLANE", "MAX_BODY_BYTES", "INFERENCE_TOKEN"),
-        *("APPEND_SLASH", "ROOT_URLCONF", "SECRET_KEY_IS_GENERATED", "ALLOWED_HOSTS_ARE_DEFAULT"),
+        *(
+            "MAX_IN_FLIGHT_BYTES",
+            "APPEND_SLASH",
+            "ROOT_URLCONF",
+            "SECRET_KEY_IS_GENERATED",
+            "ALLOWED_HOSTS_ARE_DEFAULT",
+        ),
         STATE_DIR=str(tmp_path),
     )
     assert found == {
@@ -61,6 +67,7 @@ def test_the_defaults(tmp_path):
         "ALLOWED_HOSTS": ["localhost", "127.0.0.1", "[::1]"],
         "DATA_PLANE": "fast",
         "MAX_BODY_BYTES": 16 * 2**20,
+        "MAX_IN_FLIGHT_BYTES": 512 * 2**20,
         "INFERENCE_TOKEN": "",
         "APPEND_SLASH": False,
         "ROOT_URLCONF": "inference_site.urls_gateway",
@@ -72,7 +79,13 @@ def test_the_defaults(tmp_path):
 def test_every_variable_has_its_effect(tmp_path):
     found = read(
         *("ALLOWED_HOSTS", "SECRET_KEY", "DEBUG", "MODEL_PATH", "STATE_DIR", "DATA_PLANE", "MAX_BODY_BYTES"),
-        *("DATA_UPLOAD_MAX_MEMORY_SIZE", "INFERENCE_TOKEN", "CSRF_TRUSTED_ORIGINS", "SESSION_COOKIE_SECURE"),
+        *(
+            "MAX_IN_FLIGHT_BYTES",
+            "DATA_UPLOAD_MAX_MEMORY_SIZE",
+            "INFERENCE_TOKEN",
+            "CSRF_TRUSTED_ORIGINS",
+            "SESSION_COOKIE_SECURE",
+        ),
         ALLOWED_HOSTS=" a.example , b.example,",
         SECRET_KEY="a secret of one's own",
         DEBUG="yes",
@@ -80,6 +93,7 @@ def test_every_variable_has_its_effect(tmp_path):
         STATE_DIR=str(tmp_path),
         DATA_PLANE="django",
         MAX_BODY_BYTES="2048",
+        MAX_IN_FLIGHT_BYTES="4096",
         INFERENCE_TOKEN="shared",
         CSRF_TRUSTED_ORIGINS="https://a.example",
     )
@@ -92,6 +106,7 @@ def test_every_variable_has_its_effect(tmp_path):
         "STATE_DIR": str(tmp_path),
         "DATA_PLANE": "django",
         "MAX_BODY_BYTES": 2048,
+        "MAX_IN_FLIGHT_BYTES": 4096,
         "INFERENCE_TOKEN": "shared",
         "CSRF_TRUSTED_ORIGINS": ["https://a.example"],
         "SESSION_COOKIE_SECURE": True,
@@ -115,6 +130,7 @@ def test_a_worker_loads_nothing_that_asks_for_a_database_and_keeps_no_secret(tmp
         ("DEBUG", "maybe", "1 or 0"),
         ("MAX_BODY_BYTES", "16MB", "whole number from 1024 to"),
         ("MAX_BODY_BYTES", "12", "whole number from 1024 to"),
+        ("MAX_IN_FLIGHT_BYTES", "16777215", "whole number from 16777216 to"),
         ("CSRF_TRUSTED_ORIGINS", "a.example", "https://a.example"),
         ("DATABASE_URL", "mysql://h/x", "sqlite:///"),
     ],

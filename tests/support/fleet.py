@@ -56,8 +56,10 @@ class Fleet(Endpoints):
             manage("createsuperuser", *account, env=made).check_returncode()
             self.start("gateway")
             self.wait_until_connected()
-        except BaseException:
+        except BaseException as error:
             self.__exit__()
+            for name, server in self.running.items():
+                error.add_note(f"{name}, {server.process.returncode}: {server.log[-2000:]}")
             raise
         return self
 

@@ -167,12 +167,17 @@ class HotServer:
 
         class Protocol(HotProtocol):
             parsed = 0
+            ended = 0  # clients that send no more
             known_heads = KnownHeads()
             in_flight = InFlightBytes(max_in_flight_bytes)
 
             def on_message_begin(self) -> None:
                 Protocol.parsed += 1
                 super().on_message_begin()
+
+            def eof_received(self) -> bool:  # type: ignore[override]
+                Protocol.ended += 1
+                return super().eof_received()
 
         Protocol.plane = plane
         Protocol.max_body_bytes = max_body_bytes

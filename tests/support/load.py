@@ -72,6 +72,11 @@ class Report:
         found = sorted(each.latency_s for each in self.between(since, until) if each.status == status)
         return found[min(len(found) - 1, int(part * len(found)))] * 1000 if found else math.nan
 
+    def lateness_ms(self, part: float, since: float = 0.0, until: float = math.inf) -> float:
+        """By how much the client itself missed its moments, in this part (0 to 1) of the cases at most."""
+        found = sorted(each.late_s for each in self.between(since, until))
+        return found[min(len(found) - 1, int(part * len(found)))] * 1000 if found else math.nan
+
     def owners(self, since: float = 0.0, until: float = math.inf) -> dict[int, set[str]]:
         """For each case, the workers that answered it when it was sent between these two moments."""
         found: dict[int, set[str]] = {}

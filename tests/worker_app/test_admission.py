@@ -73,11 +73,21 @@ async def test_who_has_less_time_than_the_queue_is_refused_at_once() -> None:
     asker.ask([0, 0, 0, 0], "first", left_ms=1)  # nothing waits, so it may be in time
     for number in range(1, 20):
         asker.ask([number, 0, 0, 0])
-    asker.ask([20, 0, 0, 0], "hasty", left_ms=150)
-    asker.ask([21, 0, 0, 0], "patient", left_ms=250)
+    asker.ask([20, 0, 0, 0], "hasty", left_ms=320)  # two batches are before it, and its own takes a tenth of a second
+    asker.ask([21, 0, 0, 0], "patient", left_ms=340)
     assert asker.answers["hasty"][0] is Tell.BUSY
     assert asker.times_us["hasty"] == pytest.approx(200_000)
     assert set(asker.answers) == {"hasty"}
+    node.close()
+
+
+async def test_with_less_than_a_batch_before_it_a_request_is_given_its_chance() -> None:
+    node = paced_node()
+    asker = Asker(node)
+    for number in range(5):
+        asker.ask([number, 0, 0, 0])
+    asker.ask([5, 0, 0, 0], left_ms=60)
+    assert not asker.answers
     node.close()
 
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from inference_site.lib import frames, handshake
+from inference_site.lib import frames, handoff, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
@@ -229,6 +229,8 @@ async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypat
         frames.ask(99, 1, b"what"),
         frames.ask(0, 0, b""),
         frames.ask(Ask.SETTINGS, 0, b"not json"),
+        frames.ask(Ask.KEEP, 0, b"not entries"),
+        frames.ask(Ask.KEEP, 0, msgspec.msgpack.encode(("digest", [(1, 2, 3, 4)]))),
         frames.ask(Ask.SETTINGS, 0, b'{"batch_size": "many"}'),
     ],
 )
@@ -297,6 +299,43 @@ async def test_settings_are_applied_also_with_the_proof(connect: Connect) -> Non
     side.give(frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=4, batch_size=2))))
     await side.until(lambda: node.settings.revision == 4)
     assert node.batcher.max_size == 2
+
+
+async def test_an_older_revision_is_ignored_but_not_that_of_a_new_database(connect: Connect) -> None:
+    node = echo_node()
+
+    def settings(revision: int) -> bytes:
+        return frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=revision)))
+
+    side = await proven(connect, node)
+    side.give(settings(7))
+    side.give(settings(6) + frames.ask(Ask.PING, 1, b""))
+    await side.until(lambda: side.of(Tell.PONG))
+    assert node.settings.revision == 7
+    again = connect(node)
+    again.give(await again.proof("secret") + settings(2))
+    await again.until(lambda: node.settings.revision == 2)
+    again.give(settings(1) + settings(2) + settings(3) + settings(2))
+    await again.until(lambda: node.settings.revision == 3)
+
+
+async def test_many_large_answers_leave_as_several_messages(
+    connect: Connect, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MESSAGE_BYTES", 3000)
+    node = echo_node(EchoEngine(values=None), batch_size=20)
+    side = await proven(connect, node)
+    sizes = [1, 400, 20, 1000, 1, 1, 300, 300, 300, 5]
+    side.give(b"".join(infer(ident, *[ident] * size) for ident, size in enumerate(sizes)))
+    await side.until(lambda: node.in_flight == 10)
+    start(node)
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 10)
+    results = [message for message in side.messages if frames.tells(message)[0][0] == Tell.RESULT]
+    assert all(len(message) <= 3000 or len(frames.tells(message)) == 1 for message in results)
+    assert 3 < len(results) < 8
+    assert {reply[3]: reply[5] for reply in side.of(Tell.RESULT)} == {
+        ident: answer_to(*[ident] * size) for ident, size in enumerate(sizes)
+    }
 
 
 async def test_draining_is_told_and_requests_are_still_answered(connect: Connect, start: Start) -> None:
@@ -376,6 +415,23 @@ async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) 
     assert {reply[3]: reply[5] for reply in side.of(Tell.RESULT)} == {1: answer_to(0, 0, 0, 0), 2: b""}
     assert [reply[3] for reply in side.of(Tell.EXPIRED)] == [3]
     assert engine.ran == 2
+
+
+async def test_results_are_shared_and_kept_over_streams(connect: Connect, start: Start) -> None:
+    giver, taker = start(echo_node()), start(echo_node())
+    one, other = await proven(connect, giver), await proven(connect, taker)
+    one.give(infer(1, 1, 2, 3, 4))
+    await one.until(lambda: one.of(Tell.RESULT))
+    one.give(frames.ask(Ask.SHARE, 5, b"") + frames.ask(Ask.SHARE, 6, b""))
+    await one.until(lambda: len(one.of(Tell.ENTRIES)) == 4)
+    payloads = {ident: [reply[5] for reply in one.of(Tell.ENTRIES) if reply[3] == ident] for ident in (5, 6)}
+    assert payloads[5] == payloads[6]
+    assert [len(handoff.decode(payload).entries) for payload in payloads[5]] == [1, 0]
+    other.give(b"".join(frames.ask(Ask.KEEP, 0, payload) for payload in payloads[5]))
+    other.give(infer(1, 1, 2, 3, 4))
+    await other.until(lambda: other.of(Tell.RESULT))
+    assert other.of(Tell.RESULT)[0][1] == Cache.HIT
+    assert other.of(Tell.RESULT)[0][5] == one.of(Tell.RESULT)[0][5]
 
 
 async def test_a_very_long_time_is_told_as_the_longest_that_there_is_room_for(connect: Connect) -> None:

@@ -39,6 +39,15 @@ class LRU(Generic[K, V]):
         self._entries.move_to_end(key)
         return entry[0]
 
+    def peek(self, key: K) -> V | None:
+        """Like `get`, but that is no use of it."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry[0]
+
+    def newest_first(self) -> list[tuple[K, V]]:
+        """All keys and values, the most recently used first."""
+        return [(key, value) for key, (value, _) in reversed(self._entries.items())]
+
     def put(self, key: K, value: V, size_bytes: int) -> None:
         """Keeps the value as the most recently used, in place of what the key had."""
         before = self._entries.pop(key, None)
@@ -49,6 +58,16 @@ class LRU(Generic[K, V]):
         self._entries[key] = (value, size_bytes)
         self.size_bytes += size_bytes
         self._shrink()
+
+    def put_oldest(self, key: K, value: V, size_bytes: int) -> bool:
+        """Keeps the value as the least recently used if there is room; False if not, or if the key has a value."""
+        full = len(self._entries) >= self.max_entries or self.size_bytes + size_bytes > self.max_bytes
+        if full or key in self._entries:
+            return False
+        self._entries[key] = (value, size_bytes)
+        self._entries.move_to_end(key, last=False)
+        self.size_bytes += size_bytes
+        return True
 
     def resize(self, max_entries: int, max_bytes: int) -> None:
         """Takes new bounds and forgets at once what is beyond them."""

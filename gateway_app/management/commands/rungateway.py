@@ -11,6 +11,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseUnavailable
+from django.db import connection
 
 from gateway_app.config import Address, register_workers, with_workers
 from gateway_app.preparation import needs_migration
@@ -65,7 +66,7 @@ def not_written(workers: Sequence[Address]) -> Sequence[Address]:
         if workers:
             register_workers(workers)
     except DatabaseUnavailable as error:
-        if needs_migration():
+        if connection.connection is not None and needs_migration():
             raise CommandError("the database lacks tables or columns: run `manage.py migrate` first") from error
         try:
             with_workers({}, workers)

@@ -42,7 +42,7 @@
     else if (worker.draining) lines.push("Draining: it finishes what it has and takes no new requests.");
     else if (!worker.connected) lines.push("Disconnected: the gateway keeps trying to reach it.");
     if (worker.silent) lines.push("Silent: it has requests and answers none.");
-    if (breaker && breaker.cause && breaker.state !== "CLOSED") lines.push(`Cause: ${breaker.cause}.`);
+    if (breaker && breaker.cause && breaker.state === "OPEN") lines.push(`Cause: ${breaker.cause}.`);
     const errors = new Set([breaker && breaker.last_error, worker.last_error].filter(Boolean));
     for (const error of errors) lines.push(`Last error: ${error}`);
     if (worker.connected && worker.stats_age_s > 3) lines.push(`Its last report is ${duration(worker.stats_age_s)} old.`);

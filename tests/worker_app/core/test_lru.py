@@ -46,6 +46,19 @@ class LruMachine(RuleBasedStateMachine):
             self.entries.append((key, self.next_value, size))
             self.shrink()
 
+    @rule(key=KEYS, size=SIZES | st.integers(90, 120))
+    def put_oldest(self, key: int, size: int) -> None:
+        self.next_value += 1
+        known = any(entry[0] == key for entry in self.entries)
+        room = len(self.entries) < self.max_entries and self.used + size <= self.max_bytes
+        assert self.lru.put_oldest(key, self.next_value, size) == (room and not known)
+        if room and not known:
+            self.entries.insert(0, (key, self.next_value, size))
+
+    @rule(key=KEYS)
+    def peek(self, key: int) -> None:
+        assert self.lru.peek(key) == next((value for other, value, _ in self.entries if other == key), None)
+
     @rule(key=KEYS)
     def get(self, key: int) -> None:
         found = [entry for entry in self.entries if entry[0] == key]
@@ -74,6 +87,7 @@ class LruMachine(RuleBasedStateMachine):
         assert len(self.lru) == len(self.entries) <= self.max_entries
         assert self.lru.size_bytes == self.used <= self.max_bytes
         assert self.lru.evictions == self.evictions
+        assert self.lru.newest_first() == [(key, value) for key, value, _ in reversed(self.entries)]
 
     @invariant()
     def would_forget_in_the_models_order(self) -> None:

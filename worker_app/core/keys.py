@@ -1,0 +1,36 @@
+"""How texts and samples are kept: short ones as they are, long ones as a digest."""
+
+from __future__ import annotations
+
+import hashlib
+
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
+
+# Larger ones are kept as their digest: 32 bytes of BLAKE2b, which nobody can make collide.
+_LONG_BYTES = 2048
+
+Key = bytes | str
+
+
+def key_of(sample: bytes) -> Key:
+    """The sample itself, or its digest; as text, so that no sample can ever be equal to another's digest."""
+    return sample if len(sample) <= _LONG_BYTES else _digest(sample)
+
+
+def alias_of(text: bytes) -> Key:
+    """Likewise; a digest has the gateway's routing key of the text before it, which could not be told from it later."""
+    return text if len(text) <= _LONG_BYTES else xxh3_64_hexdigest(text) + _digest(text)
+
+
+def routing_of(alias: Key) -> int:
+    """The gateway's routing key of the text that this is the alias of."""
+    return int(alias[:16], 16) if isinstance(alias, str) else xxh3_64_intdigest(alias)
+
+
+def belong_together(alias: Key, routing: int) -> bool:
+    """Whether `routing_of` would say so; for an alias that came from outside and may be anything."""
+    return alias.startswith(f"{routing:016x}") if isinstance(alias, str) else xxh3_64_intdigest(alias) == routing
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
