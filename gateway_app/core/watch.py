@@ -68,7 +68,7 @@ class Watch:
         for name in router.ring.owners(call.key):
             route = router.routes[name]
             if route.routable and route.in_flight < route.limit and route not in hedge.tried:
-                if router.may_repeat(call) and router.send(hedge, route, now):
+                if router.may_repeat(call, spare=True) and router.send(hedge, route, now):
                     call.hedge = hedge
                     call.attempts += 1
                     router.hedges += 1
