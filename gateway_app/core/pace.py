@@ -25,7 +25,7 @@ class Pace:
         """Takes one duration into account."""
         self.count += 1
         if self.count == 1:
-            self.median = self.p99 = duration_s
+            self.median = self.p99 = duration_s or 1e-6  # from 0 they would never rise
             return
         self.median *= 1.05 if duration_s > self.median else 0.95
         self.p99 *= 1.099 if duration_s > self.p99 else 0.999

@@ -390,11 +390,20 @@ class Router:
 
     def pass_on(self, call: Call, reason: str) -> bool:
         """Gives a call to another worker, if that may be; else it goes on waiting."""
-        if (call.first or call).attempts >= MAX_ATTEMPTS or not self.may_repeat(call):
+        if (call.first or call).attempts >= MAX_ATTEMPTS or self.other(call) is None or not self.may_repeat(call):
             return False
         self.withdraw(call)
         self.retry(call, reason, paid=True)
         return True
+
+    def other(self, call: Call) -> Route | None:
+        """The first owner that could take a call at once, besides those who have it or had it."""
+        tried = (*(call.first or call).tried, call.route)
+        for name in self.ring.owners(call.key):
+            route = self.routes[name]
+            if route.routable and route.in_flight < route.limit and route not in tried:
+                return route
+        return None
 
     def may_repeat(self, call: Call, *, spare: bool = False) -> bool:
         """Whether a second worker may get what a first one was sent; `spare`: though the first one may yet answer."""

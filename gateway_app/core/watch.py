@@ -65,14 +65,11 @@ class Watch:
         router, hedge = self._router, Hedge(call)
         if router.is_watched(call):  # it may end both
             return
-        for name in router.ring.owners(call.key):
-            route = router.routes[name]
-            if route.routable and route.in_flight < route.limit and route not in hedge.tried:
-                if router.may_repeat(call, spare=True) and router.send(hedge, route, now):
-                    call.hedge = hedge
-                    call.attempts += 1
-                    router.hedges += 1
-                return
+        route = router.other(call)
+        if route is not None and router.may_repeat(call, spare=True) and router.send(hedge, route, now):
+            call.hedge = hedge
+            call.attempts += 1
+            router.hedges += 1
 
     def _hedge_after_s(self) -> float:
         """How long a call may take before a second worker is asked too."""
