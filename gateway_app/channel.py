@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 MAX_FRAME_BYTES = 256 * 2**20
 _pack = frames.pack_ask_head
 _check_of = frames.check_of
-_INFER, _HELLO, _RESULT, _REFUSED, _FAILED = map(int, (Ask.INFER, Tell.HELLO, Tell.RESULT, Tell.REFUSED, Tell.FAILED))
+_INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
+_HELLO, _RESULT, _REFUSED, _FAILED = map(int, (Tell.HELLO, Tell.RESULT, Tell.REFUSED, Tell.FAILED))
 _LAST_CACHE = max(Cache)
 
 
@@ -98,7 +99,8 @@ class Channel(WSListener):
         left_ms = int((call.deadline - call.sent_at) * 1000)
         call.ident = ident
         call.channel = self
-        self._put(_pack(_INFER, ident, len(payload), left_ms if left_ms > 0 else 1), payload)
+        kind = _FIRST if call.suspect else _INFER
+        self._put(_pack(kind, ident, len(payload), left_ms if left_ms > 0 else 1), payload)
 
     def withdraw(self, call: Call) -> None:
         """Nobody waits for this call here any more; a late answer will be dropped."""

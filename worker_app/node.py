@@ -88,10 +88,11 @@ class Node:
         """How long a request that comes now would wait for its turn."""
         return (len(self.batcher) + len(self._running)) * self._sample_s
 
-    def infer(self, text: bytes, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
+    def infer(self, text: bytes, token: Token, reply: Reply, left_ms: int = 0, first: bool = False) -> Job | None:
         """Answers the text of an input_data: from the cache, with one that is under way, or from the engine.
 
         What is not run within `left_ms` (0: no limit) is answered EXPIRED, and BUSY at once if that can be told now.
+        `first`: it runs before all that waits, however much that is.
         Returns the job that is waited for, for `cancel`; None if it is answered.
         """
         began = time.monotonic()
@@ -100,7 +101,7 @@ class Node:
         key = self.aliases.get(alias)
         sample = None
         if key is None:
-            if self.batcher.full:  # so there is no point in reading it
+            if self.batcher.full and not first:  # so there is no point in reading it
                 self._refuse(token, reply)
                 return None
             try:
@@ -126,11 +127,12 @@ class Node:
             self.joined += 1
             job.join(token, reply, began, left_ms)
             return job
-        if self.batcher.full or (left_ms and self._too_late(left_ms)):
-            self._refuse(token, reply)
-            return None
         job = Job(key, sample if sample is not None else self.engine.input.sample(text))
-        self.batcher.put(job)
+        if not (first and self.batcher.put_first(job)):
+            if self.batcher.full or (left_ms and self._too_late(left_ms)):
+                self._refuse(token, reply)
+                return None
+            self.batcher.put(job)
         job.join(token, reply, began, left_ms)
         self._jobs[key] = job
         self._work.set()

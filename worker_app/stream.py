@@ -25,7 +25,8 @@ HANDSHAKE_TIMEOUT_S = 5.0
 STATS_EVERY_S = 0.5
 LONGEST_US = 0xFFFFFFFF  # the time that a reply's head has room for
 
-_INFER = int(Ask.INFER)
+_INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
+_INFERENCES = frozenset((_INFER, _FIRST))
 
 Token = tuple[int, int]  # of a request: its id on this connection, and the key of its input
 
@@ -95,9 +96,9 @@ class Stream:
     def _take_frames(self, asks: list[tuple[int, int, int, bytes]]) -> None:
         infer, reply, waiting = self._node.infer, self._reply, self._waiting
         for kind, ident, left_ms, payload in asks:
-            if kind == _INFER:
+            if kind in _INFERENCES:
                 token = (ident, xxh3_64_intdigest(payload))
-                job = infer(payload, token, reply, left_ms)
+                job = infer(payload, token, reply, left_ms, kind == _FIRST)
                 if job is not None:
                     waiting[ident] = (job, token)
             else:

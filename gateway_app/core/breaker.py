@@ -9,8 +9,9 @@ from enum import StrEnum
 
 # The longest that repeated failures keep a breaker open, unless it is set to longer from the first.
 MAX_OPEN_S = 300.0
-# An error rate is judged over this many seconds, and only when there were this many calls.
-RATE_S, RATE_MIN_CALLS = 10, 20
+# An error rate is judged over these many seconds, the shorter for a worker that was well until now, and only when there
+# were this many calls.
+RATE_S, RATE_SHORT_S, RATE_MIN_CALLS = 10, 3, 20
 
 
 class State(StrEnum):
@@ -161,10 +162,7 @@ class Breaker:
             if self.may_open():
                 self._change(State.OPEN, Cause.FAILURES, f"{self.failures} failures in a row, the last: {reason}")
         elif self.config.error_ratio:
-            calls, failed = map(sum, zip(*self._past, (self._calls, self._failed), strict=True))
-            if calls >= RATE_MIN_CALLS and failed >= self.config.error_ratio * calls and self.may_open():
-                of = f"{failed} of {calls} requests failed in {RATE_S} s"
-                self._change(State.OPEN, Cause.ERROR_RATE, f"{of}, the last: {reason}")
+            self._judge_rate(reason)
 
     def trip(self, cause: Cause, reason: str) -> bool:
         """Opens, for what else is known of the worker; whether it is open now."""
@@ -221,6 +219,15 @@ class Breaker:
         self.config = config
         if self.state is State.HALF_OPEN and self.successes >= config.success_threshold:
             self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
+
+    def _judge_rate(self, reason: str) -> None:
+        seconds = [(self._calls, self._failed), *reversed(self._past)]
+        for span_s in (RATE_SHORT_S, RATE_S):
+            calls, failed = map(sum, zip(*seconds[:span_s], strict=True))
+            if calls >= RATE_MIN_CALLS and failed >= self.config.error_ratio * calls and self.may_open():
+                said = f"{failed} of {calls} requests failed within {span_s} s, the last: {reason}"
+                self._change(State.OPEN, Cause.ERROR_RATE, said)
+                return
 
     def _is_over(self) -> bool:
         return not self.isolated and self._clock() - self.since >= self.open_for_s

@@ -19,9 +19,13 @@ class RetryBudget:
         self.spent = 0
         self._past: deque[tuple[int, int]] = deque(maxlen=SECONDS - 1)
 
-    def withdraw(self, ratio: float) -> bool:
-        """Whether one more second attempt may be made, which is then counted. With a ratio of 0, none may."""
-        if not ratio or self.left(ratio) < 1:
+    def withdraw(self, ratio: float, *, spare: bool = False) -> bool:
+        """Whether one more second attempt may be made, which is then counted. With a ratio of 0, none may.
+
+        `spare`: only of the first half of what may be, so that enough is left for those who need it more.
+        """
+        allowed, spent = self._allowed(ratio)
+        if not ratio or (spent >= allowed / 2 if spare else spent + 1 > allowed):
             return False
         self.spent += 1
         return True
@@ -32,10 +36,14 @@ class RetryBudget:
 
     def left(self, ratio: float) -> float:
         """How many more there may be now."""
-        requests, spent = map(sum, zip(*self._past, (self.requests, self.spent), strict=True))
-        return max(MINIMUM, ratio * requests) - spent
+        allowed, spent = self._allowed(ratio)
+        return allowed - spent
 
     def roll(self) -> None:
         """Ends the current second."""
         self._past.append((self.requests, self.spent))
         self.requests = self.spent = 0
+
+    def _allowed(self, ratio: float) -> tuple[float, int]:
+        requests, spent = map(sum, zip(*self._past, (self.requests, self.spent), strict=True))
+        return max(MINIMUM, ratio * requests), spent

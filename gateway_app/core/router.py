@@ -208,9 +208,8 @@ class Router:
                 return
         if passed_on and any(routes[name].staying and self.send(call, routes[name], now) for name in owners):
             return
-        untried = [route for route in routes.values() if route not in call.tried] if call.suspect else []
-        if any(route.staying and route.breaker.state is not State.OPEN for route in untried):
-            self._wait(call)  # until one of them is free
+        if call.suspect and any(route.routable and route not in call.tried for route in routes.values()):
+            self._wait(call)  # until one of them has no other suspect
             return
         # Nobody else is left: a worker that is being drained still answers, and one that failed may have recovered.
         if any(routes[name].up and self.send(call, routes[name], now) for name in owners):
@@ -221,10 +220,7 @@ class Router:
                 route.breaker.revive("no other worker is left", Cause.LAST)
                 if self.send(call, route, now):
                     return
-        if any(not route.breaker.isolated for route in untried):
-            self._wait(call)  # until one of them is back
-        else:
-            self._give_up(call)
+        self._give_up(call)
 
     def send(self, call: Call, route: Route, now: float) -> bool:
         if route.in_flight >= route.limit or route.link is None or (call.tried and route in call.tried):
@@ -277,6 +273,8 @@ class Router:
             self._free(call)
         other = call.first or call.hedge
         if other is not None and other.flying:
+            if other is call.first:  # it takes longer than this: else a slow worker would never look slow
+                other.route.pace.add(self._clock() - other.sent_at)
             self.withdraw(other)
         self.hedge_wins += call.first is not None
 
@@ -407,16 +405,16 @@ class Router:
                 return route
         return None
 
-    def may_repeat(self, call: Call) -> bool:
-        """Whether a second worker may get what a first one was sent."""
+    def may_repeat(self, call: Call, *, spare: bool = False) -> bool:
+        """Whether a second worker may get what a first one was sent; `spare`: though the first one may yet answer."""
         if len(call.payload) > REPLAY_BYTES:
             return False
         if call.suspect:  # as many as were in flight on a worker that was lost, one at a time: no storm
             self.budget.spend()
             return True
-        if self.budget.withdraw(self.policy.retry_ratio):
+        if self.budget.withdraw(self.policy.retry_ratio, spare=spare):
             return True
-        self.budget_exhausted += 1
+        self.budget_exhausted += not spare
         return False
 
     def time_out(self, call: Call) -> None:

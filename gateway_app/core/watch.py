@@ -66,7 +66,7 @@ class Watch:
         if router.is_watched(call):  # it may end both
             return
         route = router.other(call)
-        if route is not None and router.may_repeat(call) and router.send(hedge, route, now):
+        if route is not None and router.may_repeat(call, spare=True) and router.send(hedge, route, now):
             call.hedge = hedge
             call.attempts += 1
             router.hedges += 1

@@ -31,6 +31,7 @@ class Ask(IntEnum):
     CHECK = 6  # run the model once on its warm-up input: answered as INFER is, with an empty payload
     SHARE = 7  # send the hottest results, as ENTRIES
     KEEP = 8  # payload: results of other workers, as ENTRIES has them
+    FIRST = 9  # as INFER, but before all that waits: others wait for how it ends
 
 
 class Tell(IntEnum):

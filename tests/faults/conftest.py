@@ -60,6 +60,7 @@ def healthy(fleet: Sickbay, request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if not _outcomes.get(request.node.nodeid):
         print(fleet.running["gateway"].log[began:][-8000:])
+        print(fleet.stats()["gateway"])
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ class Proxy:
         self.holding = False  # accept and read, and hand nothing on
         self.delay_s = 0.0  # of each message of the worker
         self.fault: Fault | None = None
-        self.asked: Counter[bytes] = Counter()  # inputs of the inferences that were asked for
+        self.asked: Counter[bytes] = Counter()  # inputs of the inferences that were asked for, b"" for checks
         self.told: Counter[Tell] = Counter()
         self.events: list[tuple[float, int, int]] = []  # when, inferences on their way from then, results so far
         self.connections: set[Connection] = set()
@@ -184,7 +184,7 @@ class Connection:
 
     def _note_asks(self, message: bytes) -> None:
         for kind, ident, _, payload in frames.asks(message):
-            if kind == Ask.INFER:
+            if kind in (Ask.INFER, Ask.CHECK):  # a check runs the model too; it has no payload
                 self.pending[ident] = payload
                 self._proxy.asked[payload] += 1
             elif kind == Ask.CANCEL:

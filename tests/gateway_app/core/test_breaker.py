@@ -328,12 +328,13 @@ def feed(breaker: Breaker, outcomes: str) -> None:
 
 def test_a_fifth_of_the_calls_failing_opens_it_however_many_succeed_in_between() -> None:
     clock = Clock()
-    breaker = Breaker(BreakerConfig(), clock)
+    said: list[str] = []
+    breaker = Breaker(BreakerConfig(), clock, lambda each, before, reason: said.append(reason))
     feed(breaker, "ssssf" * 3 + "ssss")
     assert breaker.state is State.CLOSED  # too few to judge by
     feed(breaker, "f")
     assert (breaker.state, breaker.cause) == (State.OPEN, Cause.ERROR_RATE)
-    assert "4 of 20" in breaker.last_error
+    assert "4 of 20" in said[0]
 
 
 def test_failures_of_more_than_ten_seconds_ago_are_forgotten() -> None:
