@@ -200,8 +200,8 @@ class Inference:
         return call
 
     def begin(self, call: InferCall) -> None:
-        """Gives a new call to the router; others may join it."""
-        self._flying.setdefault(call.key, call)
+        """Gives a new call to the router; others may join it, rather than one that has more time than they have."""
+        self._flying[call.key] = call
         try:
             self._router.submit(call)
         except Exception:  # a bug of ours: it must not be joined for ever
