@@ -199,6 +199,15 @@ def test_who_has_less_time_than_what_is_under_way_is_asked_for_separately():
     bench.end()
 
 
+def test_somebody_with_a_lot_of_time_does_not_keep_the_others_from_joining_each_other():
+    bench = Bench()
+    patient = bench.ask(b"[1]", 600_000)
+    others = [bench.ask(b"[1]") for _ in range(100)]
+    assert len(bench.sent) == 2
+    bench.end()
+    assert all([status for status, _ in asker.answers] == [200] for asker in (patient, *others))
+
+
 def test_the_first_ones_client_may_leave_and_the_others_get_their_answers():
     bench = Bench()
     askers = [bench.ask(b"[1]") for _ in range(1000)]
