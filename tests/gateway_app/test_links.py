@@ -33,6 +33,7 @@ from worker_app.node import Node
 from worker_app.stream import Stream
 
 TOKEN = "secret"
+INFERENCES = (Ask.INFER, Ask.FIRST)
 # What a test has asked for, with the keys that say whose it is: a worker's answer is bound to them.
 KEYS: dict[bytes, int] = {}
 
@@ -89,7 +90,7 @@ class Connection:
         await self._send({"type": "websocket.close", "code": 1000})
 
     def infers(self) -> list[tuple[int, bytes]]:
-        return [(ident, payload) for kind, ident, _, payload in self.asks if kind == Ask.INFER]
+        return [(ident, payload) for kind, ident, _, payload in self.asks if kind in INFERENCES]
 
 
 class ScriptedWorker:
@@ -138,7 +139,7 @@ class ScriptedWorker:
         while (message := await receive())["type"] == "websocket.receive":
             for ask in frames.asks(message["bytes"]):
                 connection.asks.append(ask)
-                if ask[0] == Ask.INFER and self.answers:
+                if ask[0] in INFERENCES and self.answers:
                     await connection.send(result(ask[1], ask[3], ask[3]))
         connection.open = False
 
@@ -407,7 +408,8 @@ async def test_what_was_in_flight_on_a_worker_that_dies_is_answered_by_the_next(
     silent.answers = False
     server = bench.serve(silent)
     link = await bench.connected("a", server.port)
-    await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
+    other = ScriptedWorker("b")
+    await bench.connected("b", bench.serve(other).port)
     small = [bench.call([number, 0, 0, 0], first="a") for number in range(20)]
     large = bench.call(b"[" + b"1," * 50_000 + b"1]", first="a")
     await until(lambda: len(silent.asked) == 21)
@@ -417,6 +419,8 @@ async def test_what_was_in_flight_on_a_worker_that_dies_is_answered_by_the_next(
     assert (await large.outcome())[0] == "result"
     assert link.in_flight == bench.router.in_flight == 0
     assert bench.router.retries == 21
+    kinds = [ask[0] for connection in other.connections for ask in connection.asks if ask[0] in INFERENCES]
+    assert kinds == [Ask.FIRST] * 21  # others wait for how each of them ends
     revived = ScriptedWorker("a")
     revived.instance = "second"
     bench.serve(revived, port=server.port)
