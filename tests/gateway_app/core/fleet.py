@@ -79,8 +79,9 @@ class FakeLink:
 
     def withdraw(self, call: Call) -> None:
         """Router's `Link`."""
-        self.calls.remove(call)
-        self.withdrawn.append(call)
+        if call in self.calls:  # not if the connection is lost
+            self.calls.remove(call)
+            self.withdrawn.append(call)
 
     def pending(self) -> Iterable[Call]:
         """Router's `Link`."""

@@ -321,3 +321,12 @@ def test_a_client_that_leaves_frees_its_place_at_once() -> None:
     world.cancel(call)  # nothing is left to do
     assert world.router.cancelled == 1
     assert all(route.breaker.failures == 0 for route in world.every_route)
+
+
+def test_a_client_may_leave_because_of_another_ones_answer() -> None:
+    world = World(["a"])
+    first, second = world.submit(), world.submit()
+    first.on_error = lambda error: world.cancel(second)  # type: ignore[method-assign]
+    world.kill("a")
+    assert second.outcomes == []
+    assert world.router.in_flight == world.route("a").in_flight == 0
