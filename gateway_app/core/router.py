@@ -220,8 +220,8 @@ class Router:
                 route.breaker.revive("no other worker is left", Cause.LAST)
                 if self.send(call, route, now):
                     return
-        if call.suspect and any(route.up and route.suspect and route not in call.tried for route in routes.values()):
-            self._wait(call)  # also for one that is being drained, or that failed
+        if call.suspect and any(each.up and each.suspect and each not in call.tried for each in routes.values()):
+            self._wait(call)
         else:
             self._give_up(call)
 

@@ -471,7 +471,7 @@ async def test_what_is_ready_in_one_turn_goes_out_together(bench: Bench) -> None
         async def counted() -> Any:
             message = await receive()
             asks = frames.asks(message.get("bytes") or b"")
-            messages.append(sum(kind == Ask.INFER for kind, *_ in asks))
+            messages.append(sum(kind in INFERENCES for kind, *_ in asks))
             return message
 
         await Stream(node, TOKEN, send, bulk=scope["query_string"] == b"bulk").serve(scope, counted)
@@ -521,7 +521,7 @@ async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
     assert not any(call.outcomes for call in new)
     assert link.in_flight == link.route.in_flight == 3
     await until(lambda: sum(each[0] == Ask.CANCEL for each in silent.open[0].asks) == 3)
-    left = [left_ms for kind, _, left_ms, _ in silent.open[0].asks if kind == Ask.INFER]
+    left = [left_ms for kind, _, left_ms, _ in silent.open[0].asks if kind in INFERENCES]
     assert len(left) == 6
     assert all(350 < each <= 400 for each in left)
 
