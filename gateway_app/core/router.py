@@ -220,7 +220,10 @@ class Router:
                 route.breaker.revive("no other worker is left", Cause.LAST)
                 if self.send(call, route, now):
                     return
-        self._give_up(call)
+        if call.suspect and any(each.up and each.suspect and each not in call.tried for each in routes.values()):
+            self._wait(call)
+        else:
+            self._give_up(call)
 
     def send(self, call: Call, route: Route, now: float) -> bool:
         if route.in_flight >= route.limit or route.link is None or (call.tried and route in call.tried):

@@ -33,6 +33,7 @@ from worker_app.node import Node
 from worker_app.stream import Stream
 
 TOKEN = "secret"
+INFERENCES = (Ask.INFER, Ask.FIRST)
 # What a test has asked for, with the keys that say whose it is: a worker's answer is bound to them.
 KEYS: dict[bytes, int] = {}
 
@@ -89,7 +90,7 @@ class Connection:
         await self._send({"type": "websocket.close", "code": 1000})
 
     def infers(self) -> list[tuple[int, bytes]]:
-        return [(ident, payload) for kind, ident, _, payload in self.asks if kind == Ask.INFER]
+        return [(ident, payload) for kind, ident, _, payload in self.asks if kind in INFERENCES]
 
 
 class ScriptedWorker:
@@ -138,7 +139,7 @@ class ScriptedWorker:
         while (message := await receive())["type"] == "websocket.receive":
             for ask in frames.asks(message["bytes"]):
                 connection.asks.append(ask)
-                if ask[0] == Ask.INFER and self.answers:
+                if ask[0] in INFERENCES and self.answers:
                     await connection.send(result(ask[1], ask[3], ask[3]))
         connection.open = False
 
@@ -467,7 +468,7 @@ async def test_what_is_ready_in_one_turn_goes_out_together(bench: Bench) -> None
         async def counted() -> Any:
             message = await receive()
             asks = frames.asks(message.get("bytes") or b"")
-            messages.append(sum(kind == Ask.INFER for kind, *_ in asks))
+            messages.append(sum(kind in INFERENCES for kind, *_ in asks))
             return message
 
         await Stream(node, TOKEN, send, bulk=scope["query_string"] == b"bulk").serve(scope, counted)
@@ -517,7 +518,7 @@ async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
     assert not any(call.outcomes for call in new)
     assert link.in_flight == link.route.in_flight == 3
     await until(lambda: sum(each[0] == Ask.CANCEL for each in silent.open[0].asks) == 3)
-    left = [left_ms for kind, _, left_ms, _ in silent.open[0].asks if kind == Ask.INFER]
+    left = [left_ms for kind, _, left_ms, _ in silent.open[0].asks if kind in INFERENCES]
     assert len(left) == 6
     assert all(350 < each <= 400 for each in left)
 
