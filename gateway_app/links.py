@@ -230,7 +230,7 @@ class WorkerLink:
         self._channels[0].order(Ask.SETTINGS, msgspec.json.encode(self._settings))
         self._on_greeted(self, hello)
         route.link = self
-        if self.router.came_up(route, hello.instance):
+        if self.router.came_up(route, hello.instance, hello.last_run):
             self._on_returned(self)
         logger.info("%s is connected at %s, model %s", route.name, self.address, hello.model)
         if hello.draining:

@@ -61,7 +61,6 @@ class Breaker:
         "_calls",
         "_clock",
         "_failed",
-        "_failed_trials",
         "_jitter",
         "_past",
         "_period",
@@ -69,6 +68,7 @@ class Breaker:
         "_stretch",
         "cause",
         "config",
+        "failed_trials",
         "failures",
         "isolated",
         "last_error",
@@ -95,7 +95,7 @@ class Breaker:
         self._jitter = jitter
         self.may_open = may_open
         self._stretch = 1.0
-        self._failed_trials = 0
+        self.failed_trials = 0
         # A permit is the number of the period it was given in, negative for a probe.
         self._period = 1
         self.state = State.CLOSED
@@ -195,7 +195,7 @@ class Breaker:
     def open_for_s(self) -> float:
         """How long this period of OPEN lasts."""
         open_s = self.config.open_s
-        return min(open_s * 2.0 ** min(self._failed_trials, 20), max(MAX_OPEN_S, open_s)) * self._stretch
+        return min(open_s * 2.0 ** min(self.failed_trials, 20), max(MAX_OPEN_S, open_s)) * self._stretch
 
     def tick(self) -> None:
         """Moves OPEN to HALF_OPEN when its time has passed; called on a timer too, so that it needs no traffic."""
@@ -249,9 +249,9 @@ class Breaker:
         self._past.clear()
         if state is State.OPEN:
             self.opens += 1
-            self._failed_trials += before is State.HALF_OPEN
+            self.failed_trials += before is State.HALF_OPEN
             self._stretch = self._jitter()
         elif state is State.CLOSED:
-            self._failed_trials = 0
+            self.failed_trials = 0
         if self.on_change is not None:
             self.on_change(self, before, reason)

@@ -57,7 +57,7 @@ class Chaos(StrictWorld):
             assert original(call).outcomes == [("result", b"[2]") if good else ("refusal", 422)]
             assert not any(original(other) is original(call) for _, other in self.flying)
             assert breaker.failures == 0 or not current
-            assert before is State.OPEN or breaker.state is not State.OPEN
+            assert before is State.OPEN or breaker.state is not State.OPEN or link.route.slow_s  # slow as before
 
     def worker_is_full(self, number: int) -> None:
         if picked := self.pick(number):
