@@ -160,7 +160,8 @@ class Breaker:
         self.failures += 1
         if self.failures >= self.config.failure_threshold:
             if self.may_open():
-                self._change(State.OPEN, Cause.FAILURES, f"{self.failures} failures in a row, the last: {reason}")
+                count = "1 failure" if self.failures == 1 else f"{self.failures} failures"
+                self._change(State.OPEN, Cause.FAILURES, f"{count} in a row, the last: {reason}")
         elif self.config.error_ratio:
             self._judge_rate(reason)
 

@@ -179,6 +179,8 @@ def _check_routing(check: Check, target: Target, targets: Targets) -> None:
             f"if check 2 fails for it, start it: {target.start_command}; else give both the same INFERENCE_TOKEN "
             "and the worker the name that the gateway has for it",
         )
+    elif row.get("isolated"):
+        check.bad(f"{label} is isolated: it gets no requests", "end its isolation in /admin/ of the gateway")
     elif state == "OPEN":
         wait_s = breaker.get("retry_after_s")
         again = f"tried again in {wait_s:.0f} s" if isinstance(wait_s, int | float) else "tried again soon"

@@ -172,8 +172,9 @@ def test_a_sick_worker(cluster: StubCluster, extra: dict[str, Any], detail: str,
     [
         ({"connected": False, "last_error": "wrong token"}, {}, "no stream to it, last error: wrong token", "_TOKEN"),
         ({}, {"state": "OPEN", "retry_after_s": 17.2, "last_error": "timeout"}, "OPEN, last error: timeout", "in 17 s"),
+        ({"isolated": True}, {"state": "OPEN", "retry_after_s": None}, "is isolated: it gets no requests", "end its"),
     ],
-    ids=["no stream", "open breaker"],
+    ids=["no stream", "open breaker", "isolated"],
 )  # fmt: skip
 def test_a_worker_that_the_gateway_cannot_use(
     cluster: StubCluster, row: dict[str, Any], breaker: dict[str, Any], detail: str, fix: str
