@@ -22,6 +22,8 @@ RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
 _MISS = int(Cache.MISS)
+# Whoever is connected is neither of these any more.
+_CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
 
 
 class Router:
@@ -157,6 +159,8 @@ class Router:
         route.up, route.leaving, route.silent = True, False, False
         if instance == before:
             self.suspects.lives(route.name)
+            if route.breaker.cause in _CURED_BY_CONNECTING:
+                route.breaker.revive(f"{route.name} is connected again")
         else:
             self.suspects.ended(route.name)
             route.breaker.revive(f"a new process of {route.name} has answered")

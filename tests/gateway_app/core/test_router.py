@@ -13,7 +13,7 @@ from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import REPLAY_BYTES, Router
 from inference_site.lib.frames import Tell
-from tests.gateway_app.core.fleet import PATIENT, PLAIN, TIMEOUT_S, Clock, World
+from tests.gateway_app.core.fleet import PATIENT, PLAIN, QUICK, TIMEOUT_S, Clock, World
 
 
 def test_the_owner_of_the_key_gets_the_call() -> None:
@@ -185,6 +185,28 @@ def test_when_nobody_else_is_left_an_open_breaker_is_tried() -> None:
     assert world.route(first).breaker.cause is Cause.LAST
     world.answer(first)
     assert call.outcomes
+
+
+@pytest.mark.parametrize("trouble", ["silent", "unreachable"])
+def test_a_worker_that_is_connected_again_need_not_wait_for_its_breaker(trouble: str) -> None:
+    world = World(["a", "b"])
+    route = world.route("a")
+    if trouble == "silent":
+        world.router.silent(route, "nothing was heard")
+    world.kill("a")
+    for _ in range(QUICK.failure_threshold if trouble == "unreachable" else 0):
+        route.breaker.count_failure("refused", Cause.UNREACHABLE)
+    assert world.state("a") is State.OPEN
+    world.reconnect("a")
+    assert world.state("a") is State.HALF_OPEN
+
+
+def test_what_a_worker_answered_is_not_forgotten_because_its_connection_was_lost() -> None:
+    world = World(["a", "b"])
+    world.open("a")
+    world.kill("a")
+    world.reconnect("a")
+    assert world.state("a") is State.OPEN
 
 
 def test_an_isolated_worker_gets_nothing_even_if_nobody_else_is_left() -> None:
