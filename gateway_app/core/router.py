@@ -253,7 +253,7 @@ class Router:
         """Calls in flight from which on a worker passes new ones to the next owner."""
         total = live = 0
         for route in self.routes.values():
-            if route.up:
+            if route.staying and route.breaker.state is State.CLOSED:  # the others get few or none
                 total += route.in_flight
                 live += 1
         return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT

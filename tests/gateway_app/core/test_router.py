@@ -95,6 +95,21 @@ def test_a_worker_with_more_than_its_part_passes_calls_on_and_none_is_refused_fo
     assert not any(call.outcomes for call in more)
 
 
+def test_workers_that_get_nothing_do_not_count_among_those_that_share() -> None:
+    names = "abcdefgh"
+    world = World(names, replace(PLAIN, breaker=PATIENT, load_factor=1.25, load_floor=2))
+    draining, leaving, isolated, silent, *sharing = world.owners()
+    world.configure(dict.fromkeys(names, 1.0), [draining])
+    world.route(leaving).leaving = True
+    world.route(isolated).breaker.isolate(True)
+    world.router.silent(world.route(silent), "nothing was heard")
+    for _ in range(200):
+        world.submit()
+    in_flight = [world.route(name).in_flight for name in sharing]
+    assert sum(in_flight) == 200
+    assert max(in_flight) <= 1.25 * 50 + 1
+
+
 def test_a_name_learned_late_takes_what_is_in_flight_along() -> None:
     world = World(["127.0.0.1:1"])
     call, route = world.submit(), world.route("127.0.0.1:1")
