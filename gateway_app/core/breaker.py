@@ -25,6 +25,7 @@ class Cause(StrEnum):
 
     NONE = ""
     FAILURES = "failures in a row"
+    UNREACHABLE = "unreachable"
     ERROR_RATE = "error rate"
     SLOW = "slow"
     SILENT = "silent"
@@ -152,8 +153,8 @@ class Breaker:
         """Neither: the client left, or the worker said that it is full or draining."""
         self._returned(permit)
 
-    def count_failure(self, reason: str) -> None:
-        """A failure that no request saw, such as a refused connection."""
+    def count_failure(self, reason: str, cause: Cause = Cause.FAILURES) -> None:
+        """A failure that no request saw, such as a refused connection; `cause`: for what it opens if it is the last."""
         self.last_error = reason
         if self.state is not State.CLOSED:
             return
@@ -161,7 +162,7 @@ class Breaker:
         if self.failures >= self.config.failure_threshold:
             if self.may_open():
                 count = "1 failure" if self.failures == 1 else f"{self.failures} failures"
-                self._change(State.OPEN, Cause.FAILURES, f"{count} in a row, the last: {reason}")
+                self._change(State.OPEN, cause, f"{count} in a row, the last: {reason}")
         elif self.config.error_ratio:
             self._judge_rate(reason)
 

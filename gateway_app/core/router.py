@@ -22,6 +22,8 @@ RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
 _MISS = int(Cache.MISS)
+# Whoever is connected is neither of these any more.
+_CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
 
 
 class Router:
@@ -163,7 +165,8 @@ class Router:
         route.up, route.leaving, route.silent = True, False, False
         if instance == before:
             self.suspects.lives(route.name)
-            if not route.breaker.failed_trials:  # a connection may break; a worker that breaks each one waits
+            # A connection may break; a worker that fails on each new one has to wait.
+            if route.breaker.cause in _CURED_BY_CONNECTING or not route.breaker.failed_trials:
                 route.breaker.revive(f"{route.name} is connected again")
         else:
             self.suspects.ended(route.name, last_run)
@@ -257,7 +260,7 @@ class Router:
         """Calls in flight from which on a worker passes new ones to the next owner."""
         total = live = 0
         for route in self.routes.values():
-            if route.up:
+            if route.staying and route.breaker.state is State.CLOSED:  # the others get few or none
                 total += route.in_flight
                 live += 1
         return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
