@@ -139,13 +139,13 @@ class Breaker:
             if self.successes >= self.config.success_threshold:
                 self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
 
-    def failure(self, permit: int, reason: str) -> None:
-        """The worker failed a request; `reason` is kept as the last error."""
+    def failure(self, permit: int, reason: str, cause: Cause = Cause.FAILURES) -> None:
+        """The worker failed a request; `reason` is kept as the last error, `cause` as for `count_failure`."""
         self.last_error = reason
         if permit == self._period:
             self._calls += 1
             self._failed += 1
-            self.count_failure(reason)
+            self.count_failure(reason, cause)
         elif self._returned(permit):
             self._change(State.OPEN, Cause.PROBE, f"a probe failed: {reason}")
 

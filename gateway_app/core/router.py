@@ -139,7 +139,7 @@ class Router:
                 route.in_flight -= 1
                 call.flying = False
                 self._free(call)
-                self._failed(call, reason)
+                self._failed(call, reason, Cause.UNREACHABLE)
 
     def silent(self, route: Route, reason: str) -> None:
         """A worker that has calls says nothing, not even that it lives: others get them, if there are others."""
@@ -165,8 +165,7 @@ class Router:
         route.up, route.leaving, route.silent = True, False, False
         if instance == before:
             self.suspects.lives(route.name)
-            # A connection may break; a worker that fails on each new one has to wait.
-            if route.breaker.cause in _CURED_BY_CONNECTING or not route.breaker.failed_trials:
+            if route.breaker.cause in _CURED_BY_CONNECTING:
                 route.breaker.revive(f"{route.name} is connected again")
         else:
             self.suspects.ended(route.name, last_run)
@@ -380,9 +379,9 @@ class Router:
 
     # Second attempts.
 
-    def _failed(self, call: Call, reason: str) -> None:
+    def _failed(self, call: Call, reason: str, cause: Cause = Cause.FAILURES) -> None:
         call.route.failures += 1
-        call.route.breaker.failure(call.permit, reason)
+        call.route.breaker.failure(call.permit, reason, cause)
         self.retry(call, reason)
 
     def retry(self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False) -> None:
