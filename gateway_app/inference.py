@@ -234,16 +234,21 @@ class Inference:
     def serves(self, name: str, digest: str) -> None:
         """A worker has said which model it runs."""
         if self._models.get(name) != digest:
-            self.hot.flush()
-            self._flying.clear()
-            self.generation += 1
+            self._begin_generation()
         self._models[name] = digest
         self._check_models()
 
     def gone(self, name: str) -> None:
         """A worker is no longer configured."""
-        self._models.pop(name, None)
+        digest = self._models.pop(name, None)
+        if digest is not None and digest not in self._models.values():
+            self._begin_generation()  # what it still answers is that model's
         self._check_models()
+
+    def _begin_generation(self) -> None:
+        self.hot.flush()
+        self._flying.clear()
+        self.generation += 1
 
     def _check_models(self) -> None:
         """Results are kept only while every worker runs the same model."""
