@@ -60,7 +60,7 @@ class StrictWorld(World):
     def check_choice(self, call: Call, chosen: Route) -> None:
         """The first owner that can take the call gets it; those with more than their part, or on their way up, come
         after all others, those on their way out last."""
-        bound = self.bound_before()
+        bound = self.bound_before(chosen)
         crowded = chosen.in_flight - 1 >= bound or self.is_ramping(chosen, call)
         seen = False
         for name in self.router.ring.owners(call.key):
@@ -92,13 +92,15 @@ class StrictWorld(World):
         part = max(0.1, (self.clock.now - route.ramp_from) / policy.slow_start_s)
         return call.key % 65536 >= part * 65536
 
-    def bound_before(self) -> float:
+    def bound_before(self, chosen: Route) -> float:
         """Calls in flight that are too many for one more, as they were before this one was sent."""
         policy = self.router.policy
         if not policy.load_factor:
             return 10**9
-        live = [route for route in self.router.routes.values() if route.up]
-        total = sum(route.in_flight for route in live) - 1
+        live = [each for each in self.router.routes.values() if each.staying and each.breaker.state is State.CLOSED]
+        if not live:
+            return 10**9
+        total = sum(route.in_flight for route in live) - (chosen in live)
         return max(policy.load_floor, policy.load_factor * (total + 1) / len(live))
 
     def break_link(self, link: FakeLink, reason: str = "the connection was lost") -> None:
