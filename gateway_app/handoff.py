@@ -46,7 +46,10 @@ class HandOff:
     def leaving(self, link: WorkerLink) -> None:
         """A worker is about to stop, or is to be idle."""
         if self._router.policy.hand_off:
-            self._legacies[link.route.name] = Legacy(self._clock() + REMEMBER_S)
+            now = self._clock()
+            self._legacies = {name: each for name, each in self._legacies.items() if now < each.until}
+            self._legacies[link.route.name] = Legacy(now + REMEMBER_S)
+            link.sharing = True
             link.order(Ask.SHARE)
 
     def returned(self, link: WorkerLink) -> None:
@@ -69,6 +72,9 @@ class HandOff:
             entries = decode(payload)
         except msgspec.MsgspecError as error:
             logger.warning("%s handed over what can't be read: %s", link.route.name, error)
+            return
+        if not entries.entries:
+            link.sharing = False
             return
         now = self._clock()
         legacy = self._legacies.get(link.route.name)

@@ -29,6 +29,8 @@ HANDSHAKE_TIMEOUT_S = 2.0
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 1.0
 # However short a worker's queue is, a gateway may have so many requests there: most may well be hits.
 MIN_LIMIT = 512
+# A worker that leaves may take this long to hand over its results.
+SHARE_WITHIN_S = 2.0
 NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -63,6 +65,7 @@ class WorkerLink:
         self.stats: dict[str, Any] | None = None
         self.stats_at = 0.0
         self.last_error = ""
+        self.sharing = False  # it was asked for its results, and has not sent the last of them
         self._token = token
         self._settings = settings
         self._expected_name = expected_name
@@ -158,6 +161,7 @@ class WorkerLink:
         if self.route.link is self:
             self.route.up = False
         self.last_error = self.last_error or reason
+        self.sharing = False
         self.vitals.forget()
         calls = tuple(self.pending())
         channels, self._channels = self._channels, ()
@@ -267,8 +271,13 @@ class WorkerLink:
             )
 
     async def _let_go(self) -> None:
-        """Closes the link to a leaving worker once it is idle and somebody else can take its requests."""
-        while self.in_flight or not any(route.routable for route in self.router.routes.values()):
+        """Closes the link to a leaving worker once it is idle, has handed over its results, and others can take over."""
+        shared_by = self._clock() + SHARE_WITHIN_S
+        while (
+            self.in_flight
+            or (self.sharing and self._clock() < shared_by)
+            or not any(route.routable for route in self.router.routes.values())
+        ):
             await asyncio.sleep(0.02)
         self.last_error = "it was stopped"
         self._close_channels()

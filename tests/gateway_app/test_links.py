@@ -792,6 +792,24 @@ async def test_a_leaving_worker_is_let_go_once_idle_and_somebody_else_is_there(b
     assert link.route.breaker.failures == 0  # to stop on request is no failure
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_leaving_worker_hands_over_its_results_first(
+    bench: Bench, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "SHARE_WITHIN_S", 60.0 if ends else 0.3)
+    leaver, other = ScriptedWorker("a"), ScriptedWorker("b")
+    link = await bench.connected("a", bench.serve(leaver).port)
+    await bench.connected("b", bench.serve(other).port)
+    monkeypatch.setattr(link, "_on_leaving", lambda link: setattr(link, "sharing", True))
+    await leaver.connections[0].send(frames.tell(Tell.DRAINING, 0, b""))
+    await until(lambda: link.route.leaving)
+    await asyncio.sleep(0.1)
+    assert len(leaver.open) == 2
+    if ends:
+        link.sharing = False
+    await until(lambda: not leaver.open)
+
+
 async def test_the_only_worker_that_leaves_is_kept_and_its_successor_is_not_cut_off(bench: Bench) -> None:
     leaver = ScriptedWorker()
     server = bench.serve(leaver)
