@@ -200,8 +200,8 @@ class Inference:
         return call
 
     def begin(self, call: InferCall) -> None:
-        """Gives a new call to the router; others may join it."""
-        self._flying.setdefault(call.key, call)
+        """Gives a new call to the router; others may join it, rather than one that has more time than they have."""
+        self._flying[call.key] = call
         try:
             self._router.submit(call)
         except Exception:  # a bug of ours: it must not be joined for ever
@@ -234,16 +234,21 @@ class Inference:
     def serves(self, name: str, digest: str) -> None:
         """A worker has said which model it runs."""
         if self._models.get(name) != digest:
-            self.hot.flush()
-            self._flying.clear()
-            self.generation += 1
+            self._begin_generation()
         self._models[name] = digest
         self._check_models()
 
     def gone(self, name: str) -> None:
         """A worker is no longer configured."""
-        self._models.pop(name, None)
+        digest = self._models.pop(name, None)
+        if digest is not None and digest not in self._models.values():
+            self._begin_generation()  # what it still answers is that model's
         self._check_models()
+
+    def _begin_generation(self) -> None:
+        self.hot.flush()
+        self._flying.clear()
+        self.generation += 1
 
     def _check_models(self) -> None:
         """Results are kept only while every worker runs the same model."""

@@ -15,6 +15,7 @@ import msgspec
 from picows import WSError
 
 from gateway_app.channel import Channel, HandshakeError
+from gateway_app.core.breaker import Cause
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
 from gateway_app.core.router import Router
 from gateway_app.vitals import Vitals
@@ -189,7 +190,7 @@ class WorkerLink:
                 await self._connect()
             except (OSError, WSError, HandshakeError, TimeoutError, msgspec.DecodeError) as error:
                 self.last_error = f"can't connect to {self.address}: {error or type(error).__name__}"
-                self.route.breaker.count_failure(self.last_error)
+                self.route.breaker.count_failure(self.last_error, Cause.UNREACHABLE)
             else:
                 await self._lost.wait()
                 backoff_s = FIRST_BACKOFF_S
@@ -230,7 +231,7 @@ class WorkerLink:
         self._channels[0].order(Ask.SETTINGS, msgspec.json.encode(self._settings))
         self._on_greeted(self, hello)
         route.link = self
-        if self.router.came_up(route, hello.instance):
+        if self.router.came_up(route, hello.instance, hello.last_run):
             self._on_returned(self)
         logger.info("%s is connected at %s, model %s", route.name, self.address, hello.model)
         if hello.draining:

@@ -88,7 +88,7 @@ class GatewayService(Service):
 class WorkerService(Service):
     """The engine, its batches and its gateways."""
 
-    def __init__(self, node_id: str, model: Path) -> None:
+    def __init__(self, node_id: str, model: Path, last_run: Path | None = None) -> None:
         from worker_app.direct import DirectInfer
         from worker_app.engine import Engine
 
@@ -96,6 +96,7 @@ class WorkerService(Service):
         threads = max(1, cores // int(os.environ.get("INFERENCE_WORKERS", "1")))
         self._engine = Engine(model, threads=threads)
         self._node_id = node_id
+        self._last_run = last_run
         self._make_plane = DirectInfer
         self._plane: DirectInfer | None = None
         self._batches: asyncio.Task[None] | None = None
@@ -103,9 +104,10 @@ class WorkerService(Service):
     @property
     def plane(self) -> DirectInfer:
         if self._plane is None:
+            from worker_app.lastrun import LastRun
             from worker_app.node import Node
 
-            self._plane = self._make_plane(Node(self._node_id, self._engine))
+            self._plane = self._make_plane(Node(self._node_id, self._engine, last_run=LastRun(self._last_run)))
         return self._plane
 
     async def start(self) -> None:

@@ -33,11 +33,12 @@ class Job:
     A job without a key is a check of the engine: nobody may join it, and its result is nobody's answer.
     """
 
-    __slots__ = ("key", "sample", "soonest", "waiters")
+    __slots__ = ("key", "sample", "soonest", "waiters", "watched")
 
-    def __init__(self, key: Key | None, sample: bytes) -> None:
+    def __init__(self, key: Key | None, sample: bytes, watched: int | None = None) -> None:
         self.key = key
         self.sample = sample
+        self.watched = watched  # the routing key of an input that may end the process
         self.waiters: list[Waiter] = []
         self.soonest = math.inf  # no waiter's deadline is before this moment
 

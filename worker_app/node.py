@@ -19,6 +19,7 @@ from worker_app.core.keys import Key, alias_of, key_of
 from worker_app.core.lru import LRU
 from worker_app.engine import Engine, EngineError
 from worker_app.job import Job, Reply, Token, elapsed_us, hand_over
+from worker_app.lastrun import LastRun
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +43,16 @@ class Node:
     Not safe for concurrent access.
     """
 
-    def __init__(self, node_id: str, engine: Engine, settings: NodeSettings | None = None) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        engine: Engine,
+        settings: NodeSettings | None = None,
+        last_run: LastRun | None = None,
+    ) -> None:
         self.node_id = node_id
         self.engine = engine
+        self.last_run = last_run or LastRun()
         self.settings = settings = settings or NodeSettings()
         self.instance = secrets.token_hex(8)
         self.started_at = time.monotonic()
@@ -88,11 +96,13 @@ class Node:
         """How long a request that comes now would wait for its turn."""
         return (len(self.batcher) + len(self._running)) * self._sample_s
 
-    def infer(self, text: bytes, token: Token, reply: Reply, left_ms: int = 0, first: bool = False) -> Job | None:
+    def infer(
+        self, text: bytes, token: Token, reply: Reply, left_ms: int = 0, watched: int | None = None
+    ) -> Job | None:
         """Answers the text of an input_data: from the cache, with one that is under way, or from the engine.
 
         What is not run within `left_ms` (0: no limit) is answered EXPIRED, and BUSY at once if that can be told now.
-        `first`: it runs before all that waits, however much that is.
+        `watched`, a key: a worker was lost that had this input. It runs before all that waits, alone.
         Returns the job that is waited for, for `cancel`; None if it is answered.
         """
         began = time.monotonic()
@@ -101,7 +111,7 @@ class Node:
         key = self.aliases.get(alias)
         sample = None
         if key is None:
-            if self.batcher.full and not first:  # so there is no point in reading it
+            if self.batcher.full and watched is None:  # so there is no point in reading it
                 self._refuse(token, reply)
                 return None
             try:
@@ -127,8 +137,8 @@ class Node:
             self.joined += 1
             job.join(token, reply, began, left_ms)
             return job
-        job = Job(key, sample if sample is not None else self.engine.input.sample(text))
-        if not (first and self.batcher.put_first(job)):
+        job = Job(key, sample if sample is not None else self.engine.input.sample(text), watched)
+        if watched is None or not self.batcher.put_first(job):
             if self.batcher.full or (left_ms and self._too_late(left_ms)):
                 self._refuse(token, reply)
                 return None
@@ -187,12 +197,16 @@ class Node:
             if not self._running:
                 continue
             samples = [job.sample for job in self._running]
-            size = len(samples)
+            size, watched = len(samples), self._running[0].watched
+            if watched is not None:
+                self.last_run.began(watched)
             if self.engine.typical_s < _QUICK_S:
                 self._finish(self._run(samples))
                 await asyncio.sleep(0)  # let what has arrived meanwhile join the next batch
             else:
                 self._finish(await loop.run_in_executor(self._thread, self._run, samples))
+            if watched is not None:
+                self.last_run.ended()
             ended = time.monotonic()
             self.pace.note(size, ended - began)
             self._admit()

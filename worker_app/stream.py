@@ -98,7 +98,7 @@ class Stream:
         for kind, ident, left_ms, payload in asks:
             if kind in _INFERENCES:
                 token = (ident, xxh3_64_intdigest(payload))
-                job = infer(payload, token, reply, left_ms, kind == _FIRST)
+                job = infer(payload, token, reply, left_ms, token[1] if kind == _FIRST else None)
                 if job is not None:
                     waiting[ident] = (job, token)
             else:
@@ -161,6 +161,7 @@ class Stream:
                 draining=node.draining,
                 challenge=self._challenge,
                 proof=handshake.worker_proof(self._token, challenge, node.node_id, node.instance),
+                last_run=node.last_run.found,
             )
         )
 

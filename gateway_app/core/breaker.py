@@ -25,6 +25,7 @@ class Cause(StrEnum):
 
     NONE = ""
     FAILURES = "failures in a row"
+    UNREACHABLE = "unreachable"
     ERROR_RATE = "error rate"
     SLOW = "slow"
     SILENT = "silent"
@@ -61,7 +62,6 @@ class Breaker:
         "_calls",
         "_clock",
         "_failed",
-        "_failed_trials",
         "_jitter",
         "_past",
         "_period",
@@ -69,6 +69,7 @@ class Breaker:
         "_stretch",
         "cause",
         "config",
+        "failed_trials",
         "failures",
         "isolated",
         "last_error",
@@ -95,7 +96,7 @@ class Breaker:
         self._jitter = jitter
         self.may_open = may_open
         self._stretch = 1.0
-        self._failed_trials = 0
+        self.failed_trials = 0
         # A permit is the number of the period it was given in, negative for a probe.
         self._period = 1
         self.state = State.CLOSED
@@ -138,13 +139,13 @@ class Breaker:
             if self.successes >= self.config.success_threshold:
                 self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
 
-    def failure(self, permit: int, reason: str) -> None:
-        """The worker failed a request; `reason` is kept as the last error."""
+    def failure(self, permit: int, reason: str, cause: Cause = Cause.FAILURES) -> None:
+        """The worker failed a request; `reason` is kept as the last error, `cause` as for `count_failure`."""
         self.last_error = reason
         if permit == self._period:
             self._calls += 1
             self._failed += 1
-            self.count_failure(reason)
+            self.count_failure(reason, cause)
         elif self._returned(permit):
             self._change(State.OPEN, Cause.PROBE, f"a probe failed: {reason}")
 
@@ -152,8 +153,8 @@ class Breaker:
         """Neither: the client left, or the worker said that it is full or draining."""
         self._returned(permit)
 
-    def count_failure(self, reason: str) -> None:
-        """A failure that no request saw, such as a refused connection."""
+    def count_failure(self, reason: str, cause: Cause = Cause.FAILURES) -> None:
+        """A failure that no request saw, such as a refused connection; `cause`: for what it opens if it is the last."""
         self.last_error = reason
         if self.state is not State.CLOSED:
             return
@@ -161,7 +162,7 @@ class Breaker:
         if self.failures >= self.config.failure_threshold:
             if self.may_open():
                 count = "1 failure" if self.failures == 1 else f"{self.failures} failures"
-                self._change(State.OPEN, Cause.FAILURES, f"{count} in a row, the last: {reason}")
+                self._change(State.OPEN, cause, f"{count} in a row, the last: {reason}")
         elif self.config.error_ratio:
             self._judge_rate(reason)
 
@@ -196,7 +197,7 @@ class Breaker:
     def open_for_s(self) -> float:
         """How long this period of OPEN lasts."""
         open_s = self.config.open_s
-        return min(open_s * 2.0 ** min(self._failed_trials, 20), max(MAX_OPEN_S, open_s)) * self._stretch
+        return min(open_s * 2.0 ** min(self.failed_trials, 20), max(MAX_OPEN_S, open_s)) * self._stretch
 
     def tick(self) -> None:
         """Moves OPEN to HALF_OPEN when its time has passed; called on a timer too, so that it needs no traffic."""
@@ -250,9 +251,9 @@ class Breaker:
         self._past.clear()
         if state is State.OPEN:
             self.opens += 1
-            self._failed_trials += before is State.HALF_OPEN
+            self.failed_trials += before is State.HALF_OPEN
             self._stretch = self._jitter()
         elif state is State.CLOSED:
-            self._failed_trials = 0
+            self.failed_trials = 0
         if self.on_change is not None:
             self.on_change(self, before, reason)

@@ -28,7 +28,8 @@ class Pace:
             self.median = self.p99 = duration_s or 1e-6  # from 0 they would never rise
             return
         self.median *= 1.05 if duration_s > self.median else 0.95
-        self.p99 *= 1.099 if duration_s > self.p99 else 0.999
+        # The first durations of a process may be its longest: quickly down from them.
+        self.p99 *= 1.099 if duration_s > self.p99 else 0.999 if self.known else 0.8
 
     @property
     def known(self) -> bool:

@@ -22,6 +22,8 @@ RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
 _MISS = int(Cache.MISS)
+# Whoever is connected is neither of these any more.
+_CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
 
 
 class Router:
@@ -100,7 +102,10 @@ class Router:
         route.in_flight -= 1
         call.flying = False
         if kind in _ANSWERS:
-            route.breaker.success(call.permit)
+            if call.permit < 0 and route.slow_s and self._clock() - call.sent_at > route.slow_s:
+                route.breaker.failure(call.permit, "an answer to a probe, but as slow as before")
+            else:
+                route.breaker.success(call.permit)
             route.requests += 1
             if call.suspect or call.hedge is not None or call.first is not None:
                 self._settled(call)
@@ -134,7 +139,7 @@ class Router:
                 route.in_flight -= 1
                 call.flying = False
                 self._free(call)
-                self._failed(call, reason)
+                self._failed(call, reason, Cause.UNREACHABLE)
 
     def silent(self, route: Route, reason: str) -> None:
         """A worker that has calls says nothing, not even that it lives: others get them, if there are others."""
@@ -151,14 +156,19 @@ class Router:
         if route.breaker.cause is Cause.SILENT:
             route.breaker.revive("it answers again")
 
-    def came_up(self, route: Route, instance: str) -> bool:
-        """A worker's link is ready, and this process answers there. Whether it has taken the place of another one."""
+    def came_up(self, route: Route, instance: str, last_run: int | None = None) -> bool:
+        """A worker's link is ready, and this process answers there. Whether it has taken the place of another one.
+
+        `last_run` is the key of the suspect that was running when that one ended, if any.
+        """
         before, route.instance = route.instance, instance
         route.up, route.leaving, route.silent = True, False, False
         if instance == before:
             self.suspects.lives(route.name)
+            if route.breaker.cause in _CURED_BY_CONNECTING:
+                route.breaker.revive(f"{route.name} is connected again")
         else:
-            self.suspects.ended(route.name)
+            self.suspects.ended(route.name, last_run)
             route.breaker.revive(f"a new process of {route.name} has answered")
             route.pace = Pace()
             if before:
@@ -249,7 +259,7 @@ class Router:
         """Calls in flight from which on a worker passes new ones to the next owner."""
         total = live = 0
         for route in self.routes.values():
-            if route.up:
+            if route.staying and route.breaker.state is State.CLOSED:  # the others get few or none
                 total += route.in_flight
                 live += 1
         return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
@@ -369,9 +379,9 @@ class Router:
 
     # Second attempts.
 
-    def _failed(self, call: Call, reason: str) -> None:
+    def _failed(self, call: Call, reason: str, cause: Cause = Cause.FAILURES) -> None:
         call.route.failures += 1
-        call.route.breaker.failure(call.permit, reason)
+        call.route.breaker.failure(call.permit, reason, cause)
         self.retry(call, reason)
 
     def retry(self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False) -> None:
@@ -436,12 +446,12 @@ class Router:
 
     def _refuse_input(self, call: Call, verdict: Verdict) -> None:
         self.suspects_refused += 1
-        what = "two workers were lost while they ran this input"
         if verdict is Verdict.GUILTY:
-            message = f"{what}, and their processes ended; it is refused for some minutes, so that it can end no more"
+            message = "a worker's process ended while it ran this input alone; it is refused for ten minutes"
             call.on_error(ApiError(422, "input_ends_workers", message))
         else:
-            self._refuse(call, "input_under_suspicion", f"{what}; try again when they are back", 2)
+            message = "two workers were lost while they had this input; try again when they are back"
+            self._refuse(call, "input_under_suspicion", message, 2)
 
     def _give_up(self, call: Call) -> None:
         if call.attempts:
@@ -490,5 +500,6 @@ class Router:
 
     def _changed(self, route: Route, before: State, reason: str) -> None:
         if before is State.HALF_OPEN and route.breaker.state is State.CLOSED:
+            route.pace, route.slow_s = Pace(), 0.0
             self._ramp(route)
         self._on_breaker(route.name, before, route.breaker.state, reason)

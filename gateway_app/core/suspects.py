@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-# An input that was in flight when a worker was lost is watched for this long; one that ended two is refused for longer.
+# An input that was in flight when a worker was lost is watched for this long; one that ended a process, refused.
 WATCH_S = 60.0
 REFUSE_S = 600.0
 # More are not watched: the oldest are forgotten.
@@ -17,9 +17,9 @@ MAX_WATCHED = 4096
 
 class Verdict(Enum):
     CLEAR = 0
-    SUSPECT = 1  # a worker was lost while it had this input: only one such at a time per worker
-    PENDING = 2  # a second one was lost that had no other suspect; whether both processes ended is not known yet
-    GUILTY = 3  # they did
+    SUSPECT = 1  # a worker was lost while it had this input: only one such at a time per worker, run alone
+    PENDING = 2  # another one was lost that had no other such; why is not known yet
+    GUILTY = 3  # its process ended while it ran this input, and nothing else
 
 
 @dataclass(slots=True)
@@ -28,7 +28,8 @@ class Loss:
 
     worker: str
     alone: bool  # it had no other suspect
-    ended: bool = False  # its process is known to have ended
+    settled: bool = False  # the process is known to have ended, and no more can be known
+    proven: bool = False  # it ended while it ran this input
 
 
 @dataclass(slots=True)
@@ -41,16 +42,18 @@ class Record:
 
     @property
     def verdict(self) -> Verdict:
-        if len(self.losses) < 2 or not any(loss.alone for loss in self.losses):
-            return Verdict.SUSPECT
-        return Verdict.GUILTY if all(loss.ended for loss in self.losses) else Verdict.PENDING
+        if any(loss.proven for loss in self.losses):
+            return Verdict.GUILTY
+        pending = len(self.losses) > 1 and any(loss.alone and not loss.settled for loss in self.losses)
+        return Verdict.PENDING if pending else Verdict.SUSPECT
 
 
 class Suspects:
     """Remembers the inputs that were in flight on workers that were lost. Not safe for concurrent access.
 
-    A lost connection alone says nothing: `ended` tells that the process behind it has ended, `lives` that it has not.
-    Keys are 64-bit hashes of texts and only find the place. Times are seconds of the clock passed in.
+    A lost connection alone says nothing: `ended` tells that the process behind it has ended and what it was running,
+    `lives` that it has not. Keys are 64-bit hashes of texts and only find the place. Times are seconds of the clock
+    passed in.
     """
 
     __slots__ = ("_clock", "_records")
@@ -85,19 +88,23 @@ class Suspects:
         if len(self._records) > MAX_WATCHED:
             self._records.popitem(last=False)
 
-    def ended(self, worker: str) -> None:
-        """The process that was lost has ended: a new one answers in its place."""
-        for record in self._records.values():
-            for loss in record.losses:
-                if loss.worker == worker and not loss.ended:
-                    loss.ended = True
-                    if record.verdict is Verdict.GUILTY:
-                        record.until = self._clock() + REFUSE_S
+    def ended(self, worker: str, running: int | None) -> None:
+        """The process that was lost has ended; `running` is the key of the suspect that it ran then, if any."""
+        for key, record in list(self._records.items()):
+            for loss in [each for each in record.losses if each.worker == worker and not each.settled]:
+                loss.settled = True
+                if loss.alone and running == key:
+                    loss.proven = True
+                    record.until = self._clock() + REFUSE_S
+                elif loss.alone:  # it ended, but not of this
+                    record.losses.remove(loss)
+            if not record.losses:
+                del self._records[key]
 
     def lives(self, worker: str) -> None:
         """The process that was lost is still there: only the connection to it broke."""
         for key, record in list(self._records.items()):
-            record.losses = [loss for loss in record.losses if loss.ended or loss.worker != worker]
+            record.losses = [loss for loss in record.losses if loss.settled or loss.worker != worker]
             if not record.losses:
                 del self._records[key]
 

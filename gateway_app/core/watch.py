@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from gateway_app.core.breaker import Cause, State
-from gateway_app.core.call import Call, Hedge, Route
+from gateway_app.core.call import Call, Hedge
 from gateway_app.core.pace import Pace
 
 if TYPE_CHECKING:
@@ -82,14 +82,15 @@ class Watch:
         measured = [route for route in self._router.routes.values() if route.staying and route.pace.known]
         for route in measured if factor else ():
             others = [other.pace.median for other in measured if other is not route]
-            if route.breaker.state is State.CLOSED and others and self._is_slow(route, median(others)):
+            if route.breaker.state is State.CLOSED and others and route.pace.median > self._slow_from_s(median(others)):
                 took_ms, usual_ms = route.pace.median * 1000, median(others) * 1000
                 reason = f"half of its answers take over {took_ms:.1f} ms, those of the others {usual_ms:.1f} ms"
+                limit_s = self._slow_from_s(median(others))
                 if route.breaker.trip(Cause.SLOW, reason):
-                    route.pace = Pace()
+                    route.pace, route.slow_s = Pace(), limit_s
 
-    def _is_slow(self, route: Route, usual_s: float) -> bool:
-        return route.pace.median > max(SLOW_FLOOR_S, self._router.policy.slow_factor * usual_s)
+    def _slow_from_s(self, usual_s: float) -> float:
+        return max(SLOW_FLOOR_S, self._router.policy.slow_factor * usual_s)
 
 
 def _is_due(call: Call, now: float, hedge_after_s: float, probe_s: float) -> bool:

@@ -27,6 +27,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     challenge: str
     proof: str
+    last_run: int | None = None  # key of the watched input that was running when the process before this one ended
 
 
 def new_challenge() -> str:

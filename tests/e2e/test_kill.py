@@ -85,8 +85,8 @@ def wait_for_repeated(load: Load, since: float) -> dict[int, set[str]]:
 
 
 def test_a_killed_worker_loses_nothing_and_gets_its_keys_back(cluster, cases):
-    tune(cluster, hot_cache=False, load_factor=0)  # else others than the owner may answer too
-    failovers = cluster.stats()["gateway"]["retries"]
+    tune(cluster, hot_cache=False, load_factor=0, hedging=False, slow_start_seconds=0)  # else others may answer too
+    retries = cluster.stats()["gateway"]["retries"]
     with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
         before = wait_for_repeated(load, time.monotonic())
         assert all(len(names) == 1 for names in before.values())
@@ -100,7 +100,7 @@ def test_a_killed_worker_loses_nothing_and_gets_its_keys_back(cluster, cases):
         wait_until("its breaker is closed", lambda: breaker(cluster, "worker_2")["state"] == "CLOSED")
         after = wait_for_repeated(load, time.monotonic())
     load.report.assert_no_failure()
-    assert cluster.stats()["gateway"]["retries"] > failovers  # it was killed with requests in its hands
+    assert cluster.stats()["gateway"]["retries"] > retries  # it was killed with requests in its hands
     assert after == before
 
 
@@ -127,7 +127,7 @@ def test_all_killed_at_once_is_503_until_they_are_back(cluster, cases):
 
 
 def test_a_stopped_worker_is_passed_over_and_its_late_answers_are_dropped(cluster, cases):
-    tune(cluster, request_timeout_ms=3_000, open_seconds=1.0)  # an attempt gets half of it
+    tune(cluster, request_timeout_ms=3_000, open_seconds=1.0)
     try:
         with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
             load.wait_for(300)
@@ -135,7 +135,7 @@ def test_a_stopped_worker_is_passed_over_and_its_late_answers_are_dropped(cluste
             pid = cluster.kill("worker_3", signal.SIGSTOP)
             try:
                 wait_until("its breaker opens", lambda: breaker(cluster, "worker_3")["opens"] > opens)
-                assert "no answer within" in breaker(cluster, "worker_3")["last_error"]
+                assert "nothing was heard" in breaker(cluster, "worker_3")["last_error"]
                 load.wait_for(500)
             finally:
                 os.kill(pid, signal.SIGCONT)

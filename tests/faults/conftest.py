@@ -12,11 +12,19 @@ from tests.faults.sickbay import N_IN, OPEN_S, Sickbay
 from tests.support import onnx_models
 from tests.support.load import Case, Oracle
 
+HERE = Path(__file__).parent
+FULL_TIMEOUT_S = 1200
 _outcomes: dict[str, bool] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "row(number): the row of the fault matrix that a test is")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if FULL and item.path.parent == HERE:
+            item.add_marker(pytest.mark.timeout(FULL_TIMEOUT_S))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -25,12 +33,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "call":
         _outcomes[item.nodeid] = report.passed  # type: ignore[attr-defined]
     return report
-
-
-@pytest.fixture(autouse=True)
-def longer(request: pytest.FixtureRequest) -> None:
-    if FULL:
-        request.node.add_marker(pytest.mark.timeout(1200))
 
 
 @pytest.fixture

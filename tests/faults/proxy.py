@@ -1,4 +1,4 @@
-"""A faulty TCP proxy between a gateway and its workers: it passes, counts, holds, cuts, and rewrites what they say."""
+"""A faulty TCP proxy between a gateway and its workers: it passes, counts, cuts, and rewrites what they say."""
 
 import asyncio
 import socket
@@ -45,8 +45,6 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self.target = port
-        self.holding = False  # accept and read, and hand nothing on
-        self.delay_s = 0.0  # of each message of the worker
         self.fault: Fault | None = None
         self.asked: Counter[bytes] = Counter()  # inputs of the inferences that were asked for, b"" for checks
         self.told: Counter[Tell] = Counter()
@@ -64,8 +62,8 @@ class Proxy:
         self.events.append((time.monotonic(), self.outstanding, self.told[Tell.RESULT]))
 
     def reset(self) -> None:
-        """Passes and delays nothing, and counts from zero."""
-        self.holding, self.delay_s, self.fault = False, 0.0, None
+        """Passes everything, and counts from zero."""
+        self.fault = None
         self.asked.clear()
         self.told.clear()
         self.events.clear()
@@ -128,7 +126,6 @@ class Connection:
                 for part in splitter.feed(data):
                     if isinstance(part, Frame) and part.opcode == BINARY:
                         self._note_asks(part.payload)
-                await self._hold()
                 self._worker[1].write(data)
                 await self._worker[1].drain()
 
@@ -137,13 +134,8 @@ class Connection:
         with suppress(OSError):
             while data := await self._worker[0].read(PIECE):
                 for part in splitter.feed(data):
-                    await self._hold()
                     if not await self._pass_on(part):
                         return
-
-    async def _hold(self) -> None:
-        while self._proxy.holding:
-            await asyncio.sleep(0.01)
 
     async def _pass_on(self, part: bytes | Frame) -> bool:
         """Whether the connection goes on."""
@@ -152,8 +144,6 @@ class Connection:
             writer.write(part)
             return True
         has_result = part.opcode == BINARY and self._note_tells(part.payload)
-        if self._proxy.delay_s:
-            await asyncio.sleep(self._proxy.delay_s)
         fault = self._proxy.fault if has_result else None
         if fault is None:
             writer.write(part.raw)

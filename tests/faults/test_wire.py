@@ -85,13 +85,17 @@ def test_a_connection_that_is_cut_costs_no_request(
     fleet, proxies = proxied
     retries = fleet.stats()["gateway"]["retries"]
     cut = 0
-    with OpenLoad(fleet.gateway_url, fresh(20_000), rate=RATE) as load:
-        for _ in range(int(scaled(1, 20))):
-            for end in End:
-                load.wait_for(50)
-                assert proxies.of[VICTIM].inject(Fault(end)).wait(15), f"no result in which to be {end}"
-                cut += 1
-                load.wait_for_node(VICTIM, 30.0)
+    fleet.tune(open_seconds=0.2)
+    try:
+        with OpenLoad(fleet.gateway_url, fresh(20_000), rate=RATE) as load:
+            for _ in range(int(scaled(1, 20))):
+                for end in End:
+                    load.wait_for(50)
+                    assert proxies.of[VICTIM].inject(Fault(end)).wait(15), f"no result in which to be {end}"
+                    cut += 1
+                    load.wait_for_node(VICTIM, 30.0)
+    finally:
+        fleet.tune(open_seconds=OPEN_S)
     report = load.report
     report.assert_no_failure()
     again = sum(each.attempts == 2 for each in report.answers)

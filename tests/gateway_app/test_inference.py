@@ -189,6 +189,22 @@ def test_a_late_result_of_the_model_before_is_neither_kept_nor_joined():
     assert bench.answers[-1][2]["output_data"] == [6]
 
 
+def test_a_late_result_of_the_last_worker_with_the_model_before_is_not_kept_either():
+    bench = Bench(("worker_1", "worker_2"))
+    heat(bench)
+    bench.inference.serves("worker_1", "model-2")
+    for _ in range(MIN_COUNT):
+        bench.ask("[2]")
+    assert len(bench.sent) == 1
+    bench.inference.gone("worker_2")
+    bench.ask("[2]")
+    assert len(bench.sent) == 2
+    bench.answer(payload=b"[0]")
+    bench.answer(payload=b"[6]")
+    bench.ask("[2]")
+    assert (bench.answers[-1][2]["output_data"], bench.caches()[-1]) == ([6], "gateway")
+
+
 @pytest.mark.parametrize("broken", [0, 1])
 def test_an_asker_that_cannot_take_its_answer_keeps_nobody_else_from_theirs(broken: int):
     bench = Bench()

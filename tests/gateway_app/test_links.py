@@ -160,7 +160,7 @@ class WaitingCall(Call):
     def on_error(self, error: ApiError) -> None:
         self.outcomes.append(("error", error))
 
-    async def outcome(self, within_s: float = 3.0) -> tuple[str, Any]:
+    async def outcome(self, within_s: float = 30.0) -> tuple[str, Any]:
         await until(lambda: self.outcomes, within_s)
         (found,) = self.outcomes
         return found
@@ -171,7 +171,7 @@ def result(ident: int, text: bytes, output: bytes) -> bytes:
     return frames.tell(Tell.RESULT, ident, output, 200, check=frames.check_of(output, KEYS[text]))
 
 
-async def until(condition: Callable[[], object], within_s: float = 3.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.005)
@@ -408,7 +408,8 @@ async def test_what_was_in_flight_on_a_worker_that_dies_is_answered_by_the_next(
     silent.answers = False
     server = bench.serve(silent)
     link = await bench.connected("a", server.port)
-    await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
+    other = ScriptedWorker("b")
+    await bench.connected("b", bench.serve(other).port)
     small = [bench.call([number, 0, 0, 0], first="a") for number in range(20)]
     large = bench.call(b"[" + b"1," * 50_000 + b"1]", first="a")
     await until(lambda: len(silent.asked) == 21)
@@ -418,6 +419,8 @@ async def test_what_was_in_flight_on_a_worker_that_dies_is_answered_by_the_next(
     assert (await large.outcome())[0] == "result"
     assert link.in_flight == bench.router.in_flight == 0
     assert bench.router.retries == 21
+    kinds = [ask[0] for connection in other.connections for ask in connection.asks if ask[0] in INFERENCES]
+    assert kinds == [Ask.FIRST] * 21  # others wait for how each of them ends
     revived = ScriptedWorker("a")
     revived.instance = "second"
     bench.serve(revived, port=server.port)
@@ -488,12 +491,11 @@ async def test_a_late_answer_is_dropped(bench: Bench) -> None:
     late.answers = False
     link = await bench.connected("a", bench.serve(late).port)
     await bench.connected("b", bench.serve(ScriptedWorker("b")).port)
-    bench.router.policy = Policy(bench.breaker, timeout_s=0.2)
     call = bench.call([1, 2, 3, 4], first="a")
     bench.router.tick()
     assert not call.outcomes
     await until(lambda: late.asked)
-    await asyncio.sleep(0.11)
+    call.sent_at -= 5.1
     bench.router.tick()  # half of its time is over: a second worker is asked too
     assert await call.outcome() == ("result", b"[1, 2, 3, 4]")
     ((ident, text),) = late.asked
@@ -509,9 +511,9 @@ async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
     silent = ScriptedWorker("a")
     silent.answers = False
     link = await bench.connected("a", bench.serve(silent).port)
-    bench.router.policy = Policy(bench.breaker, timeout_s=0.4)
     old = [bench.call([number, 0, 0, 0]) for number in range(3)]
-    await asyncio.sleep(0.41)
+    for call in old:
+        call.deadline -= 10
     new = [bench.call([number, 1, 0, 0]) for number in range(3)]
     bench.router.tick()
     assert [call.outcomes[0][1].code for call in old] == ["deadline_passed"] * 3
@@ -520,7 +522,7 @@ async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
     await until(lambda: sum(each[0] == Ask.CANCEL for each in silent.open[0].asks) == 3)
     left = [left_ms for kind, _, left_ms, _ in silent.open[0].asks if kind in INFERENCES]
     assert len(left) == 6
-    assert all(350 < each <= 400 for each in left)
+    assert all(9_950 < each <= 10_000 for each in left[3:])
 
 
 @pytest.mark.parametrize(
@@ -560,7 +562,7 @@ async def test_an_unknown_kind_of_answer_is_a_failure_of_that_worker(bench: Benc
     await bad.connections[0].send(frames.tell(kind, bad.asked[0][0], b"[666]", 200))
     assert await call.outcome() == ("result", b"[1, 2, 3, 4]")
     assert link.route.failures == 1
-    assert link.route.up != is_cut
+    assert (link.route.up and len(bad.connections) == 2) != is_cut
 
 
 async def test_a_late_answer_to_nothing_is_dropped(bench: Bench) -> None:
@@ -660,7 +662,7 @@ async def test_the_deadlines_of_a_retiring_link_hold(bench: Bench) -> None:
     link.route.up, link.route.link = False, None
     retiring = asyncio.create_task(link.retire(60))
     assert (await call.outcome())[1].code == "deadline_passed"
-    await asyncio.wait_for(retiring, 3)
+    await asyncio.wait_for(retiring, 30)
 
 
 async def test_ids_that_start_again_are_not_mistaken_for_other_frames(bench: Bench) -> None:
@@ -687,7 +689,7 @@ async def test_retire_waits_for_what_is_in_flight(bench: Bench) -> None:
     await asyncio.sleep(0.1)
     assert not retiring.done()
     await worker.connections[0].send(result(*worker.asked[0], b"[5]"))
-    await asyncio.wait_for(retiring, 1)
+    await asyncio.wait_for(retiring, 30)
     assert call.outcomes == [("result", b"[5]")]
     await until(lambda: not worker.open)
     await asyncio.sleep(0.15)
@@ -703,7 +705,7 @@ async def test_retire_gives_back_what_is_not_answered_in_time(bench: Bench) -> N
     await until(lambda: silent.asked)
     link.route.up = False
     await link.retire(0.05)
-    assert await call.outcome(1) == ("result", b"[1, 2, 3, 4]")
+    assert await call.outcome() == ("result", b"[1, 2, 3, 4]")
     assert link.route.in_flight == link.in_flight == 0
 
 
@@ -719,17 +721,18 @@ async def test_a_worker_that_reads_nothing_any_more_holds_no_request_back_at_the
     link.route.up = False
     await link.retire(0.05)
     for call in calls:
-        assert (await call.outcome(1))[0] == "error"
+        assert (await call.outcome())[0] == "error"
     assert link.route.in_flight == link.in_flight == 0
 
 
-async def test_retire_while_connecting_leaves_no_connection(bench: Bench) -> None:
+async def test_retire_while_connecting_leaves_no_connection(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "HANDSHAKE_TIMEOUT_S", 300)
     worker = ScriptedWorker()
     worker.greets = lambda connection: not connection.bulk
     link = bench.link("worker_1", bench.serve(worker).port)
     await until(lambda: len(worker.connections) == 2)
     await link.retire(0)
-    await until(lambda: not worker.open, within_s=1)
+    await until(lambda: not worker.open)
 
 
 async def test_a_bulk_connection_that_fails_leaves_no_other_behind(

@@ -63,7 +63,7 @@ class Batcher(Generic[T]):
         return True
 
     def put_first(self, item: T) -> bool:
-        """Queues an item before all others, to be taken at once, and counted nowhere; False if `FIRST` wait so."""
+        """Queues an item before all others, to be taken at once and alone, and counted nowhere; False if `FIRST` do."""
         if len(self._first) >= FIRST:
             return False
         self._first.append(item)
@@ -91,20 +91,19 @@ class Batcher(Generic[T]):
 
         `wanted` is asked about each item in turn; those it says no to are dropped, and others fill their places.
         """
-        batch: list[T] = []
-        while self._first and len(batch) < self.max_size:
+        while self._first:
             if wanted(item := self._first.popleft()):
-                batch.append(item)
-        if self._first or self.due_in() != 0.0:
-            return batch
+                return [item]
+        if self.due_in() != 0.0:
+            return []
+        batch: list[T] = []
         timed_out = not self.eager and self._oldest() + self.wait_s <= self._clock()
-        uncounted = len(batch)
         while self._queue and len(batch) < self.max_size:
             item, _ = self._queue.popitem(last=False)
             if wanted(item):
                 batch.append(item)
-        if len(batch) > uncounted:
-            self.items += len(batch) - uncounted
+        if batch:
+            self.items += len(batch)
             full = len(batch) == self.max_size
             self.counts[Release.FULL if full else Release.TIMEOUT if timed_out else Release.FREE] += 1
         return batch

@@ -79,8 +79,9 @@ class FakeLink:
 
     def withdraw(self, call: Call) -> None:
         """Router's `Link`."""
-        self.calls.remove(call)
-        self.withdrawn.append(call)
+        if call in self.calls:  # not if the connection is lost
+            self.calls.remove(call)
+            self.withdrawn.append(call)
 
     def pending(self) -> Iterable[Call]:
         """Router's `Link`."""
@@ -116,12 +117,12 @@ class World:
             if name not in weights:
                 route.up, route.link = False, None  # what the gateway does before it retires a link
 
-    def connect(self, name: str, instance: str | None = None) -> FakeLink:
+    def connect(self, name: str, instance: str | None = None, last_run: int | None = None) -> FakeLink:
         """A worker's link is ready; without `instance`, it is a new process."""
         route = self.router.routes[name]
         route.link = link = FakeLink(self, route)
         self.links.append(link)
-        self.router.came_up(route, f"{name} #{len(self.links)}" if instance is None else instance)
+        self.router.came_up(route, f"{name} #{len(self.links)}" if instance is None else instance, last_run)
         return link
 
     def reconnect(self, name: str) -> FakeLink:

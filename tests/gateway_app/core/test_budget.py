@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gateway_app.core.budget import MINIMUM, SECONDS, RetryBudget
 
-EVENTS = st.sampled_from(["request"] * 6 + ["retry", "retry", "suspect", "roll"])
+EVENTS = st.sampled_from(["request"] * 6 + ["retry", "retry", "hedge", "suspect", "roll"])
 
 
 @given(st.lists(EVENTS, max_size=1500), st.sampled_from([0.0, 0.1, 0.2, 1.0]))
@@ -25,8 +25,9 @@ def test_it_gives_what_the_last_ten_seconds_allow_and_no_more(events: list[str],
             seconds[-1][1] += 1
         else:
             requests, spent = (sum(each) for each in zip(*seconds, strict=True))
-            allowed = bool(ratio) and spent + 1 <= max(MINIMUM, ratio * requests)
-            assert budget.withdraw(ratio) == allowed
+            limit = max(MINIMUM, ratio * requests)
+            allowed = bool(ratio) and (spent < limit / 2 if event == "hedge" else spent + 1 <= limit)
+            assert budget.withdraw(ratio, spare=event == "hedge") == allowed
             seconds[-1][1] += allowed
 
 

@@ -13,7 +13,7 @@ from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import REPLAY_BYTES, Router
 from inference_site.lib.frames import Tell
-from tests.gateway_app.core.fleet import PATIENT, PLAIN, TIMEOUT_S, Clock, World
+from tests.gateway_app.core.fleet import PATIENT, PLAIN, QUICK, TIMEOUT_S, Clock, World
 
 
 def test_the_owner_of_the_key_gets_the_call() -> None:
@@ -93,6 +93,21 @@ def test_a_worker_with_more_than_its_part_passes_calls_on_and_none_is_refused_fo
     more = [world.submit() for _ in range(300)]
     assert world.route(third).in_flight == in_flight["abc".index(third)] + 300  # the only one that stays takes all
     assert not any(call.outcomes for call in more)
+
+
+def test_workers_that_get_nothing_do_not_count_among_those_that_share() -> None:
+    names = "abcdefgh"
+    world = World(names, replace(PLAIN, breaker=PATIENT, load_factor=1.25, load_floor=2))
+    draining, leaving, isolated, silent, *sharing = world.owners()
+    world.configure(dict.fromkeys(names, 1.0), [draining])
+    world.route(leaving).leaving = True
+    world.route(isolated).breaker.isolate(True)
+    world.router.silent(world.route(silent), "nothing was heard")
+    for _ in range(200):
+        world.submit()
+    in_flight = [world.route(name).in_flight for name in sharing]
+    assert sum(in_flight) == 200
+    assert max(in_flight) <= 1.25 * 50 + 1
 
 
 def test_a_name_learned_late_takes_what_is_in_flight_along() -> None:
@@ -185,6 +200,28 @@ def test_when_nobody_else_is_left_an_open_breaker_is_tried() -> None:
     assert world.route(first).breaker.cause is Cause.LAST
     world.answer(first)
     assert call.outcomes
+
+
+@pytest.mark.parametrize("trouble", ["silent", "unreachable"])
+def test_a_worker_that_is_connected_again_need_not_wait_for_its_breaker(trouble: str) -> None:
+    world = World(["a", "b"])
+    route = world.route("a")
+    if trouble == "silent":
+        world.router.silent(route, "nothing was heard")
+    world.kill("a")
+    for _ in range(QUICK.failure_threshold if trouble == "unreachable" else 0):
+        route.breaker.count_failure("refused", Cause.UNREACHABLE)
+    assert world.state("a") is State.OPEN
+    world.reconnect("a")
+    assert world.state("a") is State.HALF_OPEN
+
+
+def test_what_a_worker_answered_is_not_forgotten_because_its_connection_was_lost() -> None:
+    world = World(["a", "b"])
+    world.open("a")
+    world.kill("a")
+    world.reconnect("a")
+    assert world.state("a") is State.OPEN
 
 
 def test_an_isolated_worker_gets_nothing_even_if_nobody_else_is_left() -> None:
@@ -321,3 +358,12 @@ def test_a_client_that_leaves_frees_its_place_at_once() -> None:
     world.cancel(call)  # nothing is left to do
     assert world.router.cancelled == 1
     assert all(route.breaker.failures == 0 for route in world.every_route)
+
+
+def test_a_client_may_leave_because_of_another_ones_answer() -> None:
+    world = World(["a"])
+    first, second = world.submit(), world.submit()
+    first.on_error = lambda error: world.cancel(second)  # type: ignore[method-assign]
+    world.kill("a")
+    assert second.outcomes == []
+    assert world.router.in_flight == world.route("a").in_flight == 0

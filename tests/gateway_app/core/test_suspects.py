@@ -24,16 +24,16 @@ def keys_of(world: World, owner: str, count: int) -> list[int]:
     return found[:count]
 
 
-def test_one_loss_makes_a_suspect_two_alone_a_culprit_once_both_processes_have_ended():
+def test_one_loss_makes_a_suspect_two_alone_a_culprit_once_its_process_is_known_to_have_ended_of_it():
     suspects = Suspects(Clock())
     assert suspects.verdict(1, KILLER) is Verdict.CLEAR
     suspects.lost(1, KILLER, "a", alone=False)
     assert suspects.verdict(1, KILLER) is Verdict.SUSPECT
     suspects.lost(1, KILLER, "b", alone=True)
     assert suspects.verdict(1, KILLER) is Verdict.PENDING
-    suspects.ended("a")
+    suspects.ended("a", None)
     assert suspects.verdict(1, KILLER) is Verdict.PENDING
-    suspects.ended("b")
+    suspects.ended("b", 1)
     assert suspects.verdict(1, KILLER) is Verdict.GUILTY
     assert suspects.verdict(1, b"[1]") is Verdict.CLEAR  # a near twin: the same hash
 
@@ -42,8 +42,19 @@ def test_any_number_of_losses_beside_others_makes_no_culprit():
     suspects = Suspects(Clock())
     for worker in "abcdef":
         suspects.lost(1, b"[1]", worker, alone=False)
-        suspects.ended(worker)
+        suspects.ended(worker, 1)
         assert suspects.verdict(1, b"[1]") is Verdict.SUSPECT
+
+
+@pytest.mark.parametrize("running", [None, 2])
+def test_whose_process_ended_of_something_else_is_no_culprit(running: int | None):
+    suspects = Suspects(Clock())
+    suspects.lost(1, b"[1]", "a", alone=False)
+    suspects.lost(1, b"[1]", "b", alone=True)
+    suspects.ended("b", running)
+    assert suspects.verdict(1, b"[1]") is Verdict.SUSPECT
+    suspects.ended("a", 1)
+    assert suspects.verdict(1, b"[1]") is Verdict.SUSPECT  # it was in a batch there, beside others
 
 
 def test_a_process_that_lives_was_not_ended_by_anybody():
@@ -65,8 +76,8 @@ def test_time_forgets():
     clock.now += WATCH_S - 1
     assert suspects.verdict(1, b"[1]") is Verdict.SUSPECT
     suspects.lost(1, b"[1]", "b", alone=True)
-    suspects.ended("a")
-    suspects.ended("b")
+    suspects.ended("a", None)
+    suspects.ended("b", 1)
     clock.now += REFUSE_S - 1
     assert suspects.verdict(1, b"[1]") is Verdict.GUILTY
     clock.now += 1
@@ -104,7 +115,7 @@ def test_an_input_that_ends_workers_ends_two_and_all_others_are_answered():
     assert (killer.error.status, killer.error.code) == (503, "input_under_suspicion")
     assert world.submit(payload=KILLER).error.code == "input_under_suspicion"
     for name in dead:
-        world.connect(name)
+        world.connect(name, last_run=killer.key if name == dead[1] else None)
     again = world.submit(payload=KILLER)
     assert (again.error.status, again.error.code, again.sent_to) == (422, "input_ends_workers", [])
     assert world.router.suspects_refused == 3

@@ -136,7 +136,12 @@ def test_second_attempts_are_a_part_of_the_requests_and_no_more():
     for _ in range(600):
         world.submit()
     ticks(world, 6)
-    assert world.router.hedges == max(MINIMUM, 0.2 * 600) / 2  # the other half is for those that were answered badly
+    assert world.router.hedges == max(MINIMUM, 0.2 * 600) / 2  # the other half is left for those that failed
+    first = world.owners()[0]
+    for _ in range(60 + 60 + 20):  # the first 60 have their second attempt already
+        world.answer(first, Tell.FAILED, b"sick")
+    assert world.router.retries == max(MINIMUM, 0.2 * 600) / 2
+    assert world.router.budget_exhausted == 20
 
 
 @pytest.mark.parametrize("first_answer", [Tell.BUSY, Tell.FAILED])

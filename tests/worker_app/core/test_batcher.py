@@ -65,18 +65,18 @@ class BatcherMachine(RuleBasedStateMachine):
             return item % every != rest
 
         ahead: list[int] = []
-        while self.first and len(ahead) < self.max_size:
+        while self.first and not ahead:
             if wanted(item := self.first.pop(0)):
-                ahead.append(item)
+                ahead.append(item)  # alone
         timed_out = bool(self.waiting) and self.clock.now - self.waiting[0][1] >= self.wait_s
         due = bool(self.waiting) and (self.eager or len(self.waiting) >= self.max_size or timed_out)
         expected: list[int] = []
-        while due and self.waiting and len(ahead) + len(expected) < self.max_size and not self.first:
+        while due and self.waiting and len(expected) < self.max_size and not ahead:
             item, _ = self.waiting.pop(0)
             (expected if wanted(item) else self.dropped).append(item)
         assert self.batcher.take(wanted) == ahead + expected
         if expected:
-            full, lazy = len(ahead) + len(expected) == self.max_size, not self.eager and timed_out
+            full, lazy = len(expected) == self.max_size, not self.eager and timed_out
             self.counts[Release.FULL if full else Release.TIMEOUT if lazy else Release.FREE] += 1
             self.taken += expected
 

@@ -44,7 +44,8 @@ class Command(BaseCommand):
                 else socket.socket(fileno=options["fd"])
             )
             model = (options["model_path"] or settings.MODEL_PATH).resolve()
-            lifecycle.use(lifecycle.WorkerService(options["node_id"], model))
+            last_run = settings.STATE_DIR / f"running-{options['node_id']}-{options['port']}"
+            lifecycle.use(lifecycle.WorkerService(options["node_id"], model, last_run))
         except (ModelError, RecordError, PortError) as error:
             raise CommandError(str(error)) from error
         serve(sock)
