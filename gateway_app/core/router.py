@@ -102,8 +102,8 @@ class Router:
         route.in_flight -= 1
         call.flying = False
         if kind in _ANSWERS:
-            if call.permit < 0 and route.slow_s and self._clock() - call.sent_at > route.slow_s:
-                route.breaker.failure(call.permit, "an answer to a probe, but as slow as before")
+            if call.permit < 0 and route.slow_s:
+                self.probed(route, call.permit, self._clock() - call.sent_at if cache == _MISS else None)
             else:
                 route.breaker.success(call.permit)
             route.requests += 1
@@ -128,6 +128,15 @@ class Router:
             self.time_out(call)
         else:
             self._failed(call, payload.decode(errors="replace") or f"answered with frame kind {kind}")
+
+    def probed(self, route: Route, permit: int, took_s: float | None) -> None:
+        """A worker that had been slow has answered a probe; `took_s` is None if that says nothing about its pace."""
+        if took_s is None:
+            route.breaker.release(permit)
+        elif took_s > route.slow_s:
+            route.breaker.failure(permit, f"a probe was answered in {took_s * 1000:.0f} ms: as slow as before")
+        else:
+            route.breaker.success(permit)
 
     def lost(self, route: Route, calls: Iterable[Call], reason: str, *, orderly: bool = False) -> None:
         """The connection that these calls were sent on is gone. `orderly`: by nobody's fault."""
