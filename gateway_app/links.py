@@ -189,7 +189,7 @@ class WorkerLink:
             try:
                 await self._connect()
             except (OSError, WSError, HandshakeError, TimeoutError, msgspec.DecodeError) as error:
-                self.last_error = f"can't connect to {self.address}: {error or type(error).__name__}"
+                self.last_error = f"can't connect to {self.address}: {str(error) or type(error).__name__}"
                 self.route.breaker.count_failure(self.last_error, Cause.UNREACHABLE)
             else:
                 await self._lost.wait()

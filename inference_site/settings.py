@@ -162,7 +162,8 @@ LOGGING = {
         "uvicorn": {"handlers": [], "level": "INFO", "propagate": True},
         # Its warnings are about clients that speak no HTTP: answered and counted too.
         "uvicorn.error": {"level": "ERROR"},
-        "picows": {"level": "WARNING"},  # connections to workers are logged where they are kept
+        # Connections to workers are logged where they are kept; a warning is that it waits while a large body is sent.
+        "picows": {"level": "ERROR"},
         "uvicorn.access": {"handlers": [], "level": "CRITICAL", "propagate": False},
     },
 }

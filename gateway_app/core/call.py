@@ -149,6 +149,7 @@ class Route:
         "ramp_from",
         "requests",
         "silent",
+        "slow_looks",
         "slow_s",
         "suspect",
         "up",
@@ -163,6 +164,7 @@ class Route:
         self.leaving = False  # its process said that it is about to stop
         self.instance = ""  # of the process that answered last
         self.in_flight = 0
+        self.slow_looks = 0  # for how many seconds in a row it has looked slow
         self.slow_s = 0.0  # its answers took longer than this, which is why its breaker is open
         self.silent = False  # it has not even answered a ping
         self.limit = MAX_IN_FLIGHT  # calls in flight that it can take

@@ -27,7 +27,8 @@ class Pace:
         if self.count == 1:
             self.median = self.p99 = duration_s or 1e-6  # from 0 they would never rise
             return
-        self.median *= 1.05 if duration_s > self.median else 0.95
+        step = 0.05 if self.count >= ENOUGH else 1 / self.count  # larger at first: the first duration may be an odd one
+        self.median *= 1 + step if duration_s > self.median else 1 - step
         # The first durations of a process may be its longest: quickly down from them.
         self.p99 *= 1.099 if duration_s > self.p99 else 0.999 if self.known else 0.8
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
 from gateway_app.core.breaker import Cause, State
-from gateway_app.core.call import Call, Hedge
+from gateway_app.core.call import Call, Hedge, Route
 from gateway_app.core.pace import Pace
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ MAX_ATTEMPTS = 2
 HEDGE_FLOOR_S = 0.05
 # An answer is slow that takes longer than this, and many times what is usual.
 SLOW_FLOOR_S = 0.005
+# A worker is slow that looks so this many seconds in a row: a few large bodies may make it look so for a moment.
+SLOW_LOOKS = 3
 # A probe's time, or three times what nearly all answers of that worker take.
 PROBE_FLOOR_S = 1.0
 
@@ -77,20 +79,29 @@ class Watch:
         return max(HEDGE_FLOOR_S, 2 * median(paces)) if self._router.policy.hedging and paces else math.inf
 
     def _find_slow(self) -> None:
-        """Opens the breaker of a worker whose answers take many times what those of the others take."""
+        """Opens the breaker of a worker whose answers take many times what those of the others take, for some time."""
         factor = self._router.policy.slow_factor
-        measured = [route for route in self._router.routes.values() if route.staying and route.pace.known]
+        staying = [route for route in self._router.routes.values() if route.staying]
+        measured = [route for route in staying if route.pace.known]
         for route in measured if factor else ():
             others = [other.pace.median for other in measured if other is not route]
-            if route.breaker.state is State.CLOSED and others and route.pace.median > self._slow_from_s(median(others)):
+            limit_s = self._slow_from_s(median(others)) if others else math.inf
+            is_slow = route.breaker.state is State.CLOSED and route.pace.median > limit_s
+            route.slow_looks = route.slow_looks + 1 if is_slow else 0
+            if route.slow_looks >= SLOW_LOOKS and _can_do_without(route, staying):
                 took_ms, usual_ms = route.pace.median * 1000, median(others) * 1000
                 reason = f"half of its answers take over {took_ms:.1f} ms, those of the others {usual_ms:.1f} ms"
-                limit_s = self._slow_from_s(median(others))
                 if route.breaker.trip(Cause.SLOW, reason):
-                    route.pace, route.slow_s = Pace(), limit_s
+                    route.pace, route.slow_s, route.slow_looks = Pace(), limit_s, 0
 
     def _slow_from_s(self, usual_s: float) -> float:
         return max(SLOW_FLOOR_S, self._router.policy.slow_factor * usual_s)
+
+
+def _can_do_without(route: Route, staying: Sequence[Route]) -> bool:
+    """Whether half of the workers are left without this one: what most of them show is not slow but usual."""
+    left = sum(other.breaker.state is State.CLOSED for other in staying if other is not route)
+    return 2 * left >= len(staying)
 
 
 def _is_due(call: Call, now: float, hedge_after_s: float, probe_s: float) -> bool:

@@ -52,3 +52,11 @@ def test_a_first_answer_that_took_no_time_on_a_coarse_clock_is_no_end():
     for duration in [0.0] + [0.01] * 300:
         pace.add(duration)
     assert pace.median == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize("first", [0.1, 0.0001])
+def test_an_odd_first_duration_is_forgotten_by_the_time_that_the_median_counts(first: float):
+    pace = Pace()
+    for duration in [first] + [0.002] * (ENOUGH - 1):
+        pace.add(duration)
+    assert 0.001 < pace.median < 0.0052

@@ -9,7 +9,7 @@ import pytest
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.budget import MINIMUM
 from gateway_app.core.router import REPLAY_BYTES
-from gateway_app.core.watch import HEDGE_FLOOR_S, PROBE_FLOOR_S
+from gateway_app.core.watch import HEDGE_FLOOR_S, PROBE_FLOOR_S, SLOW_LOOKS
 from inference_site.lib.frames import Tell
 from tests.gateway_app.core.fleet import PATIENT, PLAIN, RecordingCall, World
 
@@ -278,7 +278,9 @@ def test_a_worker_many_times_slower_than_the_others_is_sick():
     world = World(["a", "b", "c"], replace(CALM, slow_factor=5.0))
     for name, takes_s in (("a", 0.01), ("b", 0.012), ("c", 0.1)):
         world.pace(name, takes_s, 60)
-    world.pass_time(1.0)
+    for _ in range(SLOW_LOOKS):
+        assert world.state("c") is State.CLOSED
+        world.pass_time(1.0)
     assert [world.state(name) for name in "abc"] == [State.CLOSED, State.CLOSED, State.OPEN]
     assert world.route("c").breaker.cause is Cause.SLOW
     assert "half of its answers" in world.route("c").breaker.last_error
@@ -297,8 +299,27 @@ def test_slow_is_many_times_and_noticeable_or_nothing(factor: float, usual_s: fl
     assert world.state("c") is State.CLOSED
 
 
-def test_of_two_slow_ones_alone_none_is_sick():
+def test_a_worker_that_looks_slow_for_a_moment_is_not_sick():
+    world = World(["a", "b", "c"], replace(CALM, slow_factor=5.0))
+    for takes_s in [0.1] * (SLOW_LOOKS - 1) + [0.01] + [0.1] * (SLOW_LOOKS - 1):
+        for name in "abc":
+            world.pace(name, takes_s if name == "c" else 0.01, 60)
+        world.pass_time(1.0)
+    assert world.state("c") is State.CLOSED
+
+
+def test_no_more_than_half_of_the_workers_are_sick_for_being_slow():
+    world = World(["a", "b", "c"], replace(CALM, slow_factor=5.0))
+    for name, takes_s in (("a", 0.01), ("b", 0.1), ("c", 1.0)):
+        world.pace(name, takes_s, 60)
+    for _ in range(5):
+        world.pass_time(1.0)
+    assert [world.state(name) for name in "abc"] == [State.CLOSED, State.CLOSED, State.OPEN]
+
+
+def test_of_one_slow_one_alone_none_is_sick():
     world = World(["a"], replace(CALM, slow_factor=5.0))
     world.pace("a", 5.0, 60)
-    world.pass_time(1.0)
+    for _ in range(5):
+        world.pass_time(1.0)
     assert world.state("a") is State.CLOSED
