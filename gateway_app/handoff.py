@@ -46,9 +46,8 @@ class HandOff:
     def leaving(self, link: WorkerLink) -> None:
         """A worker is about to stop, or is to be idle."""
         if self._router.policy.hand_off:
-            now = self._clock()
-            self._legacies = {name: each for name, each in self._legacies.items() if now < each.until}
-            self._legacies[link.route.name] = Legacy(now + REMEMBER_S)
+            self._forget()
+            self._legacies[link.route.name] = Legacy(self._clock() + REMEMBER_S)
             link.sharing = True
             link.order(Ask.SHARE)
 
@@ -56,12 +55,12 @@ class HandOff:
         """A worker is there again, with an empty cache."""
         if not self._router.policy.hand_off:
             return
-        name, now = link.route.name, self._clock()
+        self._forget()
+        name = link.route.name
         legacy = self._legacies.pop(name, None)
-        if legacy is not None and now < legacy.until:
-            for chunk in legacy.chunks:
-                link.order(Ask.KEEP, chunk)
-        self._returned[name] = now + REMEMBER_S
+        for chunk in legacy.chunks if legacy is not None else ():
+            link.order(Ask.KEEP, chunk)
+        self._returned[name] = self._clock() + REMEMBER_S
         for other in self._links.values():
             if other is not link:
                 other.order(Ask.SHARE)
@@ -76,7 +75,7 @@ class HandOff:
         if not entries.entries:
             link.sharing = False
             return
-        now = self._clock()
+        self._forget()
         legacy = self._legacies.get(link.route.name)
         if legacy is not None and legacy.size_bytes + len(payload) <= SHARE_BYTES:
             legacy.chunks.append(payload)
@@ -84,11 +83,16 @@ class HandOff:
         heirs: dict[str, list[Entry]] = {}
         for entry in entries.entries:
             heir = self._heir(link.route.name, entry.routing)
-            if heir is not None and (legacy is not None or now < self._returned.get(heir, 0.0)):
+            if heir is not None and (legacy is not None or heir in self._returned):
                 heirs.setdefault(heir, []).append(entry)
         for name, found in heirs.items():
             self.moved += len(found)
             self._links[name].order(Ask.KEEP, encode(Entries(entries.model_digest, found)))
+
+    def _forget(self) -> None:
+        now = self._clock()
+        self._legacies = {name: legacy for name, legacy in self._legacies.items() if now < legacy.until}
+        self._returned = {name: until for name, until in self._returned.items() if now < until}
 
     def _heir(self, source: str, key: int) -> str | None:
         """Who is asked for this key now, if it is not the worker that has it."""

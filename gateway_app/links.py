@@ -146,7 +146,7 @@ class WorkerLink:
 
     def worker_leaves(self) -> None:
         """The worker is about to stop: it gets nothing more if anybody else is there, and is let go when idle."""
-        if self.route.link is not self:
+        if self.route.link is not self or self.route.leaving:  # it is told on both connections
             return
         self.route.leaving = True
         self._on_leaving(self)

@@ -77,8 +77,8 @@ class Tuning(Recorded):
         "error rate that opens it (%)",
         default=20.0,
         validators=between(0, 100, "%"),
-        help_text="Percent of a worker's answers of the last 10 seconds that may be failures, if there were 20 or more;"
-        " from then on it gets nothing more, 0 to 100. 0: only failures in a row count.",
+        help_text="Percent of a worker's answers of the last 3 or 10 seconds, 20 or more, that may be failures; from"
+        " then on it gets nothing more, 0 to 100. 0: only failures in a row count.",
     )
     slow_factor = models.FloatField(
         "slower than the others (times)",
@@ -91,9 +91,8 @@ class Tuning(Recorded):
         "silence (ms)",
         default=300,
         validators=[ZeroOrBetween(100, 60_000, "ms")],
-        help_text="A worker that has requests and answers none of them for this many milliseconds, or for three times"
-        " as long as all but one in a hundred of its requests take if that is longer, gets nothing more, 100 to 60,000."
-        " 0: silence is waited out.",
+        help_text="A worker that says nothing for half of this is asked whether it lives. If it does not answer that"
+        " within this many milliseconds, others get its requests, 100 to 60,000. 0: silence is waited out.",
     )
     slow_start_seconds = models.FloatField(
         "slow start (s)",
@@ -105,21 +104,21 @@ class Tuning(Recorded):
         "time between checks (s)",
         default=2.0,
         validators=[ZeroOrBetween(0.1, 600, "seconds")],
-        help_text="How often each worker runs its model for the gateway as a check, in seconds, 0.1 to 600. 0: only"
-        " requests tell how it is.",
+        help_text="Seconds after which a worker that has computed nothing runs its model as a check, 0.1 to 600. 0:"
+        " only requests tell how it is.",
     )
     retry_percent = models.FloatField(
         "second attempts (%)",
         default=20.0,
         validators=between(0, 100, "%"),
         help_text="Requests of the last 10 seconds that may be sent to a second worker, in percent, 0 to 100, and never"
-        " fewer than 50. 0: a request that its worker fails has failed. A refused connection is always retried.",
+        " fewer than 50. 0: a request that its worker fails has failed, unless the worker itself was lost.",
     )
     hedging = models.BooleanField(
         "ask a second worker when one is slow",
         default=True,
         help_text="On: a request that takes unusually long is sent to a second worker too, and the first answer counts;"
-        " within the share of second attempts.",
+        " within half of the share of second attempts. Off: that happens only at half of the request's time.",
     )
     queue_ms = models.PositiveIntegerField(
         "longest queue (ms)",

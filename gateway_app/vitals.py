@@ -43,7 +43,7 @@ class Vitals:
         self._heard_at = self._check_due = clock()
         self._pinged_at: float | None = None
         self._silent = False
-        self._check: tuple[int, int, float] | None = None  # id, permit and end of the one under way
+        self._check: tuple[int, int, float, float] | None = None  # id, permit, begin and end of the one under way
         self._computed = 0  # answers that the worker had computed at the last check
 
     def forget(self) -> None:
@@ -58,15 +58,18 @@ class Vitals:
         self._listen(now, late_s)
         if self._check is None:
             self._begin_check(now)
-        elif now >= self._check[2]:
+        elif now >= self._check[3]:
             self.checked(self._check[0], Tell.FAILED, b"a check of the model had no answer in time")
 
     def checked(self, ident: int, kind: int, payload: bytes) -> None:
         """A check has its answer."""
         if self._check is None or ident != self._check[0]:
             return
-        breaker, permit, self._check = self._link.route.breaker, self._check[1], None
-        if kind == Tell.RESULT:
+        route, breaker = self._link.route, self._link.route.breaker
+        (_, permit, began, _), self._check = self._check, None
+        if kind == Tell.RESULT and permit < 0 and route.slow_s:
+            self._link.router.probed(route, permit, self._clock() - began)
+        elif kind == Tell.RESULT:
             breaker.success(permit)
         elif kind in (Tell.BUSY, Tell.EXPIRED):
             breaker.release(permit)
@@ -108,4 +111,4 @@ class Vitals:
         permit = route.breaker.acquire()
         if permit is not None:
             limit_s = max(CHECK_FLOOR_S, 3 * route.pace.p99) if route.pace.known else policy.timeout_s
-            self._check = (self._link.ask(Ask.CHECK, int(limit_s * 1000)), permit, now + limit_s)
+            self._check = (self._link.ask(Ask.CHECK, int(limit_s * 1000)), permit, now, now + limit_s)

@@ -97,7 +97,10 @@ def _body(request: Request) -> bytes:
     if "form" in (request.content_type or "") and body.lstrip()[:1] != b"{":
         form = InferRequestSerializer(data=request.data)
         try:
-            form.is_valid(raise_exception=True)
+            if not form.is_valid():
+                field, (problem, *_) = next(iter(form.errors.items()))
+                code = f"missing_{field}" if problem.code == "required" else f"invalid_{field}"
+                raise ApiError(400, code, f"{field}: {problem}")
             encoded: bytes = orjson.dumps(form.validated_data)
         except (RecursionError, TypeError, ValueError) as error:  # nested too deep, huge integers, lone surrogates
             message = f"input_data can't be read: {error}; send a flat list of numbers"

@@ -86,7 +86,12 @@ class Connection(HttpToolsProtocol):
         if self._stalled or self._unread_s() > 1:
             self.transport.abort()
         elif self._reading and not self._discarding:
-            self._refuse(503, "draining", "this process stops, and the request had not arrived whole; send it again")
+            self._refuse(
+                503,
+                "draining",
+                "this process stops, and the request had not arrived whole; send it again",
+                b"retry-after: 1\r\n",
+            )
             if self._lingering:
                 self.transport.close()
         elif self._lingering:

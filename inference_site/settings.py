@@ -142,6 +142,13 @@ REST_FRAMEWORK = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
+    # Not ready is an answer, not an error of ours: during a drain each poll would leave a line.
+    "filters": {
+        "no_unready": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: getattr(record, "status_code", None) != 503,
+        }
+    },
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
@@ -150,7 +157,7 @@ LOGGING = {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         # A client's mistake is answered and counted, not logged: 500 of them in a row would drown what matters.
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "filters": ["no_unready"]},
         "django.security": {"level": "CRITICAL"},
         "uvicorn": {"handlers": [], "level": "INFO", "propagate": True},
         # Its warnings are about clients that speak no HTTP: answered and counted too.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable
 
+from gateway_app.core import refusals
 from gateway_app.core.breaker import Breaker, Cause, State
 from gateway_app.core.budget import RetryBudget
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Nobody, Owners, Route
 from gateway_app.core.pace import Pace
 from gateway_app.core.policy import Policy
+from gateway_app.core.quarantine import Quarantine
 from gateway_app.core.suspects import Suspects, Verdict
 from gateway_app.core.watch import MAX_ATTEMPTS, Watch
-from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache, Tell
 
 # A larger input is not sent a second time.
@@ -38,13 +38,13 @@ class Router:
         self._clock = clock
         self._on_breaker = on_breaker
         self._jitter = jitter
-        self._waiting: dict[Call, None] = {}  # suspects whose turn has not come
         self._watch = Watch(self, clock)
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
         self.policy = Policy()
         self.budget = RetryBudget()
         self.suspects = Suspects(clock)
+        self.quarantine = Quarantine(self, clock)
         self.retries = 0
         self.spills = 0
         self.hedges = 0
@@ -58,7 +58,7 @@ class Router:
     @property
     def in_flight(self) -> int:
         """Calls that wait for a worker's answer."""
-        return sum(route.in_flight for route in self.routes.values()) + len(self._waiting)
+        return sum(route.in_flight for route in self.routes.values()) + len(self.quarantine.waiting)
 
     def configure(self, ring: Owners, draining: Collection[str], policy: Policy) -> None:
         """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts."""
@@ -88,7 +88,7 @@ class Router:
         call.began = now = self._clock()
         call.deadline = now + (call.timeout_s or self.policy.timeout_s)
         self.budget.requests += 1
-        self._dispatch(call, now)
+        self.dispatch(call, now)
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for this call any more."""
@@ -102,8 +102,8 @@ class Router:
         route.in_flight -= 1
         call.flying = False
         if kind in _ANSWERS:
-            if call.permit < 0 and route.slow_s and self._clock() - call.sent_at > route.slow_s:
-                route.breaker.failure(call.permit, "an answer to a probe, but as slow as before")
+            if call.permit < 0 and route.slow_s:
+                self.probed(route, call.permit, self._clock() - call.sent_at if cache == _MISS else None)
             else:
                 route.breaker.success(call.permit)
             route.requests += 1
@@ -116,7 +116,7 @@ class Router:
                 route.pace.add(self._clock() - call.sent_at)
             call.on_result(cache, payload, time_us)
             return
-        self._free(call)
+        self.quarantine.free(call)
         if kind == _BUSY:
             route.breaker.release(call.permit)
             first = call.first or call
@@ -129,16 +129,25 @@ class Router:
         else:
             self._failed(call, payload.decode(errors="replace") or f"answered with frame kind {kind}")
 
+    def probed(self, route: Route, permit: int, took_s: float | None) -> None:
+        """A worker that had been slow has answered a probe; `took_s` is None if that says nothing about its pace."""
+        if took_s is None:
+            route.breaker.release(permit)
+        elif took_s > route.slow_s:
+            route.breaker.failure(permit, f"a probe was answered in {took_s * 1000:.0f} ms: as slow as before")
+        else:
+            route.breaker.success(permit)
+
     def lost(self, route: Route, calls: Iterable[Call], reason: str, *, orderly: bool = False) -> None:
         """The connection that these calls were sent on is gone. `orderly`: by nobody's fault."""
         calls = list(calls)
         if not orderly:
-            self._suspect(route, calls)
+            self.quarantine.lost(route, calls)
         for call in calls:
             if call.flying:  # not taken back meanwhile
                 route.in_flight -= 1
                 call.flying = False
-                self._free(call)
+                self.quarantine.free(call)
                 self._failed(call, reason, Cause.UNREACHABLE)
 
     def silent(self, route: Route, reason: str) -> None:
@@ -173,10 +182,7 @@ class Router:
             route.pace = Pace()
             if before:
                 self._ramp(route)
-        for call in tuple(self._waiting):  # who waits may not be suspected any more
-            if call in self._waiting:
-                del self._waiting[call]
-                self._dispatch(call, self._clock())
+        self.quarantine.dispatch_all()
         return bool(before) and instance != before
 
     def tick(self) -> None:
@@ -184,16 +190,12 @@ class Router:
         now = self._clock()
         for route in self.routes.values():
             route.breaker.tick()
-        if self._waiting:
-            for call in [call for call in self._waiting if now >= call.deadline]:
-                self.time_out(call)
-            for route in tuple(self.routes.values()):
-                self._next_suspect(route)
+        self.quarantine.tick(now)
         self._watch.tick(now)
 
     # Choosing a worker.
 
-    def _dispatch(self, call: Call, now: float) -> None:
+    def dispatch(self, call: Call, now: float) -> None:
         routes, policy = self.routes, self.policy
         if (call.suspect or self.suspects.watching) and self._is_refused(call):
             return
@@ -219,7 +221,7 @@ class Router:
         if passed_on and any(routes[name].staying and self.send(call, routes[name], now) for name in owners):
             return
         if call.suspect and any(route.routable and route not in call.tried for route in routes.values()):
-            self._wait(call)  # until one of them has no other suspect
+            self._keep(call)  # until one of them has no other suspect
             return
         # Nobody else is left: a worker that is being drained still answers, and one that failed may have recovered.
         if any(routes[name].up and self.send(call, routes[name], now) for name in owners):
@@ -231,14 +233,18 @@ class Router:
                 if self.send(call, route, now):
                     return
         if call.suspect and any(each.up and each.suspect and each not in call.tried for each in routes.values()):
-            self._wait(call)
+            self._keep(call)
         else:
+            self._give_up(call)
+
+    def _keep(self, call: Call) -> None:
+        if not self.quarantine.wait(call):
             self._give_up(call)
 
     def send(self, call: Call, route: Route, now: float) -> bool:
         if route.in_flight >= route.limit or route.link is None or (call.tried and route in call.tried):
             return False
-        if call.suspect and (route.suspect is not None or self._is_tried(call.key)):
+        if call.suspect and not self.quarantine.admits(call, route):
             return False
         permit = route.breaker.acquire()
         if permit is None:
@@ -283,7 +289,7 @@ class Router:
         """A call that was more than one attempt, or watched, has its answer."""
         if call.suspect:
             self.suspects.answered(call.key)
-            self._free(call)
+            self.quarantine.free(call)
         other = call.first or call.hedge
         if other is not None and other.flying:
             if other is call.first:  # it takes longer than this: else a slow worker would never look slow
@@ -310,72 +316,15 @@ class Router:
             route.breaker.failure(call.permit, "no answer in time")
         else:
             route.breaker.release(call.permit)
-        self._free(call)
+        self.quarantine.free(call)
 
     def _take_back(self, call: Call) -> bool:
         """Takes back all that is under way for a call; whether anything was."""
-        waited = call in self._waiting
-        if waited:
-            del self._waiting[call]
+        waited = self.quarantine.leave(call)
         flying = [each for each in (call, call.hedge) if each is not None and each.flying]
         for each in flying:
             self.withdraw(each)
         return waited or bool(flying)
-
-    # Suspects.
-
-    def _suspect(self, route: Route, lost: list[Call]) -> None:
-        """Each of these inputs may be what ended the worker. Until that is known, one worker at a time tries it."""
-        inputs = {(call.key, call.payload): self.is_watched(call) for call in lost}
-        watched = sum(inputs.values())
-        for (key, text), was_watched in inputs.items():
-            self.suspects.lost(key, text, route.name, alone=was_watched and watched == 1)
-        for call in lost:
-            for each in (call, call.first, call.hedge):
-                if each is not None:
-                    each.suspect = True
-                    if each.flying and each.route.suspect is None:
-                        each.route.suspect = each
-
-    def is_watched(self, call: Call) -> bool:
-        """Whether a worker was lost while it had this input, this call's or another one's."""
-        return bool(self.suspects.watching) and self.suspects.verdict(call.key, call.payload) is not Verdict.CLEAR
-
-    def _is_tried(self, key: int) -> bool:
-        """Whether a worker has such a suspect now."""
-        return any(route.suspect is not None and route.suspect.key == key for route in self.routes.values())
-
-    def _is_refused(self, call: Call) -> bool:
-        """Looks at what is known of a call's input by now; whether it has been answered with a refusal."""
-        verdict = self.suspects.verdict(call.key, call.payload)
-        call.suspect = verdict is not Verdict.CLEAR
-        if verdict in (Verdict.PENDING, Verdict.GUILTY):
-            self._refuse_input(call, verdict)
-            return True
-        return False
-
-    def _wait(self, call: Call) -> None:
-        if len(self._waiting) < MAX_IN_FLIGHT:
-            self._waiting[call] = None
-        else:
-            self._give_up(call)
-
-    def _free(self, call: Call) -> None:
-        """If the call was its worker's suspect, the next one may come."""
-        route = call.route
-        if call.suspect and route.suspect is call:
-            route.suspect = None
-            self._next_suspect(route)
-
-    def _next_suspect(self, route: Route) -> None:
-        while route.up and route.suspect is None:
-            call = next((each for each in self._waiting if route not in each.tried), None)
-            if call is None:
-                return
-            del self._waiting[call]
-            self._dispatch(call, self._clock())
-            if call in self._waiting:  # behind all others
-                return
 
     # Second attempts.
 
@@ -397,7 +346,7 @@ class Router:
             self._refuse_failed(call, reason)
         elif nothing_done or paid or self.may_repeat(call):
             self.retries += not nothing_done
-            self._dispatch(call, self._clock())
+            self.dispatch(call, self._clock())
         else:
             self._refuse_failed(call, reason)
 
@@ -434,54 +383,33 @@ class Router:
         call = call.first or call
         self._take_back(call)
         self.expired += 1
-        limit_s = call.timeout_s or self.policy.timeout_s
-        message = f"no worker answered within {limit_s:g} s; try again later, or allow more time"
-        call.on_error(ApiError(504, "deadline_passed", message))
+        call.on_error(refusals.too_late(call.timeout_s or self.policy.timeout_s))
 
     def _refuse_failed(self, call: Call, reason: str) -> None:
-        if call.suspect and self._is_refused(call):
-            return
-        names = " and ".join(route.name for route in call.tried)
-        self._refuse(call, "workers_failed", f"{names} failed, the last one: {reason}; try again", 1)
+        if not call.suspect or not self._is_refused(call):
+            call.on_error(refusals.failed(call, reason))
 
-    def _refuse_input(self, call: Call, verdict: Verdict) -> None:
+    def _is_refused(self, call: Call) -> bool:
+        """Looks at what is known of a call's input by now; whether it has been answered with a refusal."""
+        verdict = self.quarantine.judge(call)
+        call.suspect = verdict is not Verdict.CLEAR
+        if verdict not in (Verdict.PENDING, Verdict.GUILTY):
+            return False
         self.suspects_refused += 1
-        if verdict is Verdict.GUILTY:
-            message = "a worker's process ended while it ran this input alone; it is refused for ten minutes"
-            call.on_error(ApiError(422, "input_ends_workers", message))
-        else:
-            message = "two workers were lost while they had this input; try again when they are back"
-            self._refuse(call, "input_under_suspicion", message, 2)
+        call.on_error(refusals.ends_workers() if verdict is Verdict.GUILTY else refusals.under_suspicion())
+        return True
 
     def _give_up(self, call: Call) -> None:
+        routes = self.routes.values()
         if call.attempts:
             self._refuse_failed(call, call.tried[-1].breaker.last_error or "no answer")
-            return
-        if not self.routes:
-            message = "there are no enabled workers; add one in the admin or start the cluster"
-            self._refuse(call, "no_workers", message, 1)
-            return
-        if any(route.up and route.breaker.state is not State.OPEN for route in self.routes.values()):
+        elif not routes:
+            call.on_error(refusals.no_workers())
+        elif any(route.up and route.breaker.state is not State.OPEN for route in routes):
             self.shed += 1
-            wait_s = max(1, math.ceil(call.busy_us / 1e6))
-            self._refuse(call, "overloaded", f"every worker that could answer is full; try again in {wait_s} s", wait_s)
-            return
-        waits = [wait for route in self.routes.values() if (wait := route.breaker.retry_after()) is not None]
-        wait_s = max(1, math.ceil(min(waits, default=1)))
-        states = ", ".join(f"{route.name} {self._state(route)}" for route in self.routes.values())
-        self._refuse(
-            call, "no_worker_available", f"no worker can answer now ({states}); try again in {wait_s} s", wait_s
-        )
-
-    @staticmethod
-    def _state(route: Route) -> str:
-        if route.breaker.isolated:
-            return "isolated"
-        return route.breaker.state if route.up or route.breaker.state is State.OPEN else "not connected"
-
-    @staticmethod
-    def _refuse(call: Call, code: str, message: str, retry_after_s: int) -> None:
-        call.on_error(ApiError(503, code, message, retry_after_s=retry_after_s))
+            call.on_error(refusals.overloaded(call))
+        else:
+            call.on_error(refusals.no_worker_available(routes))
 
     # Breakers.
 

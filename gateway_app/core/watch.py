@@ -65,7 +65,7 @@ class Watch:
     def _hedge(self, call: Call, now: float) -> None:
         """Asks a second worker too, if one can take the call at once."""
         router, hedge = self._router, Hedge(call)
-        if router.is_watched(call):  # it may end both
+        if router.quarantine.is_watched(call):  # it may end both
             return
         route = router.other(call)
         if route is not None and router.may_repeat(call, spare=True) and router.send(hedge, route, now):

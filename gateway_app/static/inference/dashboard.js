@@ -41,7 +41,7 @@
     else if (worker.isolated) lines.push("Isolated in the admin: it stays connected and gets no requests.");
     else if (worker.draining) lines.push("Draining: it finishes what it has and takes no new requests.");
     else if (!worker.connected) lines.push("Disconnected: the gateway keeps trying to reach it.");
-    if (worker.silent) lines.push("Silent: it has requests and answers none.");
+    if (worker.silent) lines.push("Silent: it does not even answer a ping.");
     if (breaker && breaker.cause && breaker.state === "OPEN") lines.push(`Cause: ${breaker.cause}.`);
     const errors = new Set([breaker && breaker.last_error, worker.last_error].filter(Boolean));
     for (const error of errors) lines.push(`Last error: ${error}`);

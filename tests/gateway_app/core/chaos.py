@@ -180,5 +180,5 @@ class Chaos(StrictWorld):
             self.pass_time(700)
         self.check()
         assert self.router.in_flight == 0
-        assert not self.router._waiting
+        assert not self.router.quarantine.waiting
         assert all(route.in_flight == 0 and route.suspect is None for route in self.every_route)

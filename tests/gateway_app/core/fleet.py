@@ -205,7 +205,7 @@ class World:
         flying = self.flying
         for route in self.every_route:
             assert route.in_flight == sum(call.route is route for _, call in flying)
-        waiting = set(self.router._waiting)
+        waiting = set(self.router.quarantine.waiting)
         assert self.router.in_flight == sum(route.in_flight for route in self.router.routes.values()) + len(waiting)
         assert len(flying) == len({id(call) for _, call in flying})
         under_way = {original(call) for _, call in flying} | waiting

@@ -219,12 +219,12 @@ def test_a_client_of_a_waiting_suspect_may_leave():
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gateway_app.core.router.MAX_IN_FLIGHT", 5)
+    monkeypatch.setattr("gateway_app.core.quarantine.MAX_IN_FLIGHT", 5)
     world = World(["a", "b"], CALM)
     first, _ = world.owners()
     calls = [world.submit(key) for key in keys_of(world, first, 10)]
     world.kill(first)
-    assert len(world.router._waiting) == 5
+    assert len(world.router.quarantine.waiting) == 5
     assert sum(bool(call.outcomes) for call in calls) == 4
 
 

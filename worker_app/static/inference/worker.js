@@ -67,6 +67,7 @@
       cacheLimit: `${number(settings.cache_entries)} entries, ${bytes(settings.cache_bytes)}`,
       batchSize: plural(settings.batch_size, "request", "requests"),
       batchWait: `${settings.batch_wait_ms} ms`,
+      queueLimit: `${number(settings.queue_ms)} ms of work`,
       dispatch: settings.batch_eager ? "at once when the engine is free" : "when full, or after the longest wait",
     });
     Live.setText(byId("node-id"), health.node_id);
