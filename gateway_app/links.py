@@ -271,7 +271,7 @@ class WorkerLink:
             )
 
     async def _let_go(self) -> None:
-        """Closes the link to a leaving worker once it is idle, has handed over its results, and others can take over."""
+        """Closes the link to a leaving worker once it is idle and has handed over its results, if others are there."""
         shared_by = self._clock() + SHARE_WITHIN_S
         while (
             self.in_flight
