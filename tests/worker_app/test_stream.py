@@ -402,6 +402,25 @@ async def test_a_ping_is_answered_while_the_engine_is_busy(connect: Connect, sta
     assert not side.of(Tell.RESULT)
 
 
+async def test_large_bodies_in_a_row_leave_a_turn_to_other_streams(
+    connect: Connect, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(echo_node())
+    bulk, small = await proven(connect, node, bulk=True), await proven(connect, node)
+    read: list[int] = []
+
+    def put(kind: Tell, ident: int, payload: bytes) -> None:
+        if kind is Tell.PONG:
+            read.append(node.total_requests)
+
+    monkeypatch.setattr(small.stream, "_put", put)
+    for number in range(5):
+        bulk.give(infer(number, float(number)))
+    small.give(frames.ask(Ask.PING, 1, b""))
+    await small.until(lambda: read)
+    assert read[0] < 5
+
+
 async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) -> None:
     engine = EchoEngine()
     node = echo_node(engine)
