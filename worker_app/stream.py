@@ -69,6 +69,8 @@ class Stream:
         try:
             while message["type"] == "websocket.receive":
                 self._take(message.get("bytes") or b"")
+                if self.bulk:  # several large bodies in one go would look like silence to the other streams
+                    await asyncio.sleep(0)
                 if self._out:
                     await self._flush()
                 if self.bulk:

@@ -103,7 +103,7 @@ def test_an_isolated_worker_is_told_from_a_sick_one(browser: Browser, site: Page
     assert "1 down · 1 isolated" in browser.text("#tile-workers")
     isolated, silent = browser.texts(".notes")[:2]
     assert "gets no requests. Cause: isolated by hand." in isolated
-    assert silent == "Silent: it has requests and answers none."
+    assert silent == "Silent: it does not even answer a ping."
     assert browser.evaluate("[...document.querySelectorAll('.notes.trouble')].length") == 1
     assert "6 of 64 in flight" in browser.text("[data-worker=worker_2]")
 
