@@ -73,8 +73,6 @@ class Stream:
                     await asyncio.sleep(0)
                 if self._out:
                     await self._flush()
-                if self.bulk:
-                    await asyncio.sleep(0)  # several large bodies in a row would hold up the others' streams
                 message = await receive()
         except (ValueError, msgspec.MsgspecError) as error:
             logger.error("a gateway sent garbage, its stream is closed: %s", error)
