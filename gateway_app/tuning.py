@@ -96,7 +96,7 @@ class Tuning(Recorded):
     )
     slow_start_seconds = models.FloatField(
         "slow start (s)",
-        default=2.0,
+        default=0.0,
         validators=between(0, 600, "seconds"),
         help_text="Seconds in which a worker that comes back grows to its full share, 0 to 600. 0: all of it at once.",
     )

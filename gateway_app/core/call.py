@@ -63,6 +63,7 @@ class Call:
         "link",
         "payload",
         "permit",
+        "released",
         "route",
         "sent_at",
         "suspect",
@@ -88,6 +89,7 @@ class Call:
         self.tried: tuple[Route, ...] = ()
         self.flying = False  # it was sent, and `route` has not answered
         self.suspect = False  # a worker was lost while it had this input
+        self.released = False  # it has waited for long enough as a suspect
         self.hedge: Hedge | None = None  # its second attempt beside the first
         self.first: Call | None = None  # set in a hedge
         self.busy_us = 0  # the shortest queue of the workers that were full

@@ -20,6 +20,6 @@ class Policy:
     hedging: bool = True  # ask a second worker about a request that takes unusually long
     slow_factor: float = 5.0  # a worker this many times slower than the others is sick; 0: never
     silence_s: float = 0.3  # a worker that has requests and says nothing for this long is sick; 0: never
-    slow_start_s: float = 2.0  # a worker that comes back gets its full share after this long
+    slow_start_s: float = 0.0  # a worker that comes back gets its full share after this long
     check_s: float = 2.0  # how often each worker runs its model as a check; 0: never
     hand_off: bool = True  # results move along when their keys do

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from gateway_app.core.router import Router
 
 
+# A suspect that has waited for this part of its time goes the way of all others: most of them have done nothing.
+PATIENCE = 0.2
+
+
 class Quarantine:
     """Keeps those that were in flight on a lost worker apart, until it is known which of them did it, if any."""
 
     def __init__(self, router: Router, clock: Callable[[], float]) -> None:
         self._router = router
         self._clock = clock
-        self.waiting: dict[Call, None] = {}  # for their turn, in the order in which they came
+        self.waiting: dict[Call, float] = {}  # for their turn, and until when, in the order in which they came
 
     def lost(self, route: Route, calls: list[Call]) -> None:
         """A worker was lost with these: each may be what ended it."""
@@ -52,7 +56,7 @@ class Quarantine:
         """Keeps a suspect until it is its turn; False if too many wait."""
         if len(self.waiting) >= MAX_IN_FLIGHT:
             return False
-        self.waiting[call] = None
+        self.waiting[call] = self._clock() + PATIENCE * (call.deadline - call.began)
         return True
 
     def leave(self, call: Call) -> bool:
@@ -76,10 +80,14 @@ class Quarantine:
                 self._router.dispatch(call, self._clock())
 
     def tick(self, now: float) -> None:
-        """Ends those whose time is over, and uses whatever worker has become free."""
+        """Lets those go that have waited for long enough, and uses whatever worker has become free."""
         if self.waiting:
-            for call in [call for call in self.waiting if now >= call.deadline]:
-                self._router.time_out(call)
+            for call in [call for call, until in self.waiting.items() if now >= until]:
+                if now >= call.deadline:
+                    self._router.time_out(call)
+                elif self.leave(call):
+                    call.released = True
+                    self._router.dispatch(call, now)
             for route in tuple(self._router.routes.values()):
                 self._next(route)
 

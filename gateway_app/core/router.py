@@ -392,7 +392,7 @@ class Router:
     def _is_refused(self, call: Call) -> bool:
         """Looks at what is known of a call's input by now; whether it has been answered with a refusal."""
         verdict = self.quarantine.judge(call)
-        call.suspect = verdict is not Verdict.CLEAR
+        call.suspect = verdict is not Verdict.CLEAR and not call.released
         if verdict not in (Verdict.PENDING, Verdict.GUILTY):
             return False
         self.suspects_refused += 1

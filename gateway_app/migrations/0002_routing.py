@@ -70,7 +70,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='tuning',
             name='slow_start_seconds',
-            field=models.FloatField(default=2.0, help_text='Seconds in which a worker that comes back grows to its full share, 0 to 600. 0: all of it at once.', validators=[django.core.validators.MinValueValidator(0, '%(show_value)s is out of range. Choose from 0 to 600 seconds.'), django.core.validators.MaxValueValidator(600, '%(show_value)s is out of range. Choose from 0 to 600 seconds.')], verbose_name='slow start (s)'),
+            field=models.FloatField(default=0.0, help_text='Seconds in which a worker that comes back grows to its full share, 0 to 600. 0: all of it at once.', validators=[django.core.validators.MinValueValidator(0, '%(show_value)s is out of range. Choose from 0 to 600 seconds.'), django.core.validators.MaxValueValidator(600, '%(show_value)s is out of range. Choose from 0 to 600 seconds.')], verbose_name='slow start (s)'),
         ),
         migrations.AddField(
             model_name='worker',

@@ -144,7 +144,7 @@ def test_few_keys_move_when_a_worker_leaves_or_joins(fleet: Sickbay, fresh: Fres
             wait_until("the hit rate is back", lambda: back(load.report, joined, usual), 60.0)
             back_s = time.monotonic() - joined
     finally:
-        fleet.tune(hot_cache=True, load_factor=1.25, hedging=True, slow_start_seconds=2)
+        fleet.tune(hot_cache=True, load_factor=1.25, hedging=True, slow_start_seconds=0)
     load.report.assert_no_failure()
     gone = sum(one != other for one, other in zip(before, without, strict=True)) / len(pool)
     moved = [owner for owner, other in zip(before, without, strict=True) if owner != other]

@@ -137,7 +137,7 @@ def test_one_bad_item_in_a_full_batch_fails_alone(fleet: Sickbay, fresh: Fresh, 
             first.result().assert_no_failure()
         full = fleet.health(owner)["batch_processor"]["full_batches"] - before
     finally:
-        fleet.tune(load_factor=1.25, hedging=True, slow_start_seconds=2)
+        fleet.tune(load_factor=1.25, hedging=True, slow_start_seconds=0)
     report.assert_no_failure()
     assert report.statuses == {200: 31, 422: 1}
     assert full >= 1, "the 32 did not run as one batch"

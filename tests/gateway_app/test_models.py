@@ -66,7 +66,7 @@ def test_the_payload_is_the_whole_configuration():
         "error_rate_percent": 20.0,
         "slow_factor": 5.0,
         "silence_ms": 300,
-        "slow_start_seconds": 2.0,
+        "slow_start_seconds": 0.0,
         "check_seconds": 2.0,
         "request_timeout_ms": 10_000,
         "retry_percent": 20.0,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_app.core import suspects as suspects_module
+from gateway_app.core.quarantine import PATIENCE
 from gateway_app.core.suspects import REFUSE_S, WATCH_S, Suspects, Verdict
 from inference_site.lib.frames import Tell
 from tests.gateway_app.core.fleet import PATIENT, PLAIN, Clock, RecordingCall, World
@@ -290,3 +291,16 @@ def test_no_input_ends_more_than_two_workers(steps: list[tuple[str, int]], kille
     for call in calls:
         if call.outcomes and call.key not in world.killers:
             assert call.outcomes[0][0] == "result" or call.error.code in ("no_worker_available", "workers_failed")
+
+
+def test_suspects_of_a_slow_model_do_not_wait_for_each_other_until_their_time_is_over():
+    world = World(["a", "b"], CALM)
+    first, second = world.owners()
+    calls = [world.submit(key) for key in keys_of(world, first, 20)]
+    world.kill(first)
+    assert world.link(second).calls == calls[:1]
+    world.pass_time(10.0 * PATIENCE)
+    assert world.link(second).calls == calls
+    for _ in calls:
+        world.answer(second)
+    assert all(call.outcomes == [("result", b"[2]")] for call in calls)
