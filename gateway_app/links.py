@@ -216,6 +216,8 @@ class WorkerLink:
             small, bulk = (channel.hello.result() for channel in opened)
             if small.instance != bulk.instance:
                 raise HandshakeError("two processes answered in turn; one of them is about to stop")
+            if self._retired:
+                raise HandshakeError("it is no longer configured")
             if not all(channel.connected for channel in opened):
                 raise HandshakeError("the connection was lost at once; does INFERENCE_TOKEN differ?")
         except BaseException:

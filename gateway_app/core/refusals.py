@@ -12,7 +12,7 @@ from inference_site.lib.errors import ApiError
 
 def too_late(limit_s: float) -> ApiError:
     """The deadline has passed."""
-    message = f"no worker answered within {limit_s:g} s; try again later, or allow more time"
+    message = f"no worker could answer within {limit_s:g} s; try again later, or allow more time"
     return ApiError(504, "deadline_passed", message)
 
 

@@ -13,6 +13,7 @@ from gateway_app.core.policy import Policy
 from gateway_app.core.quarantine import Quarantine
 from gateway_app.core.suspects import Suspects, Verdict
 from gateway_app.core.watch import MAX_ATTEMPTS, Watch
+from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache, Tell
 
 # A larger input is not sent a second time.
@@ -383,7 +384,10 @@ class Router:
         call = call.first or call
         self._take_back(call)
         self.expired += 1
-        call.on_error(refusals.too_late(call.timeout_s or self.policy.timeout_s))
+        call.on_error(self._too_late(call))
+
+    def _too_late(self, call: Call) -> ApiError:
+        return refusals.too_late(call.timeout_s or self.policy.timeout_s)
 
     def _refuse_failed(self, call: Call, reason: str) -> None:
         if not call.suspect or not self._is_refused(call):
@@ -407,7 +411,8 @@ class Router:
             call.on_error(refusals.no_workers())
         elif any(route.up and route.breaker.state is not State.OPEN for route in routes):
             self.shed += 1
-            call.on_error(refusals.overloaded(call))
+            in_time = call.busy_us / 1e6 < call.deadline - self._clock()
+            call.on_error(refusals.overloaded(call) if in_time else self._too_late(call))
         else:
             call.on_error(refusals.no_worker_available(routes))
 

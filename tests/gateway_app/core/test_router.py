@@ -367,3 +367,15 @@ def test_a_client_may_leave_because_of_another_ones_answer() -> None:
     world.kill("a")
     assert second.outcomes == []
     assert world.router.in_flight == world.route("a").in_flight == 0
+
+
+def test_who_has_less_time_than_every_queue_is_told_that_it_is_too_late() -> None:
+    world = World(["a", "b"])
+    hasty, patient = world.submit(1, timeout_s=0.05), world.submit(1, timeout_s=5.0)
+    for call in (hasty, patient):
+        for _ in range(2):
+            link = next(link for link in world.links if call in link.calls)
+            world.tell(link, call, Tell.BUSY, time_us=400_000)
+    assert (hasty.error.status, hasty.error.code) == (504, "deadline_passed")
+    assert "0.05 s" in hasty.error.message
+    assert (patient.error.status, patient.error.code) == (503, "overloaded")
