@@ -52,6 +52,7 @@ class Call:
     __slots__ = (
         "attempts",
         "began",
+        "blamed_by",
         "busy_us",
         "channel",
         "deadline",
@@ -89,6 +90,7 @@ class Call:
         self.tried: tuple[Route, ...] = ()
         self.flying = False  # it was sent, and `route` has not answered
         self.suspect = False  # a worker was lost while it had this input
+        self.blamed_by: Route | None = None  # its model failed on this input: the input's fault, or the worker's
         self.released = False  # it has waited for long enough as a suspect
         self.hedge: Hedge | None = None  # its second attempt beside the first
         self.first: Call | None = None  # set in a hedge

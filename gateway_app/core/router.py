@@ -23,6 +23,7 @@ RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
 _MISS = int(Cache.MISS)
+_BLAME = b'"model_refused_input"'
 # Whoever is connected is neither of these any more.
 _CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
 
@@ -103,13 +104,18 @@ class Router:
         route.in_flight -= 1
         call.flying = False
         if kind in _ANSWERS:
+            if kind == _REFUSED and _BLAME in payload and self._asks_another(call):
+                return
             if call.permit < 0 and route.slow_s:
                 self.probed(route, call.permit, self._clock() - call.sent_at if cache == _MISS else None)
             else:
                 route.breaker.success(call.permit)
             route.requests += 1
-            if call.suspect or call.hedge is not None or call.first is not None:
+            if call.suspect or call.hedge is not None or call.first is not None or call.blamed_by is not None:
                 self._settled(call)
+                if call.blamed_by is not None and kind != _REFUSED:
+                    call.blamed_by.failures += 1
+                    call.blamed_by.breaker.count_failure(f"its model failed on an input that {route.name} can run")
             if kind == _REFUSED:
                 call.on_refusal(status, payload)
                 return
@@ -283,6 +289,18 @@ class Router:
             route.ramp_from = None
             return False
         return call.key & 0xFFFF >= max(RAMP_START, part) * 0x10000
+
+    def _asks_another(self, call: Call) -> bool:
+        """A model that fails on an input and not on others: whether another worker is asked who is to blame."""
+        if call.first is not None or call.hedge is not None or call.blamed_by is not None:
+            return False
+        if call.attempts >= MAX_ATTEMPTS or self.other(call) is None or not self.may_repeat(call):
+            return False
+        call.route.breaker.release(call.permit)
+        self.quarantine.free(call)
+        call.blamed_by = call.route
+        self.retry(call, "its model failed on this input", paid=True)
+        return True
 
     # Ends.
 

@@ -379,3 +379,42 @@ def test_who_has_less_time_than_every_queue_is_told_that_it_is_too_late() -> Non
     assert (hasty.error.status, hasty.error.code) == (504, "deadline_passed")
     assert "0.05 s" in hasty.error.message
     assert (patient.error.status, patient.error.code) == (503, "overloaded")
+
+
+BLAME = b'{"error":"the model can\'t run on this input","code":"model_refused_input"}'
+
+
+def blame(world: World, name: str) -> None:
+    link = world.link(name)
+    world.tell(link, link.calls[0], Tell.REFUSED, BLAME, 422)
+
+
+def test_an_input_that_a_model_fails_on_is_the_clients_fault_once_a_second_worker_says_so() -> None:
+    world = World(["a", "b"])
+    first, second = world.owners()
+    call = world.submit()
+    blame(world, first)
+    assert not call.outcomes
+    blame(world, second)
+    assert call.outcomes == [("refusal", 422)]
+    assert [world.route(name).breaker.failures for name in (first, second)] == [0, 0]
+    assert world.router.in_flight == 0
+
+
+def test_a_worker_whose_model_fails_on_what_another_can_run_has_failed() -> None:
+    world = World(["a", "b"])
+    first, second = world.owners()
+    for count in (1, 2):
+        call = world.submit()
+        blame(world, first)
+        world.answer(second, Tell.RESULT)
+        assert call.outcomes == [("result", b"[2]")]
+        assert (world.route(first).breaker.failures, world.route(first).failures) == (count, count)
+    assert second in world.route(first).breaker.last_error
+
+
+def test_with_nobody_else_to_ask_the_only_worker_is_believed() -> None:
+    world = World(["a"])
+    call = world.submit()
+    blame(world, "a")
+    assert call.outcomes == [("refusal", 422)]
