@@ -206,6 +206,7 @@ class Gateway:
             await asyncio.sleep(1)
             self.inference.latency.roll()
             self.rate.roll(self.inference.requests)
+            self.handoff.forget()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

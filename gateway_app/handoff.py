@@ -46,7 +46,7 @@ class HandOff:
     def leaving(self, link: WorkerLink) -> None:
         """A worker is about to stop, or is to be idle."""
         if self._router.policy.hand_off:
-            self._forget()
+            self.forget()
             self._legacies[link.route.name] = Legacy(self._clock() + REMEMBER_S)
             link.sharing = True
             link.order(Ask.SHARE)
@@ -55,7 +55,7 @@ class HandOff:
         """A worker is there again, with an empty cache."""
         if not self._router.policy.hand_off:
             return
-        self._forget()
+        self.forget()
         name = link.route.name
         legacy = self._legacies.pop(name, None)
         for chunk in legacy.chunks if legacy is not None else ():
@@ -75,7 +75,7 @@ class HandOff:
         if not entries.entries:
             link.sharing = False
             return
-        self._forget()
+        self.forget()
         legacy = self._legacies.get(link.route.name)
         if legacy is not None and legacy.size_bytes + len(payload) <= SHARE_BYTES:
             legacy.chunks.append(payload)
@@ -89,7 +89,8 @@ class HandOff:
             self.moved += len(found)
             self._links[name].order(Ask.KEEP, encode(Entries(entries.model_digest, found)))
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drops what has been kept for too long; to be called now and then."""
         now = self._clock()
         self._legacies = {name: legacy for name, legacy in self._legacies.items() if now < legacy.until}
         self._returned = {name: until for name, until in self._returned.items() if now < until}

@@ -127,7 +127,8 @@ class InferCall(Call):
     def _leave_behind(self) -> None:
         """The time of this one is over. Who joined later has some left, and goes on without it."""
         now = self._inference.clock()
-        others = {each: None for each in self.followers or () if each.deadline > now}
+        # Who has less time than the shortest queue would only hear the same again.
+        others = {each: None for each in self.followers or () if each.deadline > now + self.busy_us / 1e6}
         self.followers = {each: None for each in self.followers or () if each not in others}
         if others:
             left_s = min(each.deadline for each in others) - now

@@ -34,10 +34,16 @@ class LastRun:
 
     def began(self, key: int) -> None:
         """The input with this key is about to run, alone."""
-        if self._file is not None:
-            os.pwrite(self._file, b"%016x" % key, 0)
+        self._write(b"%016x" % key)
 
     def ended(self) -> None:
         """It has run, and this process is still there."""
+        self._write(_NOTHING)
+
+    def _write(self, text: bytes) -> None:
         if self._file is not None:
-            os.pwrite(self._file, _NOTHING, 0)
+            try:
+                os.pwrite(self._file, text, 0)
+            except OSError as error:
+                logger.warning("what runs is noted no more: %s", error)
+                self._file = None

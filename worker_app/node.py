@@ -142,6 +142,7 @@ class Node:
             if self.batcher.full or (left_ms and self._too_late(left_ms)):
                 self._refuse(token, reply)
                 return None
+            job.watched = None  # it will not run alone
             self.batcher.put(job)
         job.join(token, reply, began, left_ms)
         self._jobs[key] = job
@@ -200,13 +201,13 @@ class Node:
             size, watched = len(samples), self._running[0].watched
             if watched is not None:
                 self.last_run.began(watched)
-            if self.engine.typical_s < _QUICK_S:
-                self._finish(self._run(samples))
-                await asyncio.sleep(0)  # let what has arrived meanwhile join the next batch
-            else:
-                self._finish(await loop.run_in_executor(self._thread, self._run, samples))
+            quick = self.engine.typical_s < _QUICK_S
+            results = self._run(samples) if quick else await loop.run_in_executor(self._thread, self._run, samples)
             if watched is not None:
                 self.last_run.ended()
+            self._finish(results)
+            if quick:
+                await asyncio.sleep(0)  # let what has arrived meanwhile join the next batch
             ended = time.monotonic()
             self.pace.note(size, ended - began)
             self._admit()

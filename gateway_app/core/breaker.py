@@ -166,6 +166,13 @@ class Breaker:
         elif self.config.error_ratio:
             self._judge_rate(reason)
 
+    def contradicted(self, reason: str) -> None:
+        """An answer that was released, as neither success nor failure, has turned out to be wrong."""
+        if self.state is State.CLOSED:
+            self._calls += 1
+            self._failed += 1
+        self.count_failure(reason)
+
     def trip(self, cause: Cause, reason: str) -> bool:
         """Opens, for what else is known of the worker; whether it is open now."""
         if self.state is not State.OPEN and (cause is Cause.OPERATOR or self.may_open()):

@@ -62,8 +62,10 @@ class Call:
         "ident",
         "key",
         "link",
+        "patience",
         "payload",
         "permit",
+        "refusal",
         "released",
         "route",
         "sent_at",
@@ -91,6 +93,8 @@ class Call:
         self.flying = False  # it was sent, and `route` has not answered
         self.suspect = False  # a worker was lost while it had this input
         self.blamed_by: Route | None = None  # its model failed on this input: the input's fault, or the worker's
+        self.refusal: tuple[int, bytes] | None = None  # what that worker said
+        self.patience = 0.0  # until when it waits as a suspect, once it has begun to
         self.released = False  # it has waited for long enough as a suspect
         self.hedge: Hedge | None = None  # its second attempt beside the first
         self.first: Call | None = None  # set in a hedge

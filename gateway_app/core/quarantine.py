@@ -56,7 +56,9 @@ class Quarantine:
         """Keeps a suspect until it is its turn; False if too many wait."""
         if len(self.waiting) >= MAX_IN_FLIGHT:
             return False
-        self.waiting[call] = self._clock() + PATIENCE * (call.deadline - call.began)
+        if not call.patience:  # not anew each time it has been tried
+            call.patience = min(self._clock() + PATIENCE * (call.deadline - call.began), call.deadline)
+        self.waiting[call] = call.patience
         return True
 
     def leave(self, call: Call) -> bool:

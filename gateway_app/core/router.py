@@ -104,7 +104,7 @@ class Router:
         route.in_flight -= 1
         call.flying = False
         if kind in _ANSWERS:
-            if kind == _REFUSED and _BLAME in payload and self._asks_another(call):
+            if kind == _REFUSED and _BLAME in payload and self._asks_another(call, status, payload):
                 return
             if call.permit < 0 and route.slow_s:
                 self.probed(route, call.permit, self._clock() - call.sent_at if cache == _MISS else None)
@@ -113,9 +113,10 @@ class Router:
             route.requests += 1
             if call.suspect or call.hedge is not None or call.first is not None or call.blamed_by is not None:
                 self._settled(call)
-                if call.blamed_by is not None and kind != _REFUSED:
-                    call.blamed_by.failures += 1
-                    call.blamed_by.breaker.count_failure(f"its model failed on an input that {route.name} can run")
+                blamed_by = (call.first or call).blamed_by
+                if blamed_by is not None and kind != _REFUSED:
+                    blamed_by.failures += 1
+                    blamed_by.breaker.contradicted(f"its model failed on an input that {route.name} can run")
             if kind == _REFUSED:
                 call.on_refusal(status, payload)
                 return
@@ -186,7 +187,7 @@ class Router:
         else:
             self.suspects.ended(route.name, last_run)
             route.breaker.revive(f"a new process of {route.name} has answered")
-            route.pace = Pace()
+            route.pace, route.slow_s = Pace(), 0.0
             if before:
                 self._ramp(route)
         self.quarantine.dispatch_all()
@@ -290,15 +291,17 @@ class Router:
             return False
         return call.key & 0xFFFF >= max(RAMP_START, part) * 0x10000
 
-    def _asks_another(self, call: Call) -> bool:
-        """A model that fails on an input and not on others: whether another worker is asked who is to blame."""
-        if call.first is not None or call.hedge is not None or call.blamed_by is not None:
+    def _asks_another(self, call: Call, status: int, payload: bytes) -> bool:
+        """A model that fails on an input and not on others: whether another worker is heard about who is to blame."""
+        first, beside = call.first or call, call.first or call.hedge
+        if first.blamed_by is not None:
             return False
-        if call.attempts >= MAX_ATTEMPTS or self.other(call) is None or not self.may_repeat(call):
+        asked = beside is not None and beside.flying
+        if not asked and (first.attempts >= MAX_ATTEMPTS or self.other(call) is None or not self.may_repeat(call)):
             return False
         call.route.breaker.release(call.permit)
         self.quarantine.free(call)
-        call.blamed_by = call.route
+        first.blamed_by, first.refusal = call.route, (status, payload)
         self.retry(call, "its model failed on this input", paid=True)
         return True
 
@@ -408,7 +411,12 @@ class Router:
         return refusals.too_late(call.timeout_s or self.policy.timeout_s)
 
     def _refuse_failed(self, call: Call, reason: str) -> None:
-        if not call.suspect or not self._is_refused(call):
+        if call.suspect and self._is_refused(call):
+            return
+        if call.blamed_by is not None and call.refusal is not None:  # nobody has said otherwise
+            call.route = call.blamed_by
+            call.on_refusal(*call.refusal)
+        else:
             call.on_error(refusals.failed(call, reason))
 
     def _is_refused(self, call: Call) -> bool:
@@ -451,6 +459,8 @@ class Router:
 
     def _changed(self, route: Route, before: State, reason: str) -> None:
         if before is State.HALF_OPEN and route.breaker.state is State.CLOSED:
-            route.pace, route.slow_s = Pace(), 0.0
+            route.pace = Pace()
             self._ramp(route)
+        if route.breaker.state is State.CLOSED:
+            route.slow_s = 0.0
         self._on_breaker(route.name, before, route.breaker.state, reason)

@@ -253,3 +253,16 @@ def test_near_twins_neither_join_nor_share_what_is_kept(monkeypatch: pytest.Monk
             bench.tell(0, Tell.RESULT)
         assert [asker.answers[0][1]["output_data"] for asker in askers] == [[1], [2], [1]]
     assert bench.inference.hot.hits
+
+
+def test_who_joined_does_not_ask_again_and_again_for_what_no_queue_has_time_for() -> None:
+    bench = Bench()
+    first = bench.ask(b"[1]")
+    bench.now += 0.005
+    second = bench.ask(b"[1]")
+    asked = 0
+    while bench.sent and asked < 100:
+        asked += 1
+        bench.router.answered(bench.sent.pop(), Tell.BUSY, 0, 503, b"", 20_000_000)
+    assert asked == len(NAMES)
+    assert [status for asker in (first, second) for status, _ in asker.answers] == [504, 504]

@@ -418,3 +418,54 @@ def test_with_nobody_else_to_ask_the_only_worker_is_believed() -> None:
     call = world.submit()
     blame(world, "a")
     assert call.outcomes == [("refusal", 422)]
+
+
+def test_a_worker_that_blames_inputs_now_and_then_is_tripped_by_its_error_rate() -> None:
+    world = World(["a", "b"], replace(PLAIN, breaker=BreakerConfig()))
+    first, second = world.owners()
+    for _ in range(13):
+        for blames in (True, False):
+            call = world.submit()
+            if world.state(first) is not State.CLOSED:
+                return
+            if blames:
+                blame(world, first)
+                world.answer(second)
+            else:
+                world.answer(first)
+            assert call.outcomes == [("result", b"[2]")]
+    pytest.fail("it goes on")
+
+
+@pytest.mark.parametrize("end", ["full", "lost"])
+def test_a_refusal_that_nobody_contradicts_is_the_answer(end: str) -> None:
+    world = World(["a", "b"])
+    first, second = world.owners()
+    call = world.submit()
+    blame(world, first)
+    if end == "full":
+        world.answer(second, Tell.BUSY)
+    else:
+        world.kill(second)
+    assert call.outcomes == [("refusal", 422)]
+    assert call.route is world.route(first)
+
+
+def test_a_sick_second_worker_does_not_outvote_a_slow_first_one() -> None:
+    world = World(["a", "b"])
+    first, second = world.owners()
+    call = world.submit()
+    world.pass_time(5.1)
+    blame(world, second)
+    assert not call.outcomes
+    world.answer(first)
+    assert call.outcomes == [("result", b"[2]")]
+    assert world.route(second).failures == 1
+
+
+def test_what_was_slow_is_not_remembered_of_a_former_process() -> None:
+    world = World(["a", "b"])
+    world.route("a").slow_s = 0.005
+    world.kill("a")
+    world.connect("a")
+    assert world.route("a").slow_s == 0.0

@@ -304,3 +304,18 @@ def test_suspects_of_a_slow_model_do_not_wait_for_each_other_until_their_time_is
     for _ in calls:
         world.answer(second)
     assert all(call.outcomes == [("result", b"[2]")] for call in calls)
+
+
+def test_a_suspect_that_nobody_can_take_is_not_kept_beyond_its_patience_or_its_time():
+    world = World(["a", "b", "c"], CALM)
+    first, second, _ = world.owners()
+    calls = [world.submit(key) for key in keys_of(world, first, 4)]
+    world.route(second).draining = True
+    world.kill(first)
+    kept = [call for call in calls if not any(call in link.calls for link in world.links)]
+    assert kept
+    for _ in range(100):
+        world.pass_time(0.025)
+    assert all(any(call in link.calls for link in world.links) for call in calls)
+    world.pass_time(10.0)
+    assert all(call.outcomes for call in calls)
