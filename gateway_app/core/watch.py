@@ -20,8 +20,8 @@ MAX_ATTEMPTS = 2
 HEDGE_FLOOR_S = 0.05
 # An answer is slow that takes longer than this, and many times what is usual.
 SLOW_FLOOR_S = 0.005
-# A worker is slow that looks so this many seconds in a row: a few large bodies may make it look so for a moment.
-SLOW_LOOKS = 3
+# A worker is slow that looks so this many times in a row: a few large bodies may make it look so for a moment.
+SLOW_LOOKS, LOOK_S = 3, 0.5
 # A probe's time, or three times what nearly all answers of that worker take.
 PROBE_FLOOR_S = 1.0
 
@@ -31,13 +31,15 @@ class Watch:
 
     def __init__(self, router: Router, clock: Callable[[], float]) -> None:
         self._router = router
-        self._second_began = clock()
+        self._second_began = self._looked_at = clock()
 
     def tick(self, now: float) -> None:
         """Acts on whatever has lasted too long."""
         if now - self._second_began >= 1:
             self._second_began = now
             self._router.budget.roll()
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
             self._find_slow()
         hedge_after_s = self._hedge_after_s()
         for route in tuple(self._router.routes.values()):
