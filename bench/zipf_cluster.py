@@ -63,7 +63,7 @@ class Clients:
             await asyncio.sleep(max(0.0, began + at - time.monotonic()))
             values = np.random.default_rng(key).random(64).round(4).tolist()
             body = json.dumps({"request_id": "r", "input_data": values}).encode()
-            writer.write(b"POST /infer HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            writer.write(b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r")[0]))
             self.latencies_s.append(time.monotonic() - began - at)

@@ -36,7 +36,11 @@ def form_of(response):
     """What a browser would send back for the form on this page."""
     form = response.context["adminform"].form
     values = {name: form.get_initial_for_field(field, name) for name, field in form.fields.items()}
-    return {name: "on" if value is True else value for name, value in values.items() if value not in (None, False)}
+    return {
+        name: "on" if value is True else value
+        for name, value in values.items()
+        if value is not None and value is not False
+    }
 
 
 def test_a_stranger_is_sent_to_the_login(client):
