@@ -41,12 +41,10 @@ class HandOff:
         self._clock = clock
         self._legacies: dict[str, Legacy] = {}
         self._returned: dict[str, float] = {}  # until when results are passed on to who came back
-        self.moved = 0
 
     def leaving(self, link: WorkerLink) -> None:
         """A worker is about to stop, or is to be idle."""
         if self._router.policy.hand_off:
-            self.forget()
             self._legacies[link.route.name] = Legacy(self._clock() + REMEMBER_S)
             link.sharing = True
             link.order(Ask.SHARE)
@@ -55,7 +53,6 @@ class HandOff:
         """A worker is there again, with an empty cache."""
         if not self._router.policy.hand_off:
             return
-        self.forget()
         name = link.route.name
         legacy = self._legacies.pop(name, None)
         for chunk in legacy.chunks if legacy is not None else ():
@@ -75,7 +72,6 @@ class HandOff:
         if not entries.entries:
             link.sharing = False
             return
-        self.forget()
         legacy = self._legacies.get(link.route.name)
         if legacy is not None and legacy.size_bytes + len(payload) <= SHARE_BYTES:
             legacy.chunks.append(payload)
@@ -86,11 +82,10 @@ class HandOff:
             if heir is not None and (legacy is not None or heir in self._returned):
                 heirs.setdefault(heir, []).append(entry)
         for name, found in heirs.items():
-            self.moved += len(found)
             self._links[name].order(Ask.KEEP, encode(Entries(entries.model_digest, found)))
 
     def forget(self) -> None:
-        """Drops what has been kept for too long; to be called now and then."""
+        """Drops what has been kept for too long; to be called about once a second."""
         now = self._clock()
         self._legacies = {name: legacy for name, legacy in self._legacies.items() if now < legacy.until}
         self._returned = {name: until for name, until in self._returned.items() if now < until}

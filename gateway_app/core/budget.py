@@ -24,7 +24,7 @@ class RetryBudget:
 
         `spare`: only of the first half of what may be, so that enough is left for those who need it more.
         """
-        allowed, spent = self._allowed(ratio)
+        allowed, spent = self.account(ratio)
         if not ratio or (spent >= allowed / 2 if spare else spent + 1 > allowed):
             return False
         self.spent += 1
@@ -34,16 +34,12 @@ class RetryBudget:
         """Counts a second attempt that is made in any case."""
         self.spent += 1
 
-    def left(self, ratio: float) -> float:
-        """How many more there may be now."""
-        allowed, spent = self._allowed(ratio)
-        return allowed - spent
-
     def roll(self) -> None:
         """Ends the current second."""
         self._past.append((self.requests, self.spent))
         self.requests = self.spent = 0
 
-    def _allowed(self, ratio: float) -> tuple[float, int]:
+    def account(self, ratio: float) -> tuple[float, int]:
+        """How many second attempts there may be in ten seconds, and how many there were."""
         requests, spent = map(sum, zip(*self._past, (self.requests, self.spent), strict=True))
         return max(MINIMUM, ratio * requests), spent

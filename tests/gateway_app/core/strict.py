@@ -47,7 +47,8 @@ class StrictWorld(World):
             self.sent_as_suspect.append(call)
         elif attempts == MAX_ATTEMPTS and not told.full and told not in self.once_suspect:
             assert self.policy.retry_ratio
-            assert self.router.budget.left(self.policy.retry_ratio) >= 0
+            allowed, spent = self.router.budget.account(self.policy.retry_ratio)
+            assert spent <= allowed
         verdict = self.router.suspects.verdict(call.key, call.payload)
         assert verdict not in (Verdict.PENDING, Verdict.GUILTY), "it may end a third one"
         if not isinstance(call, Hedge) and not call.suspect:

@@ -44,5 +44,5 @@ def test_what_is_spent_in_any_case_counts():
     budget = RetryBudget()
     for _ in range(MINIMUM + 20):
         budget.spend()
-    assert budget.left(0.2) == -20
+    assert budget.account(0.2) == (MINIMUM, MINIMUM + 20)
     assert not budget.withdraw(0.2)
