@@ -51,7 +51,8 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	@$(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+$(VENV)/.installed-dev: requirements.txt requirements-dev.txt requirements-data.txt | $(VENV)/bin/python
 	@echo "Installing requirements-dev.txt (several minutes the first time)" >&2
 	@$(PIP_INSTALL) -r requirements-dev.txt
+	@$(PIP_INSTALL) --no-deps -r requirements-data.txt
 	@touch $(VENV)/.installed $@

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from inference_site.inflight import InFlightBytes
+from inference_site.lib.catalog import ModelInfo, Statistics
 from inference_site.lib.errors import ApiError
 
 # Takes status, header lines (each with its CRLF) and body of the answer to one request.
@@ -19,6 +20,30 @@ class Ticket(Protocol):
         """The client has left: its answer is not called any more, and nothing more is done for it alone."""
 
 
+class Asker(Protocol):
+    """Who waits for the answer to one ask, in whatever language it came. Exactly one method is called, once, perhaps
+    before the ask has returned; none after its ticket was cancelled.
+
+    `headers` are the header lines that say how it was answered: X-Node, X-Cache, X-Attempts, Retry-After.
+    """
+
+    def on_output(self, output: bytes, node_json: bytes, cached: bool, time_us: int, headers: bytes, /) -> None:
+        """The answer; `output` as the module asks says for the form of the ask; `node_json` is a JSON string."""
+
+    def on_error(self, error: ApiError, headers: bytes, /) -> None:
+        """Why there is none."""
+
+
+class Served(Protocol):
+    """One version of a model that is served here."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None, /) -> Ticket | None:
+        """Answers an ask (see asks); None if `asker` has been told already. `timeout_ms` as for Plane.infer."""
+
+
 class Plane(Protocol):
     """What answers inferences: the gateway, or a worker on its own."""
 
@@ -30,6 +55,24 @@ class Plane(Protocol):
 
         `timeout_ms` is how long the client waits from now on, 1 to 600,000; None: it has not said so.
         """
+
+    def find(self, name: str | None, version: str | None, /) -> Served:
+        """The model that answers now; None: the one of a plain /infer; its newest version that is ready.
+
+        Raises ApiError 404 for what is unknown or unloaded, 503 for what is known and not ready; both say why.
+        """
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Every version of every model that is known here, loaded or not, by name and version."""
+
+    def statistics(self, name: str, version: str, /) -> Statistics:
+        """Counts and durations of one version since it was loaded, of all workers together."""
+
+    async def load(self, name: str, /) -> None:
+        """Loads a model, or its newest version and changed files; returns once it is served. Raises ApiError."""
+
+    async def unload(self, name: str, /) -> None:
+        """Ends the serving of a model; returns once it is not found any more. Raises ApiError."""
 
 
 class Writer(Protocol):

@@ -1,9 +1,10 @@
 """The binary frames that gateway and worker exchange inside WebSocket messages.
 
 A message holds any number of frames, so that all that is ready in one turn of the loop travels together. Integers are
-little-endian. A request frame is kind, id, length, the milliseconds that are left for it, and a payload; a reply frame
-has status, cache state, the time that the worker measured and a check instead. An id belongs to one connection and
-one request. The check of a RESULT says for which input the worker made this very output: see `check_of`.
+little-endian. A request frame is kind, model, id, length, the milliseconds that are left for it, and a payload; a reply
+frame has status, cache state, the time that the worker measured and a check instead. A model is the number that the
+worker has given it in its MODELS; an id belongs to one connection and one request. The check of a RESULT says for which
+input the worker made this very output: see `check_of`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from struct import Struct
 
 from xxhash import xxh3_64_intdigest
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 # Above this a body travels on a connection of its own, so that it never holds up small ones.
 BULK_BYTES = 64 * 1024
 # How much one message may gather before the next one is begun.
@@ -23,7 +24,7 @@ MESSAGE_BYTES = 1024 * 1024
 class Ask(IntEnum):
     """What a gateway sends."""
 
-    INFER = 1  # payload: the text of input_data
+    INFER = 1  # payload: see asks
     PROOF = 2  # payload: see handshake
     SETTINGS = 3  # payload: NodeSettings as JSON
     CANCEL = 4  # nobody waits for the request with this id any more; it gets no reply
@@ -32,6 +33,7 @@ class Ask(IntEnum):
     SHARE = 7  # send the hottest results, as ENTRIES
     KEEP = 8  # payload: results of other workers, as ENTRIES has them
     FIRST = 9  # as INFER, but before all that waits: others wait for how it ends
+    USES = 10  # payload: JSON list of the numbers of the models that this gateway sends requests to: they stay loaded
 
 
 class Tell(IntEnum):
@@ -42,11 +44,13 @@ class Tell(IntEnum):
     BUSY = 3  # full or draining: nothing was done, ask another; the time is how long its queue is, in µs
     FAILED = 4  # the worker is at fault; payload: a sentence
     EXPIRED = 5  # its time had passed before it was run
+    GONE = 6  # there is no model with that number (any more): nothing was done
     HELLO = 16  # payload: see handshake
     STATS = 17  # payload: JSON
     DRAINING = 18  # about to stop: send nothing more unless there is nobody else
     PONG = 19  # the answer to PING
     ENTRIES = 20  # payload: see handoff
+    MODELS = 21  # payload: see catalog; after SETTINGS, and whenever something about its models changes
 
 
 class Cache(IntEnum):
@@ -57,7 +61,7 @@ class Cache(IntEnum):
     JOINED = 2
 
 
-_ASK = Struct("<BxxxIII")
+_ASK = Struct("<BxHIII")
 _TELL = Struct("<BBHIIII")
 pack_ask_head = _ASK.pack
 pack_tell_head = _TELL.pack
@@ -65,9 +69,9 @@ ASK_HEAD_BYTES = _ASK.size
 TELL_HEAD_BYTES = _TELL.size
 
 
-def ask(kind: int, ident: int, payload: bytes, left_ms: int = 0) -> bytes:
-    """One request frame; `left_ms` is the time left for it, 0 for no limit."""
-    return pack_ask_head(kind, ident, len(payload), min(left_ms, 0xFFFFFFFF)) + payload
+def ask(kind: int, ident: int, payload: bytes, left_ms: int = 0, model: int = 0) -> bytes:
+    """One request frame; `left_ms` is the time left for it, 0 for no limit; `model` is 0 where it means none."""
+    return pack_ask_head(kind, model, ident, len(payload), min(left_ms, 0xFFFFFFFF)) + payload
 
 
 def tell(
@@ -78,24 +82,24 @@ def tell(
 
 
 def check_of(output: bytes, key: int) -> int:
-    """32 bits that bind an output to the 64-bit key of the input's text."""
+    """32 bits that bind an output to the 64-bit key of what was asked (see asks.key_of)."""
     return xxh3_64_intdigest(output, key) & 0xFFFFFFFF
 
 
-def asks(message: bytes) -> list[tuple[int, int, int, bytes]]:
-    """(kind, id, ms left, payload) of every request frame in a message. Raises ValueError if it is not whole."""
+def asks(message: bytes) -> list[tuple[int, int, int, int, bytes]]:
+    """(kind, model, id, ms left, payload) of every request frame in a message. Raises ValueError if it is not whole."""
     found = []
     position, end, unpack = 0, len(message), _ASK.unpack_from
     while position < end:
         if end - position < ASK_HEAD_BYTES:
             raise ValueError(f"{end - position} bytes are left where a frame of at least {ASK_HEAD_BYTES} should be")
-        kind, ident, length, left_ms = unpack(message, position)
+        kind, model, ident, length, left_ms = unpack(message, position)
         position += ASK_HEAD_BYTES
         payload = message[position : position + length]
         position += length
         if position > end:
             raise ValueError(f"a frame says {length} bytes, {len(payload)} are there")
-        found.append((kind, ident, left_ms, payload))
+        found.append((kind, model, ident, left_ms, payload))
     return found
 
 

@@ -22,8 +22,6 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     node_id: str
     instance: str
-    model: str
-    model_digest: str
     draining: bool
     challenge: str
     proof: str
