@@ -203,8 +203,7 @@ class Engine:
         try:
             return self._encode(sample, batch.infer([sample]))
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return ApiError(422, "model_refused_input", f"the model can't run on this input: {lines[-1][:300]}")
+            return ApiError(422, "model_refused_input", f"the model can't run on this input: {_reason(error)}")
 
     def _encode(self, sample: Sample, outputs: dict[int, np.ndarray]) -> bytes:
         padder = self._padder
@@ -225,7 +224,7 @@ class Engine:
                 break
             except Exception as error:
                 sample = None
-                errors.append(getattr(error, "message", str(error)))
+                errors.append(_reason(error))
         if probe is None or sample is None:
             raise ModelError(
                 f"{self.path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
@@ -240,7 +239,7 @@ class Engine:
                     batch.infer([sample] * size, must_batch=size > 1)
                 except Exception as error:
                     if size == 1:
-                        raise ModelError(f"{self.path} fails on zeros once in a while: {error}") from error
+                        raise ModelError(f"{self.path} fails on zeros once in a while: {_reason(error)}") from error
                     logger.warning("%s can't run %d at once, so it runs one by one: %s", self.path.name, size, error)
                     self.batches = False
                 took[size] = time.perf_counter() - began
@@ -248,8 +247,7 @@ class Engine:
                 try:
                     batch.infer([self.read(ask)])
                 except Exception as error:
-                    reason = getattr(error, "message", str(error))
-                    raise ModelError(f"{self.path} does not run on its warm-up shapes: {reason}") from error
+                    raise ModelError(f"{self.path} does not run on its warm-up shapes: {_reason(error)}") from error
         self.typical_s = took[1]
         # Without batches a second sample costs as much as the first.
         several = self.batches and rows in took and rows > 1
@@ -308,6 +306,11 @@ class _Batch:
 
 def _wanted(sample: Sample, served: int) -> tuple[int, ...]:
     return (served,) if sample.view is None else tuple(index for index, _ in sample.view)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:300]
 
 
 def _describe(each: TensorInfo) -> dict[str, Any]:
