@@ -16,9 +16,10 @@ from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Record
 from worker_app.padding import Padder
 from worker_app.providers import CPU, CUDA, ModelError, create_session
+from worker_app.reader import Reader
 from worker_app.record import digest_of
 from worker_app.results import encode_text, encode_v2
-from worker_app.samples import Reader, Sample
+from worker_app.samples import Sample
 from worker_app.signature import Signature, SignatureError
 from worker_app.warmup import WarmUp
 
