@@ -14,6 +14,7 @@ IS_GATEWAY = INFERENCE_MODE == "gateway"
 MODEL_PATH = env.path("MODEL_PATH", BASE_DIR / "models" / "digits.onnx", base=BASE_DIR)
 STATE_DIR = env.path("STATE_DIR", BASE_DIR / "var", base=BASE_DIR)
 INFERENCE_TOKEN = env.text("INFERENCE_TOKEN")
+MODEL_CONTROL_TOKEN = env.text("MODEL_CONTROL_TOKEN")
 DATA_PLANE = env.choice("DATA_PLANE", ("fast", "django"), default="fast")
 MAX_BODY_BYTES = env.integer("MAX_BODY_BYTES", 16 * 2**20, minimum=1024, maximum=2**31)
 MAX_IN_FLIGHT_BYTES = env.integer(

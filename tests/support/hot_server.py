@@ -17,6 +17,7 @@ from inference_site.heads import KnownHeads
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import error_body
+from inference_site.v2.rest import Rest
 from tests.support.processes import wait_until
 from tests.support.wire import Wire
 
@@ -180,6 +181,7 @@ class HotServer:
                 return super().eof_received()
 
         Protocol.plane = plane
+        Protocol.rest = Rest(plane)
         Protocol.max_body_bytes = max_body_bytes
         self.protocol = Protocol
 
