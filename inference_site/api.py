@@ -101,7 +101,6 @@ def v2(request: HttpRequest) -> HttpResponse:
             quote(request.path),
             lambda name: request.headers.get(name),
             request.META.get("REMOTE_ADDR"),
-            settings.MODEL_CONTROL_TOKEN,
         )
         timeout_ms = _timeout_ms(request)
         body = _sent(request)

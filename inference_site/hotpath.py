@@ -308,9 +308,7 @@ class HotProtocol(Connection):
                 exchange.coding = read_coding(self._header("content-encoding") or "")
             if self.url != _PATH:
                 client = self.client[0] if self.client else None
-                exchange.asked = read_head(
-                    method.decode(), self.url.decode("latin-1"), self._header, client, settings.MODEL_CONTROL_TOKEN
-                )
+                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), self._header, client)
         except ApiError as error:
             exchange.fault = error
         known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None and method == b"POST"

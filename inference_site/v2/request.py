@@ -72,10 +72,19 @@ def read_request(parts: Sequence[Bytes], header_length: int | None = None) -> In
     timeout_ms, binary = None, False
     if parameters is not None:
         binary = parameters.binary_data_output
-        timeout_ms = _milliseconds(parameters.timeout)
+        timeout_ms = timeout_ms_of(parameters.timeout)
     # A list of no outputs asks for all of them, as no list does.
     wanted = outputs if outputs and outputs[1:-1].strip() else None
     return InferRequest(head.id, pack_v2(inputs, wanted, binary, *tensors), timeout_ms)
+
+
+def timeout_ms_of(timeout_us: int | None) -> int | None:
+    """`parameters.timeout` in milliseconds; None for no limit. Raises ApiError 400 for less than 0."""
+    if not timeout_us:
+        return None
+    if timeout_us < 0:
+        raise ApiError(400, "invalid_timeout", f"parameters.timeout is {timeout_us}; send microseconds, 0 for no limit")
+    return min(-(-timeout_us // 1000), MAX_TIMEOUT_MS)
 
 
 def id_of(parts: Sequence[Bytes], header_length: int | None) -> str | None:
@@ -101,14 +110,6 @@ def _split(parts: Sequence[Bytes], header_length: int | None) -> tuple[bytes, Se
         raise ApiError(400, "invalid_header_length", message)
     view = memoryview(parts[0])
     return bytes(view[:header_length]), (view[header_length:], *parts[1:])
-
-
-def _milliseconds(timeout_us: int | None) -> int | None:
-    if not timeout_us:
-        return None
-    if timeout_us < 0:
-        raise ApiError(400, "invalid_timeout", f"parameters.timeout is {timeout_us}; send microseconds, 0 for no limit")
-    return min(-(-timeout_us // 1000), MAX_TIMEOUT_MS)
 
 
 def _explain(text: bytes, error: Exception, binary: bool) -> ApiError:

@@ -111,9 +111,8 @@ class Rest:
     def _change(self, asked: Asked, body: Sequence[Bytes], answer: Answer) -> Ticket:
         what, name, _ = asked.target
         assert name is not None
-        if asked.forbidden:
-            message = f"{asked.path} is not for everybody: {asked.forbidden}"
-            raise ApiError(403, "forbidden", message)
+        if asked.forbidden is not None:
+            raise asked.forbidden
         if what is What.LOAD:
             for key in _read_json(body).parameters:
                 if key == "config" or key.startswith("file:"):
