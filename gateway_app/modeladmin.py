@@ -10,8 +10,8 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_POST
 
 from gateway_app.modelcontrol import order
@@ -117,11 +117,8 @@ def _by_name(states: Iterable[ModelState]) -> dict[str, list[ModelState]]:
 
 def _told(states: Iterable[ModelState]) -> SafeString:
     """A line for each version, and for each thing that workers say of it."""
-    return format_html_join(
-        format_html("<br>"),
-        "version {}: {}{} {} {}",
-        (
-            (each.version, each.state, ":" if each.reason else "", each.reason, f"({', '.join(each.workers)})")
-            for each in states
-        ),
+    lines = (
+        (each.version, f"{each.state}: {each.reason}" if each.reason else each.state, ", ".join(each.workers))
+        for each in states
     )
+    return format_html_join(mark_safe("<br>"), "version {}: {} ({})", lines)

@@ -141,11 +141,10 @@ class UploadViews:
             messages.error(request, "Nothing is applied: the model doctor has not said that this file can be served.")
             return here
         try:
-            ModelRecord(name=upload.name).take(report.proposed).full_clean(
-                validate_unique=False, validate_constraints=False
-            )
-            version = upload.publish()
+            # Before anything is moved: with the database away, or these settings refused, all stays as it is.
             with recorded(author=request.user.get_username(), note="upload"):
+                ModelRecord(name=upload.name).take(report.proposed).clean_fields()
+                version = upload.publish()
                 row = order(upload.name, True, report.proposed, version)
         except ValidationError as error:
             field, sentences = next(iter(error.message_dict.items()))
@@ -155,9 +154,7 @@ class UploadViews:
             messages.error(request, str(error))
             return here
         self._admin.log_change(request, row, f"Version {version} uploaded.")
-        messages.success(
-            request, f"Version {version} of {row.name} is stored. Workers load it now; this list shows it."
-        )
+        messages.success(request, f"Version {version} of {row.name} is stored; this list shows how workers load it.")
         return there
 
     def _repository(self, request: HttpRequest) -> Path | None:
