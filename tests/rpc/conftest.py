@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -35,10 +34,9 @@ class FakeGateway(Running):
 
 
 @pytest.fixture
-def make_gateway() -> Iterator[Callable[..., FakeGateway]]:
-    """make_gateway("--token", "t") is one of this test's own."""
-    with ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(FakeGateway(*arguments))
+def make_gateway() -> type[FakeGateway]:
+    """make_gateway("--token", "t") is one of this test's own, for a `with`."""
+    return FakeGateway
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,13 @@ def info(name: str, version: str = "1", state: State = State.READY, **more: obje
     tensors = TensorInfo("x", "FP32", (-1, 4)), TensorInfo("s", "BYTES", (-1, -1))
     outputs = (TensorInfo("out_x", "FP32", (-1, 4)),)
     return ModelInfo(
-        number=1, name=name, version=version, state=state, inputs=tensors, outputs=outputs, **more # type: ignore[arg-type]
+        number=1,
+        name=name,
+        version=version,
+        state=state,
+        inputs=tensors,
+        outputs=outputs,
+        **more,  # type: ignore[arg-type]
     )
 
 
