@@ -55,10 +55,14 @@ class FakeModel:
         if name == "never":
             return FakeTicket(asyncio.Event())
         if name == "later":
-            leave = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            loop.call_later(0.05, lambda: leave.is_set() or asker.on_output(result, b'"w"', False, 1, HEADERS))
-            return FakeTicket(leave)
+            left = asyncio.Event()
+
+            def answer() -> None:
+                if not left.is_set():
+                    asker.on_output(result, b'"worker_1"', False, 1, HEADERS)
+
+            asyncio.get_running_loop().call_later(0.05, answer)
+            return FakeTicket(left)
         asker.on_output(result, b'"worker_1"', False, 1, HEADERS)
         return None
 

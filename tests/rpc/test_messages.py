@@ -79,11 +79,11 @@ def test_the_generated_code_is_that_of_the_proto_files(ours):
     written = sorted((name, int(number)) for text in texts for name, number in re.findall(r"(\w+) = (\d+);", text))
     entries = {name for name in ours if name.endswith("Entry")}
     generated = sorted(
-        (part, facts if isinstance(facts, int) else facts[0])  # type: ignore[index]
+        (part, facts if isinstance(facts, int) else facts[0])
         for name, parts in ours.items()
         if name not in entries
         for part, facts in parts.items()
-        if isinstance(facts, int) or isinstance(facts[0], int)  # type: ignore[index]
+        if isinstance(facts, int) or isinstance(facts[0], int)
     )
     assert generated == written
     methods = sorted(each for text in texts for each in re.findall(r"rpc (\w+)\(", text))
