@@ -97,15 +97,16 @@ class Reader:
         return arrays
 
     def _finish(self, arrays: list[np.ndarray | None], view: View) -> Sample:
+        missing = [index for index, array in enumerate(arrays) if array is None and index != self._makes]
+        if missing:
+            names = ", ".join(repr(self._inputs[index].name) for index in missing)
+            raise ApiError(422, "missing_input", f"the model also needs {names}; send each of its inputs")
         sizes = self._check(arrays)
         if self._makes is not None and arrays[self._makes] is None:
             mask = self._inputs[self._makes]
             shape = tuple(dim if isinstance(dim, int) else sizes[dim or ""] for dim in mask.dims)
             arrays[self._makes] = np.ones(shape, mask.dtype)
         whole = [array for array in arrays if array is not None]
-        if len(whole) != len(self._inputs):
-            names = ", ".join(repr(self._inputs[i].name) for i, array in enumerate(arrays) if array is None)
-            raise ApiError(422, "missing_input", f"the model also needs {names}; send each of its inputs")
         shapes = [array.shape for array in whole]
         rows = shapes[0][0] if self._batch_axis else 1
         parts = (_head(view, shapes), *map(_bytes, whole))
