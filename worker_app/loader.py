@@ -164,8 +164,9 @@ class Loader:
             key, want = next(iter(self._pending.items()))
             logger.info("loading %s %s from %s", *key, want.source.path)
             made = await loop.run_in_executor(self._thread, self._try, want)
-            if self._pending.get(key) is want:  # else it is not wanted any more, or with another record
-                self._loaded(key, want, *made)
+            now = self._pending.get(key)
+            if now is not None and now.made_of == want.made_of:  # else it is not wanted any more, or made otherwise
+                self._loaded(key, now, *made)
 
     def _try(self, want: Want) -> tuple[Engine | None, str]:
         """The engine, or why there is none."""
@@ -194,18 +195,21 @@ class Loader:
         self._changed()
 
 
-def retired(models: list[Model], wanted: dict[Key, Want]) -> Iterator[Model]:
-    """Those of one name's models that something newer has taken the place of."""
-
-    def fresh(model: Model) -> bool:
-        want = wanted.get((model.name, model.version))
-        return want is not None and want.made_of == model.made_of
-
-    ready = {model.version: model for model in models if fresh(model)}
+def settle(models: list[Model], wanted: dict[Key, Want], unloaded: bool) -> None:
+    """Says which of one name's models, the latest loaded last, are current: what is wanted and ready, and until that is
+    ready what was current before it."""
+    ready: dict[str, Model] = {}
     for model in models:
-        is_wanted = (model.name, model.version) in wanted
-        if not fresh(model) and (model.version in ready if is_wanted else ready):
-            yield model
+        want = wanted.get((model.name, model.version))
+        if want is not None and want.made_of == model.made_of:
+            ready[model.version] = model
+    for model in models:
+        if unloaded:
+            model.current = False
+        elif model is ready.get(model.version):
+            model.current = True
+        elif model.version in ready or (ready and (model.name, model.version) not in wanted):
+            model.current = False
 
 
 def _unavailable(name: str, version: str, reason: str) -> ModelInfo:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 
@@ -68,6 +69,7 @@ class Model:
         self.number = number
         self.name, self.version = engine.name, engine.version
         self.seed = seed_of(self.name, self.version)
+        self.made_of: tuple[Any, ...] = ()  # see Want
         self.current = True  # it may be found; else it is here for those who still use its number
         self.closed = False
         self.tally = Tally()
