@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from inference_site.lib import handoff
 from inference_site.lib.handoff import Entries, Entry
 from worker_app.core.keys import belong_together, routing_of
 from worker_app.model import Model
-from worker_app.node import Node
 
 END = handoff.encode(Entries("", "", "", []))  # of a model that is not there
 
@@ -31,10 +30,10 @@ def chunks(model: Model) -> Iterator[bytes]:
     yield _encode(model, [])
 
 
-def keep(node: Node, payload: bytes) -> None:
-    """Takes over what other workers have computed, behind all that this one has. Raises msgspec.DecodeError."""
+def keep(models: Iterable[Model], payload: bytes) -> None:
+    """Takes over what other workers have computed, behind all that is there. Raises msgspec.DecodeError."""
     found = handoff.decode(payload)
-    for model in node.models.values():
+    for model in models:
         if (model.name, model.version, model.engine.digest) == (found.name, found.version, found.digest):
             for entry in found.entries:
                 if belong_together(entry.alias, entry.routing, model.seed):

@@ -75,7 +75,7 @@ class Model:
         self.tally = Tally()
         self.when_idle: Callable[[], None] | None = None
         self.when_changed: Callable[[], None] | None = None
-        self._last_run = last_run or LastRun()
+        self.last_run = last_run or LastRun()
         self._flying: dict[Key, Job] = {}  # what may be joined
         self._running: dict[int, list[Job]] = {}  # by session
         self._running_rows = 0
@@ -90,6 +90,7 @@ class Model:
         self.results: LRU[Key, bytes] = LRU(0, 0)
         self.aliases: LRU[Key, Key] = LRU(0, 0)
         self.batcher: Batcher[Job] = Batcher(time.monotonic, max_size=1, wait_s=0)
+        self._info: ModelInfo
         self.configure(settings or NodeSettings(), record or engine.record)
 
     @property
@@ -250,7 +251,8 @@ class Model:
         )
         self._info = self._describe()
         self._admit()
-        self._work.set()  # what waits may be due by the new settings
+        if self.in_flight:
+            self._work.set()  # what waits may be due by the new settings
 
     def close(self) -> None:
         """Ends the engine's threads; whoever asks from now on hears that it is gone."""
@@ -342,12 +344,12 @@ class Model:
             if quick:
                 return self._run(samples, slot)
             return await loop.run_in_executor(self._threads[slot], self._run, samples, slot)
-        async with self._last_run.lock:
-            self._last_run.began(watched)
+        async with self.last_run.lock:
+            self.last_run.began(watched)
             try:
                 return await loop.run_in_executor(self._threads[slot], self._run, samples, slot)
             finally:
-                self._last_run.ended()
+                self.last_run.ended()
 
     def _run(self, samples: list[Sample], slot: int) -> Run:
         try:

@@ -13,6 +13,7 @@ from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
 from worker_app.consumers import run_batches
+from worker_app.core.batcher import Release
 from worker_app.engine import Engine, ModelError
 from worker_app.lastrun import LastRun
 from worker_app.loader import Loader, Make, Want, settle
@@ -60,7 +61,8 @@ class Node:
         self.gateways: set[GatewayStream] = set()
         self.models: dict[int, Model] = {}
         self.past = Tally()  # of models that are not loaded any more
-        self.past_batches: dict[str, int] = {}
+        self.past_batches = dict.fromkeys(Release, 0)
+        self.past_rows = 0
         self.news = asyncio.Event()  # set, and another in its place, whenever something about the models has changed
         repository = repository or Repository()
         self.loader = Loader(repository, make or _no_engine, add=self._add_wanted, changed=self._changed)
@@ -95,6 +97,12 @@ class Node:
         if not self.models:
             logger.warning("there is no model in %s: this worker serves nothing until one is loaded", self._folder)
 
+    def watch(self, last_run: LastRun) -> None:
+        """Notes there what runs that may end this process."""
+        self.last_run = last_run
+        for model in self.models.values():
+            model.last_run = last_run
+
     def start(self) -> None:
         """Runs the batches of all models from now on."""
         self._tasks = {}
@@ -105,9 +113,7 @@ class Node:
         """Takes in a loaded engine under a number of its own; `record` as its operator wants it. Raises ModelError."""
         if self._next_number > _MOST_NUMBERS:
             raise ModelError(f"this process has loaded {_MOST_NUMBERS} models; restart it to load more")
-        model = Model(
-            engine, number=self._next_number, settings=self.settings, record=record, last_run=self.last_run
-        )
+        model = Model(engine, number=self._next_number, settings=self.settings, record=record, last_run=self.last_run)
         model.when_changed = self._changed
         self._next_number += 1
         self.models[model.number] = model
@@ -204,7 +210,9 @@ class Node:
     def _missing(self, name: str, version: str | None, there: list[str]) -> ApiError:
         infos = [info for info in self.loader.infos() if info.name == name and version in (None, info.version)]
         if any(info.state is State.LOADING for info in infos):
-            return ApiError(503, "model_not_ready", f"the model {name!r} is being loaded; try again soon", retry_after_s=1)
+            return ApiError(
+                503, "model_not_ready", f"the model {name!r} is being loaded; try again soon", retry_after_s=1
+            )
         if self.loader.unloaded(name):
             return ApiError(404, "unknown_model", f"the model {name!r} is unloaded; load it to have it served")
         if there:
@@ -259,7 +267,8 @@ class Node:
             task.cancel()
         self.past.add(model.tally)
         for release, count in model.batcher.counts.items():
-            self.past_batches[release] = self.past_batches.get(release, 0) + count
+            self.past_batches[release] += count
+        self.past_rows += model.batcher.taken
         self._found.clear()
         for gateway in tuple(self.gateways):
             gateway.say_models()

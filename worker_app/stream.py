@@ -127,7 +127,7 @@ class Stream:
         elif kind == Ask.SHARE:
             self._start(self._share(number, ident))
         elif kind == Ask.KEEP:
-            handoff.keep(self._node, payload)
+            handoff.keep(self._node.models.values(), payload)
         elif kind == Ask.SETTINGS:
             self._configure(msgspec.json.decode(payload, type=NodeSettings))
         elif kind == Ask.USES:

@@ -188,7 +188,11 @@ class Batcher(Generic[T]):
             del self._groups[name]
 
     def _full_group(self) -> _Group | None:
-        return next((group for group in self._groups.values() if group.rows >= self.max_size), None)
+        """The one whose oldest item is the oldest, of those that have enough for a batch."""
+        full = [name for name, group in self._groups.items() if group.rows >= self.max_size]
+        if len(full) > 1:
+            full = [next(name for _, name in self._queue.values() if name in full)]
+        return self._groups[full[0]] if full else None
 
     def _oldest_s(self) -> float:
         since, _ = next(iter(self._queue.values()))
