@@ -1,0 +1,419 @@
+"""Several models in one process: each answers for itself, and they come and go without anybody losing an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from inference_site.lib.catalog import ModelInfo, ModelSettings, State
+from inference_site.lib.errors import ApiError
+from inference_site.lib.frames import Cache, Tell
+from inference_site.lib.nodesettings import NodeSettings
+from inference_site.lib.record import Record
+from tests.worker_app.asker import Asker
+from tests.worker_app.conftest import Start
+from tests.worker_app.echo_engine import EchoEngine, echo_node
+from tests.worker_app.file_engine import Shelf, answer
+from worker_app import node as node_module
+from worker_app.engine import ModelError
+from worker_app.node import Node
+from worker_app.stats import node_health, node_stats
+
+
+class FakeStream:
+    """A gateway's connection that keeps what it is told."""
+
+    def __init__(self, *, bulk: bool = False, uses: frozenset[int] | None = None) -> None:
+        self.bulk = bulk
+        self.uses = uses
+        self.told: list[str] = []
+
+    def say_draining(self) -> None:
+        self.told.append("draining")
+
+    def say_models(self) -> None:
+        self.told.append("models")
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+def wish(revision: int, **models: ModelSettings) -> NodeSettings:
+    return NodeSettings(revision=revision, models=models)
+
+
+def state_of(node: Node, name: str) -> list[tuple[str, State, bool]]:
+    return [(info.version, info.state, info.current) for info in node.infos() if info.name == name]
+
+
+async def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def settled(node: Node) -> None:
+    await until(lambda: not any(info.state is State.LOADING for info in node.infos()))
+
+
+async def ask(node: Node, values: object, name: str | None = None, version: str | None = None) -> bytes:
+    kind, _, _, payload = await Asker(node.find(name, version)).answer(values)
+    assert kind is Tell.RESULT
+    return payload
+
+
+async def test_models_side_by_side_answer_for_themselves(start: Start, shelf: Shelf) -> None:
+    for name in ("b", "a", "c"):
+        shelf.put(name, "1", f"word of {name}")
+    node = start(shelf.node())
+    for _ in range(2):
+        for name in ("a", "b", "c"):
+            assert await ask(node, [1, 2], name) == answer(f"word of {name}", 1, 2)
+    assert await ask(node, [1, 2]) == answer("word of a", 1, 2)  # the first by name
+    node.configure(NodeSettings(revision=1, default_model="c"))
+    assert await ask(node, [1, 2]) == answer("word of c", 1, 2)
+    stats = node_stats(node)
+    assert (stats["total_requests"], stats["cache_hits"], stats["model"]) == (8, 5, "c")
+    assert [(model["name"], model["total_requests"]) for model in stats["models"]] == [("a", 3), ("b", 2), ("c", 3)]
+    assert len({model.number for model in node.models.values()}) == 3
+
+
+async def test_the_newest_version_is_loaded_unless_others_are_wanted(start: Start, shelf: Shelf) -> None:
+    for version in ("1", "2", "10"):
+        shelf.put("a", version, f"v{version}")
+    node = start(shelf.node())
+    assert state_of(node, "a") == [("10", State.READY, True)]
+    node.configure(wish(1, a=ModelSettings(versions=("1", "2"))))
+    await settled(node)
+    assert [info.version for info in node.infos() if info.current] == ["1", "2"]
+    assert await ask(node, [1, 2], "a") == answer("v2", 1, 2)
+    assert await ask(node, [1, 2], "a", "1") == answer("v1", 1, 2)
+    with pytest.raises(ApiError, match=r"has no version '10'; it is served in: 1, 2") as refused:
+        node.find("a", "10")
+    assert refused.value.status == 404
+
+
+async def test_a_new_version_is_loaded_beside_the_old_under_load_and_then_takes_its_place(
+    start: Start, shelf: Shelf
+) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    answers: list[tuple[bool, bytes]] = []
+    swapped = stop = False
+
+    async def client(number: int) -> None:
+        while not stop:
+            before = swapped
+            answers.append((before, await ask(node, [number, len(answers) % 3])))
+            await asyncio.sleep(0)
+
+    clients = [asyncio.create_task(client(number)) for number in range(20)]
+    await until(lambda: len(answers) > 200)
+    shelf.put("a", "2", "new")
+    shelf.open.clear()
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    assert ("2", State.LOADING, True) in state_of(node, "a")
+    count = len(answers)
+    await until(lambda: len(answers) > count + 200)  # the old one goes on
+    shelf.open.set()
+    await settled(node)
+    swapped = True
+    count = len(answers)
+    await until(lambda: len(answers) > count + 200)
+    stop = True
+    await asyncio.gather(*clients)
+    words = {(after, orjson.loads(payload)[0]) for after, payload in answers}
+    assert words <= {(False, "old"), (False, "new"), (True, "new")}
+    assert {(False, "old"), (True, "new")} <= words
+    await until(lambda: len(node.models) == 1)
+    assert state_of(node, "a") == [("2", State.READY, True)]
+
+
+async def test_a_changed_file_is_loaded_when_it_is_ordered_and_not_before(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "one")
+    node = start(shelf.node())
+    assert await ask(node, [1, 2]) == answer("one", 1, 2)
+    shelf.put("a", "1", "another")
+    node.configure(NodeSettings(revision=1))
+    assert shelf.loaded == ["one"]
+    node.configure(wish(2, a=ModelSettings(order=1)))
+    await settled(node)
+    assert shelf.loaded == ["one", "another"]
+    assert await ask(node, [1, 2]) == answer("another", 1, 2)
+    node.configure(wish(3, a=ModelSettings(order=2)))  # nothing has changed since
+    await settled(node)
+    assert shelf.loaded == ["one", "another"]
+
+
+async def test_a_broken_file_leaves_the_old_version_serving_and_says_why(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "good")
+    node = start(shelf.node())
+    shelf.put("a", "2", "broken: half of it is missing")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("good", 1, 2)
+    (failed,) = (info for info in node.infos() if info.state is State.UNAVAILABLE)
+    assert (failed.number, failed.name, failed.version) == (0, "a", "2")
+    assert "half of it is missing" in failed.reason
+    node.configure(wish(2, a=ModelSettings(order=1)))
+    await settled(node)
+    assert shelf.loaded == ["good", "broken: half of it is missing"]  # it is not tried again unasked
+    shelf.put("a", "2", "mended")
+    node.configure(wish(3, a=ModelSettings(order=2)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("mended", 1, 2)
+    assert [info.state for info in node.infos() if info.current] == [State.READY]
+
+
+async def test_a_broken_file_of_the_same_version_too(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "good")
+    node = start(shelf.node())
+    shelf.put("a", "1", "broken")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("good", 1, 2)
+    shelf.put("a", "1", "good")
+    node.configure(wish(2, a=ModelSettings(order=2)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("good", 1, 2)
+    assert not any(info.state is State.UNAVAILABLE for info in node.infos())
+
+
+async def test_an_unloaded_model_is_not_found_and_comes_back_when_it_is_loaded(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "first")
+    shelf.put("b", "1", "second")
+    node = start(shelf.node())
+    node.configure(wish(1, a=ModelSettings(loaded=False)))
+    with pytest.raises(ApiError, match="'a' is unloaded; load it") as refused:
+        node.find("a", None)
+    assert refused.value.status == 404
+    assert await ask(node, [1, 2]) == answer("second", 1, 2)
+    assert [(info.number, info.state, info.reason) for info in node.infos() if info.name == "a"] == [
+        (0, State.UNAVAILABLE, "unloaded")
+    ]
+    assert len(node.models) == 1
+    node.configure(wish(2, a=ModelSettings(loaded=True, order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("first", 1, 2)
+
+
+async def test_an_old_number_stays_as_long_as_a_gateway_uses_it(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    (number,) = node.models
+    silent, user, bulk = FakeStream(), FakeStream(uses=frozenset((number,))), FakeStream(bulk=True)
+    for stream in (silent, user, bulk):
+        node.joined(stream)
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    old = node.models[number]
+    assert not old.current
+    assert await Asker(old).answer([1, 2]) == (Tell.RESULT, Cache.MISS, 200, answer("old", 1, 2))
+    user.uses = frozenset((2,))
+    node.collect()
+    assert number in node.models  # one has not said yet what it uses
+    silent.uses = frozenset((2,))
+    node.collect()
+    assert set(node.models) == {2}
+    assert user.told[-1] == "models"
+    asker = Asker(old)
+    asker.ask([1, 2], "late")
+    assert asker.answers["late"][0] is Tell.GONE
+
+
+async def test_an_old_number_is_not_taken_from_who_waits_for_it(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = shelf.node()
+    (number,) = node.models
+    asker = Asker(node)
+    asker.ask([1, 2], "early")
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    assert not node.models[number].current
+    start(node)
+    await asker.everything()
+    assert asker.answers["early"][3] == answer("old", 1, 2)
+    await until(lambda: number not in node.models)
+
+
+async def test_a_gateway_that_only_connects_anew_finds_the_old_number(
+    start: Start, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "LINGER_S", 0.2)
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    stream = FakeStream(uses=frozenset((1,)))
+    node.joined(stream)
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    node.left(stream)
+    assert 1 in node.models
+    await until(lambda: 1 not in node.models)
+
+
+async def test_what_was_done_before_an_unload_still_counts(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    for _ in range(3):
+        await ask(node, [1, 2])
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    await ask(node, [1, 2])
+    stats = node_stats(node)
+    assert (stats["total_requests"], stats["cache_hits"]) == (4, 2)
+    assert stats["batch_processor"]["total_batches"] == 2
+    assert [model["total_requests"] for model in stats["models"]] == [1]
+
+
+async def test_settings_of_a_model_are_in_force_at_once_and_only_some_need_a_new_engine(
+    start: Start, shelf: Shelf
+) -> None:
+    shelf.put("a", "1", "a")
+    shelf.put("b", "1", "b")
+    node = start(shelf.node())
+    record = Record(batch_size=3, cache_entries=7, batch_wait_ms=2.5, deadline_ms=400)
+    settings = wish(1, a=ModelSettings(record=record))
+    node.configure(settings)
+    model = node.find("a", None)
+    assert (model.batcher.max_size, model.results.max_entries, model.batcher.wait_s) == (3, 7, 0.0025)
+    assert (model.info.max_batch_size, model.info.deadline_ms) == (3, 400)
+    assert node.find("b", None).batcher.max_size == 32
+    assert shelf.loaded == ["a", "b"]
+    for more in (Record(sessions=2), Record(output="output"), Record(pad_with_zeros=True)):
+        count = len(shelf.loaded)
+        node.configure(wish(2, a=ModelSettings(record=more)))
+        await settled(node)
+        assert shelf.loaded[count:] == ["a"]
+    node.configure(wish(3, a=ModelSettings(record=Record(pad_with_zeros=True, cached=False))))
+    assert not node.find("a", None).info.cached
+
+
+async def test_the_memory_of_the_cache_is_divided_among_the_models(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "a")
+    node = start(shelf.node(cache_bytes=1000))
+    assert node.find("a", None).results.max_bytes == 1000
+    shelf.put("b", "1", "b")
+    node.configure(NodeSettings(revision=1, cache_bytes=1000, models={"b": ModelSettings(order=1)}))
+    await settled(node)
+    assert [node.find(name, None).results.max_bytes for name in "ab"] == [500, 500]
+
+
+async def test_what_is_wanted_and_not_there_is_told(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "a")
+    node = start(shelf.node())
+    node.configure(wish(1, nobody=ModelSettings(order=1), a=ModelSettings(versions=("1", "8"))))
+    await settled(node)
+    reasons = {(info.name, info.version): info.reason for info in node.infos() if info.state is State.UNAVAILABLE}
+    assert reasons["a", "8"] == "a has no version 8; there are: 1"
+    assert str(shelf.folder / "nobody" / "1" / "model.onnx") in reasons["nobody", ""]
+    assert await ask(node, [1, 2], "a") == answer("a", 1, 2)
+
+
+async def test_only_the_last_of_many_orders_counts(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "first")
+    node = start(shelf.node())
+    shelf.open.clear()
+    for number in range(2, 8):
+        shelf.put("a", str(number), f"v{number}")
+        node.configure(wish(number, a=ModelSettings(order=number)))
+        await asyncio.sleep(0)
+    shelf.open.set()
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("v7", 1, 2)
+    assert len(shelf.loaded) <= 3
+    await until(lambda: len(node.models) == 1)
+
+
+async def test_an_order_back_and_forth_leaves_one_instance(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "one")
+    node = start(shelf.node())
+    node.joined(FakeStream())  # which keeps every number
+    for number, word in enumerate(("two", "one", "two"), start=1):
+        shelf.put("a", "1", word)
+        node.configure(wish(number, a=ModelSettings(order=number)))
+        await settled(node)
+        assert await ask(node, [1, 2]) == answer(word, 1, 2)
+        assert sum(model.current for model in node.models.values()) == 1
+
+
+def test_an_empty_repository_serves_nothing_and_says_so(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    node = shelf.node()
+    assert "serves nothing until one is loaded" in caplog.text
+    with pytest.raises(ApiError, match="serves no model yet") as refused:
+        node.find(None, None)
+    assert refused.value.status == 503
+    health = node_health(node)
+    assert (health["model"], health["models"], health["ready"]) == ({}, [], True)
+    node.close()
+
+
+def test_one_broken_model_does_not_keep_the_others_from_starting(shelf: Shelf) -> None:
+    shelf.put("a", "1", "broken")
+    shelf.put("b", "1", "good")
+    node = shelf.node()
+    assert state_of(node, "b") == [("1", State.READY, True)]
+    with pytest.raises(ApiError, match=r"'a' can't be loaded: .*it is broken") as refused:
+        node.find("a", None)
+    assert refused.value.status == 503
+    with pytest.raises(ApiError, match="there is no model 'c'; this worker serves: b") as refused:
+        node.find("c", None)
+    assert refused.value.status == 404
+    node.close()
+
+
+def test_nothing_but_broken_models_is_no_start(shelf: Shelf) -> None:
+    shelf.put("a", "1", "broken")
+    with pytest.raises(ModelError, match="can't be loaded: it is broken"):
+        shelf.node()
+
+
+def test_draining_is_told_to_every_gateway() -> None:
+    node = echo_node()
+    streams = FakeStream(), FakeStream()
+    node.gateways |= set(streams)
+    node.drain()
+    assert [stream.told for stream in streams] == [["draining"], ["draining"]]
+    assert node_health(node)["ready"] is False
+    node.close()
+
+
+def test_settings_and_every_model_show_in_the_health() -> None:
+    node = echo_node(EchoEngine(), EchoEngine(name="other"))
+    node.configure(NodeSettings(revision=7, cache_entries=5))
+    health = node_health(node)
+    assert health["settings"]["cache_entries"] == 5
+    assert health["cache_capacity"] == 10
+    assert health["model"] == {"name": "echo"}
+    assert [(model["name"], model["state"], model["default"]) for model in health["models"]] == [
+        ("echo", "READY", True),
+        ("other", "READY", False),
+    ]
+    assert {"inputs", "digest", "queue", "statistics", "provider"} <= set(health["models"][0])
+    assert orjson.dumps(health)
+    node.close()
+
+
+def test_no_number_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "_MOST_NUMBERS", 2)
+    node = echo_node(EchoEngine(), EchoEngine(name="b"))
+    with pytest.raises(ModelError, match="restart it"):
+        node.add(EchoEngine(name="c"))  # type: ignore[arg-type]
+    node.close()
+
+
+def test_an_info_can_be_told_and_read() -> None:
+    node = echo_node()
+    (info,) = node.catalog(3).models
+    assert isinstance(info, ModelInfo)
+    assert (info.number, info.name, info.version, info.output, info.batches) == (1, "echo", "1", "output", True)
+    assert node.catalog(3).default == "echo"
+    node.close()
