@@ -219,6 +219,8 @@ class Model:
             rows = sum(job.sample.rows for job in jobs)
             self._running[slot] = jobs
             self._running_rows += rows
+            if self.engine.sessions > 1 and self.batcher.due_in() == 0:
+                self._work.set()  # for the other sessions
             quick = self.engine.typical_s < _QUICK_S and rows <= self.batcher.max_size
             started = time.monotonic()
             try:
