@@ -13,9 +13,9 @@ from gateway_app.rpc.messages import encode, parse
 from gateway_app.rpc.status import Refused
 from gateway_app.rpc.tensors import ask_of, response_of
 from inference_site.exchange import Plane
-from inference_site.heads import MAX_TIMEOUT_MS
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from inference_site.lib.errors import ApiError
+from inference_site.v2.request import MAX_TIMEOUT_MS, timeout_ms_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Inferences:
         Raises ApiError, or Refused. Cancelled, nothing more is done for it alone.
         """
         with Held(self._in_flight, length):
-            timeout_ms = timeout_ms_of(request, remaining_s)
+            timeout_ms = wait_ms_of(request, remaining_s)
             served = self._plane.find(request.model_name or None, request.model_version or None)
             waiting = Waiting()
             ticket = served.ask(ask_of(request), waiting, timeout_ms)
@@ -158,7 +158,7 @@ class Inferences:
         return encode(pb.ModelStreamInferResponse(error_message=message, infer_response=refused))
 
 
-def timeout_ms_of(request: pb.ModelInferRequest, remaining_s: float | None) -> int | None:
+def wait_ms_of(request: pb.ModelInferRequest, remaining_s: float | None) -> int | None:
     """How long the client waits, by its deadline and the parameter `timeout` in microseconds; None: it has not said.
 
     Raises ApiError 400.
@@ -167,10 +167,11 @@ def timeout_ms_of(request: pb.ModelInferRequest, remaining_s: float | None) -> i
     if "timeout" in request.parameters:
         parameter = request.parameters["timeout"]
         value = getattr(parameter, parameter.WhichOneof("parameter_choice") or "int64_param")
-        if type(value) is not int or not 1 <= value <= MAX_TIMEOUT_MS * 1000:
-            message = f"parameter timeout is {value!r}; send whole microseconds from 1 to {MAX_TIMEOUT_MS * 1000}"
-            raise ApiError(400, "invalid_timeout", message)
-        said.append(-(-value // 1000))
+        if type(value) is not int:
+            raise ApiError(400, "invalid_timeout", f"parameters.timeout is {value!r}; send microseconds as an integer")
+        timeout_ms = timeout_ms_of(value)
+        if timeout_ms is not None:
+            said.append(timeout_ms)
     if remaining_s is not None:
         said.append(min(MAX_TIMEOUT_MS, max(1, int(remaining_s * 1000))))
     return min(said, default=None)

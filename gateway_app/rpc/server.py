@@ -35,14 +35,12 @@ class RpcServer:
         *,
         in_flight: InFlightBytes,
         max_message_bytes: int,
-        control_token: str = "",
     ) -> None:
         """Port 0: any; `port` says which one it was, once it has started."""
         self.host, self.port = host, port
         self._plane = plane
         self._in_flight = in_flight
         self._max_message_bytes = max_message_bytes
-        self._control_token = control_token
         self._leaving: asyncio.Task[None] | None = None
 
     async def start(self, *, succeeds: bool = False) -> None:
@@ -50,7 +48,7 @@ class RpcServer:
         if not succeeds:
             self._require_free_port()
         self._health = health.Health(SERVICE)
-        self._service = InferenceService(self._plane, self._in_flight, self._control_token)
+        self._service = InferenceService(self._plane, self._in_flight)
         self._server = grpc.aio.server(
             handlers=[self._service, self._health.handler()],
             options=[

@@ -70,8 +70,7 @@ def ask_of(request: pb.ModelInferRequest) -> bytes:
         for each, tensor in zip(inputs, tensors, strict=True)
     ]
     outputs = orjson.dumps([_wanted(each) for each in request.outputs]) if request.outputs else None
-    whole = tensors[0] if len(tensors) == 1 else b"".join(tensors)
-    return pack_v2(orjson.dumps(heads), outputs, outputs is None, whole)
+    return pack_v2(orjson.dumps(heads), outputs, outputs is None, *tensors)
 
 
 def response_of(result: bytes, request: pb.ModelInferRequest, name: str, version: str) -> pb.ModelInferResponse:

@@ -176,7 +176,6 @@ async def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--max-message", type=int, default=16 * 2**20)
     parser.add_argument("--in-flight", type=int, default=2**29)
-    parser.add_argument("--token", default="")
     parser.add_argument("--succeeds", action="store_true")
     options = parser.parse_args()
     plane = FakePlane()
@@ -186,7 +185,6 @@ async def main() -> None:
         options.port,
         in_flight=InFlightBytes(options.in_flight),
         max_message_bytes=options.max_message,
-        control_token=options.token,
     )
     await server.start(succeeds=options.succeeds)
     told = asyncio.Event()
