@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -177,7 +178,9 @@ async def main() -> None:
     parser.add_argument("--max-message", type=int, default=16 * 2**20)
     parser.add_argument("--in-flight", type=int, default=2**29)
     parser.add_argument("--succeeds", action="store_true")
+    parser.add_argument("--soon", action="store_true")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
     plane = FakePlane()
     server = RpcServer(
         plane,  # type: ignore[arg-type]
@@ -186,7 +189,7 @@ async def main() -> None:
         in_flight=InFlightBytes(options.in_flight),
         max_message_bytes=options.max_message,
     )
-    await server.start(succeeds=options.succeeds)
+    await (server.start_soon if options.soon else server.start)(succeeds=options.succeeds)
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     say("port", server.port)
