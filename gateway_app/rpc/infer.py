@@ -13,7 +13,7 @@ from gateway_app.rpc.messages import encode, parse
 from gateway_app.rpc.status import Refused
 from gateway_app.rpc.tensors import ask_of, response_of
 from inference_site.exchange import Plane
-from inference_site.inflight import SMALL_BYTES, InFlightBytes
+from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import ApiError
 from inference_site.v2.request import MAX_TIMEOUT_MS, timeout_ms_of
 
@@ -48,14 +48,14 @@ class Waiting:
 
 
 class Held:
-    """A message whose bytes are counted among those in flight."""
+    """A message whose bytes are counted among those in flight; small ones too, of which a stream may hold many."""
 
     __slots__ = ("_in_flight", "counted_bytes")
 
     def __init__(self, in_flight: InFlightBytes, length: int) -> None:
         self.counted_bytes = 0
         self._in_flight = in_flight
-        if length > SMALL_BYTES and not in_flight.count(self, length):
+        if not in_flight.count(self, length):
             message = (
                 f"the requests of this process would be more than {in_flight.limit} bytes together; "
                 "try again, or raise MAX_IN_FLIGHT_BYTES"
@@ -92,14 +92,16 @@ class Inferences:
             timeout_ms = wait_ms_of(request, remaining_s)
             served = self._plane.find(request.model_name or None, request.model_version or None)
             waiting = Waiting()
-            ticket = served.ask(ask_of(request), waiting, timeout_ms)
+            ask, ident = ask_of(request), request.id
+            del request  # its tensors are in the ask now
+            ticket = served.ask(ask, waiting, timeout_ms)
             try:
                 result, headers = await waiting.future
             except asyncio.CancelledError:
                 if ticket is not None and not waiting.told:
                     ticket.cancel()
                 raise
-            return response_of(result, request, served.info.name, served.info.version), headers
+            return response_of(result, served.info, ident), headers
 
     async def stream(self, context: Any) -> None:
         """Answers each request of a stream, in their order; what is wrong with one is told in its place."""

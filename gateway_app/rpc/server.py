@@ -37,12 +37,14 @@ class RpcServer:
         *,
         in_flight: InFlightBytes,
         max_message_bytes: int,
+        max_calls: int = MAX_CALLS,
     ) -> None:
         """Port 0: any; `port` says which one it was, once it has started."""
         self.host, self.port = host, port
         self._plane = plane
         self._in_flight = in_flight
         self._max_message_bytes = max_message_bytes
+        self._max_calls = max_calls
         self._server: Any = None  # until it serves
         self._task: asyncio.Task[None] | None = None  # that waits for the port, or for the end of the drain
 
@@ -72,7 +74,7 @@ class RpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
             ],
-            maximum_concurrent_rpcs=MAX_CALLS,
+            maximum_concurrent_rpcs=self._max_calls,
         )
         address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         try:

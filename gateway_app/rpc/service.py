@@ -64,8 +64,9 @@ class InferenceService(grpc.GenericRpcHandler):
 
     async def _infer(self, data: bytes, context: Any) -> bytes:
         try:
-            request = parse(pb.ModelInferRequest, data)
-            response, headers = await self.inferences.infer(request, len(data), context.time_remaining())
+            response, headers = await self.inferences.infer(
+                parse(pb.ModelInferRequest, data), len(data), context.time_remaining()
+            )
             context.set_trailing_metadata(metadata_of(headers))
             return encode(response)
         except Exception as error:

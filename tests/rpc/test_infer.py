@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import random
 import re
 import time
 
@@ -120,6 +121,12 @@ def test_several_inputs_of_different_types_and_the_outputs_in_the_order_asked_fo
     assert [each.name for each in answer.get_response().outputs] == ["out_c", "out_a"]
     assert answer.as_numpy("out_a").tolist() == ARRAYS["INT64"].tolist()
     assert answer.as_numpy("out_c").tolist() == ARRAYS["FP16"].tolist()
+
+
+def test_an_output_that_is_not_there(client):
+    wanted = [triton.InferRequestedOutput("nope")]
+    code, message = refusal(lambda: client.infer("echo", floats(1), outputs=wanted))
+    assert (code, message) == ("INVALID_ARGUMENT", "there is no output 'nope'")
 
 
 def test_id_name_and_version_are_in_the_answer(client):
@@ -273,6 +280,39 @@ def test_large_messages_together_have_a_limit_and_give_it_back(make_gateway):
         small.wait_for_line("^cancelled")
         assert client.infer("echo", large).as_numpy("out_x").shape == (1, 50_000)
         assert client.infer("echo", large).as_numpy("out_x").shape == (1, 50_000)
+
+
+def test_calls_at_once_have_a_limit(make_gateway):
+    with make_gateway("--max-calls", "3") as small, triton.InferenceServerClient(small.url) as client:
+        waiting = [client.async_infer("never", floats(1), lambda result, error: None) for _ in range(3)]
+        wait_until("all are asked", lambda: small.log.count("asked never") == 3)
+        assert refusal(lambda: client.infer("echo", floats(1)))[0] == "RESOURCE_EXHAUSTED"
+        for each in waiting:
+            each.cancel()
+        wait_until("all are cancelled", lambda: small.log.count("cancelled\n") == 3)
+        assert client.infer("echo", floats(1)).as_numpy("out_x").tolist() == [[1]]
+
+
+def test_damaged_messages_are_refused_and_no_bug_of_ours(make_gateway):
+    rng = random.Random(7)
+    request = raw_request(id="some id", raw_input_contents=[bytes(8)])
+    request.parameters["timeout"].int64_param = 10**6
+    request.outputs.add(name="out_x").parameters["a"].string_param = "b"
+    whole = request.SerializeToString()
+    seen = set()
+    with make_gateway() as own, grpc.insecure_channel(own.url) as channel:
+        ask = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for _ in range(1000):
+            damaged = bytearray(whole)
+            for _ in range(rng.randint(1, 4)):
+                at = rng.randrange(len(damaged))
+                damaged[at : at + rng.choice([0, 1, 1, 3])] = rng.randbytes(rng.choice([0, 1, 1, 2]))
+            try:
+                ask(bytes(damaged), timeout=20)
+            except grpc.RpcError as error:
+                seen.add(error.code())
+        assert "Traceback" not in own.log
+    assert seen <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND} and seen
 
 
 def last_timeout(gateway):
