@@ -225,7 +225,7 @@ def test_several_models_show_who_has_them_and_their_breakers(browser: Browser, s
     browser.open(site.url)
     text = served_model("text", "2", default=False, cached=False, batches=False, requests=0, errors=0)
     text["workers"][1].update(state="LOADING")
-    text["workers"][2].update(state="UNAVAILABLE", reason="<img src=x onerror=alert(1)> is no model")
+    text["workers"][2].update(state="UNAVAILABLE", number=0, reason="<img src=x onerror=alert(1)> is no model")
     site.stats["models"].append(text)
     for worker in site.stats["workers"]:
         worker["node"]["models"].append(node_model("text", "2", 0, 0, 0))
@@ -233,7 +233,7 @@ def test_several_models_show_who_has_them_and_their_breakers(browser: Browser, s
     site.stats["circuit_breakers"][4].update(state="HALF_OPEN", successes=1)
     browser.wait_for(lambda: browser.texts(".served .who > a") == ["digits", "text"], "both models are shown")
     row = browser.text("[data-model='text/2']")
-    for part in ("1 of 3 workers · 1 loading · 1 not", "one by one", "results are not kept", "–"):
+    for part in ("1 of 3 workers · 1 loading", "one by one", "results are not kept", "–"):
         assert part in row
     assert "worker_3: <img src=x onerror=alert(1)> is no model" in browser.text("[data-model='text/2'] .notes")
     assert breakers_of(browser, "digits/1") == ["worker_1 CLOSED", "worker_2 CLOSED", "worker_3 CLOSED"]
@@ -246,6 +246,21 @@ def test_several_models_show_who_has_them_and_their_breakers(browser: Browser, s
     assert str(link).endswith("/admin/gateway_app/modelrecord/?name=text")
     del site.stats["models"][0]
     browser.wait_for(lambda: browser.texts(".served .who > a") == ["text"], "the other one is gone")
+    assert browser.console_errors() == []
+
+
+def test_a_model_that_was_unloaded_is_told_from_a_broken_one(browser: Browser, site: PagesSite) -> None:
+    nothing = {"requests": 0, "errors": 0, "requests_per_s": 0.0, "p50_ms": None, "p99_ms": None, "default": False}
+    off = {"name": "worker_1", "state": "UNAVAILABLE", "reason": "unloaded", "number": 0}
+    site.stats["models"] += [
+        served_model("off", "", state="UNAVAILABLE", reason="unloaded", workers=[off], **nothing),
+        served_model("sick", "1", state="UNAVAILABLE", reason="nobody has it", workers=[], **nothing),
+    ]
+    browser.open(site.url)
+    assert browser.texts(".served .state .badge") == ["READY", "UNLOADED", "UNAVAILABLE"]
+    assert browser.texts(".served .notes") == ["", "", "nobody has it"]
+    assert browser.text("[data-model='off/'] .who .sub") == "CPU"
+    assert "0 of 3 workers" in browser.text("[data-model='off/']")
     assert browser.console_errors() == []
 
 

@@ -16,6 +16,14 @@ const ModelTable = (() => {
     UNAVAILABLE: { kind: "bad", icon: "bad" },
   };
 
+  // Why a model is not served that an operator has unloaded: nothing is wrong with it.
+  const UNLOADED = "unloaded";
+
+  function stateOf({ state, reason }) {
+    if (reason === UNLOADED) return { kind: "quiet", icon: "off", text: "UNLOADED" };
+    return { ...(MODEL_STATES[state] || { kind: "quiet", icon: "off" }), text: state };
+  }
+
   // What the workers report of this version, added up.
   function totals(model, workers) {
     const reports = workers
@@ -36,21 +44,17 @@ const ModelTable = (() => {
   function notes(model) {
     const reasons = new Map();
     for (const { name, reason } of model.workers) {
-      if (reason) reasons.set(reason, [...(reasons.get(reason) || []), name]);
+      if (reason && reason !== UNLOADED) reasons.set(reason, [...(reasons.get(reason) || []), name]);
     }
-    if (model.reason && !reasons.has(model.reason)) reasons.set(model.reason, []);
+    if (model.reason && model.reason !== UNLOADED && !reasons.has(model.reason)) reasons.set(model.reason, []);
     return [...reasons].map(([reason, names]) => (names.length ? `${names.join(", ")}: ${reason}` : reason)).join(" ");
   }
 
-  function havingIt(model) {
+  function havingIt(model, workers) {
+    const connected = workers.filter((worker) => worker.connected).length;
     const ready = model.workers.filter((worker) => worker.state === "READY").length;
     const loading = model.workers.filter((worker) => worker.state === "LOADING").length;
-    const rest = model.workers.length - ready - loading;
-    return [
-      `${ready} of ${plural(model.workers.length, "worker", "workers")}`,
-      loading && `${loading} loading`,
-      rest && `${rest} not`,
-    ].filter(Boolean).join(" · ");
+    return [`${ready} of ${plural(Math.max(connected, ready), "worker", "workers")}`, loading && `${loading} loading`].filter(Boolean).join(" · ");
   }
 
   function paintBreakers(list, breakers) {
@@ -66,15 +70,15 @@ const ModelTable = (() => {
 
   function paintModel(row, model, workers, breakers) {
     const { asked, hits, queue, meanBatch } = totals(model, workers);
-    const { kind, icon } = MODEL_STATES[model.state] || { kind: "quiet", icon: "off" };
+    const { kind, icon, text } = stateOf(model);
     const note = notes(model);
     row.dataset.model = `${model.name}/${model.version}`;
     Live.badge(row, "state", kind, icon);
     Live.fill(row, {
       name: model.name,
-      version: [`version ${model.version}`, model.default && "answers /infer", model.provider && provider(model.provider)].filter(Boolean).join(" · "),
-      state: model.state,
-      workers: havingIt(model),
+      version: [model.version && `version ${model.version}`, model.default && "answers /infer", model.provider && provider(model.provider)].filter(Boolean).join(" · "),
+      state: text,
+      workers: havingIt(model, workers),
       rate: `${Live.rate(model.requests_per_s)}/s`,
       requests: `${number(model.requests)} in all · ${number(model.in_flight)} in flight`,
       p50: millis(model.p50_ms),
@@ -89,7 +93,7 @@ const ModelTable = (() => {
     });
     row.querySelector("[data-link=edit]").href = `${document.getElementById("models").dataset.editUrl}?name=${encodeURIComponent(model.name)}`;
     row.querySelector(".notes").hidden = !note;
-    row.querySelector(".notes").classList.toggle("trouble", model.state === "UNAVAILABLE");
+    row.querySelector(".notes").classList.toggle("trouble", kind === "bad");
     paintBreakers(row.querySelector(".breakers ul"), breakers);
   }
 
