@@ -90,9 +90,10 @@ def assert_none_is_old(load: OpenLoad, marks: Marks, loaded: list[float]) -> Non
     """Neither after the load of a newer version had ended, nor after anybody has had an answer of a newer one."""
     answers = list(zip(load.report.answers, marks.seen, strict=True))
     for version, since in enumerate(loaded, 1):
-        ends = [answer.began + answer.late_s + answer.latency_s for answer, seen in answers if seen >= version]
+        ends = [answer.began + answer.latency_s for answer, seen in answers if seen >= version]
         first = min(since, *ends) if ends else since
-        old = [(seen, answer.began - first) for answer, seen in answers if answer.began > first and seen < version]
+        sent = [(seen, answer.began + answer.late_s - first) for answer, seen in answers]
+        old = [(seen, late_s) for seen, late_s in sent if late_s > 0 and seen < version]
         assert not old, (
             f"{len(old)} answers of an older version than {version}; the first, by so many seconds: {old[:5]}"
         )
