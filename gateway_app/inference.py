@@ -170,7 +170,7 @@ class Inference:
         """Takes the body of a `POST /infer`, as exchange.Plane says."""
         self.requests += 1
         try:
-            request_id, text = decode_request(body)
+            request_id, text, _ = decode_request(body)
         except ApiError as error:
             self.client_errors += 1
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))

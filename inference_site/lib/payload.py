@@ -13,11 +13,16 @@ from inference_site.lib.errors import ApiError
 N = TypeVar("N", float, int | float)
 
 
+_NOTHING = msgspec.Raw()
+
+
 class InferRequest(msgspec.Struct):
-    """The head of a request; `input_data` is left as the text that the client sent."""
+    """The head of a request; `input_data` and `inputs` are left as the text that the client sent."""
 
     request_id: str
-    input_data: msgspec.Raw
+    input_data: msgspec.Raw = _NOTHING
+    inputs: msgspec.Raw = _NOTHING
+    model: str | None = None
 
 
 class Identified(msgspec.Struct):
@@ -33,21 +38,37 @@ _decode_id = msgspec.json.Decoder(Identified).decode
 _encode = msgspec.json.encode
 
 
-def decode_request(body: bytes) -> tuple[str, bytes]:
-    """(request_id, text of input_data). Raises ApiError 400 for what is no JSON object with these two members."""
+def decode_request(body: bytes) -> tuple[str, bytes, str | None]:
+    """(request_id, ask, model's name if it is given); the ask is the text of `input_data`, a list, or of `inputs`, an
+    object (see asks).
+
+    Raises ApiError 400 for what is no JSON object with request_id and one of these two.
+    """
     try:
         if not body.isascii():
             body.decode()  # members that nobody asked for are skipped unread, their encoding too
         request = _decode(body)
-        text = bytes(request.input_data)
-        if text[:1] == b"[":
-            return request.request_id, text
     except RecursionError:
         raise ApiError(400, "nested_too_deep", "the body is nested too deep; input_data is a flat list") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _explain(body, error) from None
-    kind = _kind(text)
-    raise ApiError(400, "invalid_input_data", f"input_data is {kind}; send a flat list of numbers, such as [1.0, 2.5]")
+    data, inputs = request.input_data, request.inputs
+    if inputs is _NOTHING:
+        if data is _NOTHING:
+            message = "input_data is missing; the body needs request_id and input_data, or inputs by name"
+            raise ApiError(400, "missing_input_data", message)
+        text = bytes(data)
+        if text[:1] == b"[":
+            return request.request_id, text, request.model
+        message = f"input_data is {_kind(text)}; send a flat list of numbers, such as [1.0, 2.5]"
+        raise ApiError(400, "invalid_input_data", message)
+    if data is not _NOTHING:
+        raise ApiError(400, "ambiguous_inputs", "the body has input_data and inputs; send one of the two")
+    text = bytes(inputs)
+    if text[:1] == b"{":
+        return request.request_id, text, request.model
+    message = f'inputs is {_kind(text)}; send an object of lists by input name, such as {{"x": [1.0, 2.5]}}'
+    raise ApiError(400, "invalid_inputs", message)
 
 
 def decode_floats(text: bytes) -> list[float]:
@@ -108,10 +129,11 @@ def _explain(body: bytes, error: Exception) -> ApiError:
         if "missing required field" in message:
             name = message.rpartition("field `")[2].rstrip("`")
             return ApiError(400, f"missing_{name}", f"{name} is missing; the body needs request_id and input_data")
-        if "$.request_id" in message:
-            got = message.partition("got `")[2].partition("`")[0]
-            return ApiError(400, "invalid_request_id", f"request_id is of type {got}; send a string")
         got = message.partition("got `")[2].partition("`")[0]
+        if "$.request_id" in message:
+            return ApiError(400, "invalid_request_id", f"request_id is of type {got}; send a string")
+        if "$.model" in message:
+            return ApiError(400, "invalid_model", f"model is of type {got}; send the name of a model as a string")
         return ApiError(
             400, "invalid_body", f"the body is of type {got}; send an object with request_id and input_data"
         )
@@ -127,6 +149,5 @@ def _sentence(error: Exception) -> str:
 
 
 def _kind(text: bytes) -> str:
-    return {b"{": "an object", b'"': "a string", b"t": "a boolean", b"f": "a boolean", b"n": "null"}.get(
-        text[:1], "a number"
-    )
+    kinds = {b"{": "an object", b"[": "a list", b'"': "a string", b"t": "a boolean", b"f": "a boolean", b"n": "null"}
+    return kinds.get(text[:1], "a number")

@@ -29,13 +29,17 @@ def refusal(body: bytes) -> ApiError:
 
 def check_never_worse_than_an_api_error(body: bytes) -> None:
     try:
-        request_id, text = decode_request(body)
+        request_id, text, model = decode_request(body)
     except ApiError as error:
         assert error.status == 400
         assert error.code
         assert json.loads(error_body(error.message, error.code, request_id_of(body)))["error"] == error.message
         return
     assert isinstance(request_id, str)
+    assert model is None or isinstance(model, str)
+    if text[:1] == b"{":
+        json.loads(text)
+        return
     try:
         numbers = decode_floats(text)
     except ApiError as error:
@@ -89,15 +93,25 @@ def test_a_valid_body_means_what_json_says(
         ensure_ascii=ascii_only,
         indent=indent,
     ).encode()
-    found_id, text = decode_request(body)
-    assert found_id == request_id
+    found_id, text, model = decode_request(body)
+    assert (found_id, model) == (request_id, None)
     assert json.loads(text) == numbers
     assert decode_floats(text) == [float(number) for number in numbers]
     assert request_id_of(body) == request_id
 
 
+def test_inputs_by_name_and_the_model_are_passed_on_as_they_were_written() -> None:
+    body = b'{"model":"other", "inputs": {"x": [1, 2.50], "ids":[[3]]} , "request_id":"a"}'
+    assert decode_request(body) == ("a", b'{"x": [1, 2.50], "ids":[[3]]}', "other")
+    assert decode_request(b'{"request_id":"a","input_data":[1],"model":null}') == ("a", b"[1]", None)
+
+
 def test_the_last_of_two_equal_members_counts_as_everywhere() -> None:
-    assert decode_request(b'{"request_id":"a","input_data":[1],"request_id":"b","input_data":[2]}') == ("b", b"[2]")
+    assert decode_request(b'{"request_id":"a","input_data":[1],"request_id":"b","input_data":[2]}') == (
+        "b",
+        b"[2]",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,6 +136,10 @@ def test_the_last_of_two_equal_members_counts_as_everywhere() -> None:
         (b'{"request_id":"a","input_data":null}', "invalid_input_data", "null"),
         (b'{"request_id":"a","input_data":1e999}', "invalid_input_data", "a number"),
         (b'{"request_id":"a","input_data":%b}' % (b"9" * 4301), "invalid_input_data", "a number"),
+        (b'{"request_id":"a","inputs":[1]}', "invalid_inputs", "a list"),
+        (b'{"request_id":"a","inputs":null}', "invalid_inputs", "null"),
+        (b'{"request_id":"a","inputs":{},"input_data":[1]}', "ambiguous_inputs", "one of the two"),
+        (b'{"request_id":"a","input_data":[1],"model":5}', "invalid_model", "int"),
         (b'{"request_id":"\xff","input_data":[1]}', "invalid_encoding", "UTF-8"),
         (b'{"request_id":"a","input_data":[1],"x":"\xff"}', "invalid_encoding", "UTF-8"),
     ],
