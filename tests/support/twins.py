@@ -54,7 +54,8 @@ class Twin:
     def ask(self) -> bytes:
         """The payload of its INFER frame."""
         if self.form == "flat":
-            return _text(self._one())
+            one = self._one()
+            return _text(one.astype(np.uint8) if self.datatype == "BOOL" else one)  # true is no number
         if self.form == "named":
             return b'{"input":%b}' % _text(self._one())
         tensors, inputs = [], []
