@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -155,7 +156,7 @@ def alone(model: Path, width: int, seconds: float = 1.5) -> Alone:
         Alone(
             sum(_in_processes(model, width, batch, processes, cores // processes, seconds)), batch, processes, threads
         )
-        for processes, threads in {(1, cores), (cores, 1)}
+        for processes, threads in sorted({(1, cores), (cores, 1)})
         for batch in BATCHES
     ]
     return max(found, key=lambda each: each.per_s)
@@ -192,37 +193,77 @@ def _run_alone(model: Path, width: int, batch: int, threads: int, seconds: float
     rates.put(runs * batch / (time.perf_counter() - began))
 
 
-def compute(directory: Path, seconds: int, workers: int | None = None) -> list[Row]:
-    """256 connections, binary bodies, every input new, one worker per core."""
-    workers = workers or len(os.sched_getaffinity(0))
-    repository = directory / "compute"
-    width = COMPUTE[0]
-    model = publish(repository, "mlp", 1, lambda path: mlp(path, COMPUTE), {**NOTHING_KEPT, "batch_size": 64})
-    best = alone(model, width)
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """This process, and all that it starts meanwhile, runs on these."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def compute(directory: Path, seconds: int) -> list[Row]:
+    """256 connections, binary bodies, every input new, a worker per core: with the gateway and the clients on the
+    workers' cores, and with the workers on half of the cores and all else on the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    model = mlp(directory / "mlp.onnx", COMPUTE)
+    rows = []
+    for part, rest, label in (
+        (set(cores), set(cores), "all on the same cores"),
+        (
+            set(cores[len(cores) // 2 :]),
+            set(cores[: len(cores) // 2]),
+            "workers on half of the cores, all else on the others",
+        ),
+    ):
+        with on_cores(part):
+            best = alone(model, COMPUTE[0])
+        for each in (1, 8) if part == rest else (1,):
+            rows.append(
+                _beside(directory / f"compute-{len(part)}-{each}", model, best, part, rest, each, label, seconds)
+            )
+    return rows
+
+
+def _beside(
+    directory: Path, model: Path, best: Alone, part: set[int], rest: set[int], each: int, label: str, seconds: int
+) -> Row:
+    """Workers on the cores `part`, gateway and clients on `rest`, requests of `each` rows, and what is alone best."""
+    repository = directory / "models"
+    batch = min(256 * each // len(part), 256)
+    publish(repository, "mlp", 1, _linked(model), {**NOTHING_KEPT, "batch_size": batch})
     rng = np.random.default_rng(1)
-    requests = [{"input": rng.random((1, width), np.float32)} for _ in range(4000)]
-    script = write_binary(directory / "mlp", requests, head_bytes=200)
+    requests = [{"input": rng.random((each, COMPUTE[0]), np.float32)} for _ in range(4000 // each)]
+    script = write_binary(directory / "bodies", requests, head_bytes=200)
     arguments = ("--repository", str(repository))
-    with Cluster(directory / "cluster-compute", workers=workers, arguments=arguments) as cluster:
+    with on_cores(part):  # a worker plans its threads by the cores that it may use
+        cluster = Cluster(directory / "cluster", workers=len(part), arguments=arguments).__enter__()
+    try:
         url, pids = infer_url(cluster, "mlp"), cluster.pids()
+        for thread in Path(f"/proc/{pids['gateway']}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), rest)
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
         for tensors in requests[:20]:
             if np.abs(ask(url, tensors, "output") - session.run(None, tensors)[0]).max() > TOLERANCE:
                 raise BenchError("an answer is not what ONNX Runtime alone gives")
-        wrk(url, script, connections=256, seconds=2)
-        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-        load = wrk(url, script, connections=256, seconds=2 * seconds)
+        with on_cores(rest):
+            wrk(url, script, connections=256, seconds=2)
+            before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+            load = wrk(url, script, connections=256, seconds=2 * seconds)
         spent = {name: (cpu_seconds(pid) - before[name]) / max(1, load.requests) * 1e6 for name, pid in pids.items()}
         sizes = [cluster.health(name)["batch_processor"]["avg_batch_size"] for name in cluster.names]
+    finally:
+        cluster.__exit__()
     cpu = ", ".join(f"{name} {us:.0f}" for name, us in spent.items())
-    return [
-        (
-            f"512→2048→2048→100 at 256 connections, binary, {workers} workers: requests/s, of ONNX Runtime alone",
-            f"{load.per_s:,.0f}, **{load.per_s / best.per_s:.2f}** of {best.per_s:,.0f} ({best.processes} processes of "
-            f"{best.threads} threads, batches of {best.batch}); mean batch {', '.join(map(str, sizes))}; p50 "
-            f"{load.p50_ms:.0f} ms, p99 {load.p99_ms:.0f} ms, {load.errors} errors; µs CPU each: {cpu}",
-        )
-    ]
+    per_s = load.per_s * each
+    return (
+        f"512→2048→2048→100, 256 connections, binary, {each} rows per request, {label}: rows/s, of ONNX Runtime alone",
+        f"{per_s:,.0f}, **{per_s / best.per_s:.2f}** of {best.per_s:,.0f} ({best.processes} processes of {best.threads} "
+        f"threads, batches of {best.batch}); mean batch {', '.join(map(str, sizes))}; p50 {load.p50_ms:.0f} ms, p99 "
+        f"{load.p99_ms:.0f} ms, {load.errors} errors; µs CPU per request: {cpu}",
+    )
 
 
 # --- Texts of mixed lengths --------------------------------------------------------------------------------------
