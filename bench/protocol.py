@@ -220,10 +220,10 @@ def compute(directory: Path, seconds: int) -> list[Row]:
     ):
         with on_cores(part):
             best = alone(model, COMPUTE[0])
-        for each in (1, 8) if part == rest else (1,):
-            rows.append(
-                _beside(directory / f"compute-{len(part)}-{each}", model, best, part, rest, each, label, seconds)
-            )
+        rows += [
+            _beside(directory / f"compute-{len(part)}-{each}", model, best, part, rest, each, label, seconds)
+            for each in ((1, 8) if part == rest else (1,))
+        ]
     return rows
 
 
@@ -259,8 +259,8 @@ def _beside(
     cpu = ", ".join(f"{name} {us:.0f}" for name, us in spent.items())
     per_s = load.per_s * each
     return (
-        f"512→2048→2048→100, 256 connections, binary, {each} rows per request, {label}: rows/s, of ONNX Runtime alone",
-        f"{per_s:,.0f}, **{per_s / best.per_s:.2f}** of {best.per_s:,.0f} ({best.processes} processes of {best.threads} "
+        f"512→2048→2048→100, 256 connections, binary, rows per request: {each}, {label}: rows/s, of ONNX Runtime's",
+        f"{per_s:,.0f}, **{per_s / best.per_s:.2f}** of {best.per_s:,.0f} (alone, {best.processes} × {best.threads} "
         f"threads, batches of {best.batch}); mean batch {', '.join(map(str, sizes))}; p50 {load.p50_ms:.0f} ms, p99 "
         f"{load.p99_ms:.0f} ms, {load.errors} errors; µs CPU per request: {cpu}",
     )
