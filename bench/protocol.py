@@ -6,16 +6,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.synchronize import Barrier
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,66 +20,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bench.yardstick import BenchError, compare, cpu_seconds, nginx, tool, write_bodies, write_load, wrk
+from bench.bodies import NOTHING_KEPT, TOLERANCE, ask, infer_url, linked, write_binary
+from bench.compute import compute
+from bench.yardstick import BenchError, compare, cpu_seconds, nginx, tool, write_load, wrk
 from tests.support.cluster import Cluster
-from tests.support.http import request
 from tests.support.onnx_models import mlp
 from tests.support.repository import publish
 
 Row = tuple[str, str]
 IMAGE = (1, 3, 224, 224)
-COMPUTE = (512, 2048, 2048, 100)
-BATCHES = (1, 4, 8, 16, 32, 64, 128, 256)
 LENGTHS = (4, 96)  # tokens of a sentence
 BUCKETS = (16, 32, 48, 64, 96, 128)
-TOLERANCE = 1e-4
-NOTHING_KEPT: Mapping[str, object] = {"cached": False}
-
-
-def binary_body(tensors: Mapping[str, NDArray[Any]], ident: str, head_bytes: int) -> bytes:
-    """A request with these tensors; its JSON is filled up to `head_bytes`, so that one header fits all bodies."""
-    types = {"float32": "FP32", "int64": "INT64"}
-    inputs = [
-        {
-            "name": name,
-            "shape": list(values.shape),
-            "datatype": types[values.dtype.name],
-            "parameters": {"binary_data_size": values.nbytes},
-        }
-        for name, values in tensors.items()
-    ]
-    head = json.dumps({"id": ident, "inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
-    if len(head) > head_bytes:
-        raise BenchError(f"the head of a request has {len(head)} bytes, more than {head_bytes}")
-    return head.ljust(head_bytes) + b"".join(values.tobytes() for values in tensors.values())
-
-
-def write_binary(directory: Path, requests: Iterable[Mapping[str, NDArray[Any]]], head_bytes: int = 400) -> Path:
-    """A wrk script that posts these in turn."""
-    bodies = (binary_body(tensors, f"r{number}", head_bytes) for number, tensors in enumerate(requests))
-    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(head_bytes)}
-    return write_bodies(directory, bodies, headers)
-
-
-def infer_url(cluster: Cluster, model: str) -> str:
-    return f"{cluster.gateway_url}/v2/models/{model}/infer"
-
-
-def ask(url: str, tensors: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
-    """One answer's output."""
-    body = binary_body(tensors, "check", 400)
-    status, answer = request("POST", url, body, {"Inference-Header-Content-Length": "400"}, timeout_s=30)
-    if status != 200:
-        raise BenchError(f"{url} answered {status}: {answer[:300]!r}")
-    # The header is not kept by this helper: the raw tensors are what follows the JSON.
-    head, end = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
-    rest, position = answer[end:], 0
-    for each in head["outputs"]:
-        size = each["parameters"]["binary_data_size"]
-        if each["name"] == output:
-            return np.frombuffer(rest[position : position + size], np.float32).reshape(each["shape"])
-        position += size
-    raise BenchError(f"{url} gave no {output}: {head}")
 
 
 # --- Large inputs beside nginx -----------------------------------------------------------------------------------
@@ -136,136 +82,6 @@ def pooled(path: Path) -> Path:
     return path
 
 
-# --- A model bound by computation, beside ONNX Runtime alone -------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """The best that ONNX Runtime reaches without a server."""
-
-    per_s: float
-    batch: int
-    processes: int
-    threads: int
-
-
-def alone(model: Path, width: int, seconds: float = 1.5) -> Alone:
-    """On all cores: one process with all of them or one per core, each batch size."""
-    cores = len(os.sched_getaffinity(0))
-    found = [
-        Alone(
-            sum(_in_processes(model, width, batch, processes, cores // processes, seconds)), batch, processes, threads
-        )
-        for processes, threads in sorted({(1, cores), (cores, 1)})
-        for batch in BATCHES
-    ]
-    return max(found, key=lambda each: each.per_s)
-
-
-def _in_processes(model: Path, width: int, batch: int, processes: int, threads: int, seconds: float) -> Iterator[float]:
-    context = multiprocessing.get_context("spawn")
-    barrier, rates = context.Barrier(processes), context.Queue()
-    started = [
-        context.Process(target=_run_alone, args=(model, width, batch, threads, seconds, barrier, rates))
-        for _ in range(processes)
-    ]
-    for process in started:
-        process.start()
-    for _ in started:
-        yield rates.get(timeout=60)
-    for process in started:
-        process.join()
-
-
-def _run_alone(model: Path, width: int, batch: int, threads: int, seconds: float, barrier: Barrier, rates: Any) -> None:
-    """Rows per second of one session."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    sample = np.random.default_rng(1).random((batch, width), np.float32)
-    for _ in range(3):
-        session.run(None, {"input": sample})
-    barrier.wait()
-    began, runs = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        session.run(None, {"input": sample})
-        runs += 1
-    rates.put(runs * batch / (time.perf_counter() - began))
-
-
-@contextmanager
-def on_cores(cores: set[int]) -> Iterator[None]:
-    """This process, and all that it starts meanwhile, runs on these."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def compute(directory: Path, seconds: int) -> list[Row]:
-    """256 connections, binary bodies, every input new, a worker per core: with the gateway and the clients on the
-    workers' cores, and with the workers on half of the cores and all else on the others."""
-    cores = sorted(os.sched_getaffinity(0))
-    model = mlp(directory / "mlp.onnx", COMPUTE)
-    rows = []
-    for part, rest, label in (
-        (set(cores), set(cores), "all on the same cores"),
-        (
-            set(cores[len(cores) // 2 :]),
-            set(cores[: len(cores) // 2]),
-            "workers on half of the cores, all else on the others",
-        ),
-    ):
-        with on_cores(part):
-            best = alone(model, COMPUTE[0])
-        rows += [
-            _beside(directory / f"compute-{len(part)}-{each}", model, best, part, rest, each, label, seconds)
-            for each in ((1, 8) if part == rest else (1,))
-        ]
-    return rows
-
-
-def _beside(
-    directory: Path, model: Path, best: Alone, part: set[int], rest: set[int], each: int, label: str, seconds: int
-) -> Row:
-    """Workers on the cores `part`, gateway and clients on `rest`, requests of `each` rows, and what is alone best."""
-    repository = directory / "models"
-    batch = min(256 * each // len(part), 256)
-    publish(repository, "mlp", 1, _linked(model), {**NOTHING_KEPT, "batch_size": batch})
-    rng = np.random.default_rng(1)
-    requests = [{"input": rng.random((each, COMPUTE[0]), np.float32)} for _ in range(4000 // each)]
-    script = write_binary(directory / "bodies", requests, head_bytes=200)
-    arguments = ("--repository", str(repository))
-    with on_cores(part):  # a worker plans its threads by the cores that it may use
-        cluster = Cluster(directory / "cluster", workers=len(part), arguments=arguments).__enter__()
-    try:
-        url, pids = infer_url(cluster, "mlp"), cluster.pids()
-        for thread in Path(f"/proc/{pids['gateway']}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), rest)
-        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-        for tensors in requests[:20]:
-            if np.abs(ask(url, tensors, "output") - session.run(None, tensors)[0]).max() > TOLERANCE:
-                raise BenchError("an answer is not what ONNX Runtime alone gives")
-        with on_cores(rest):
-            wrk(url, script, connections=256, seconds=2)
-            before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-            load = wrk(url, script, connections=256, seconds=2 * seconds)
-        spent = {name: (cpu_seconds(pid) - before[name]) / max(1, load.requests) * 1e6 for name, pid in pids.items()}
-        sizes = [cluster.health(name)["batch_processor"]["avg_batch_size"] for name in cluster.names]
-    finally:
-        cluster.__exit__()
-    cpu = ", ".join(f"{name} {us:.0f}" for name, us in spent.items())
-    per_s = load.per_s * each
-    return (
-        f"512→2048→2048→100, 256 connections, binary, rows per request: {each}, {label}: rows/s, of ONNX Runtime's",
-        f"{per_s:,.0f}, **{per_s / best.per_s:.2f}** of {best.per_s:,.0f} (alone, {best.processes} × {best.threads} "
-        f"threads, batches of {best.batch}); mean batch {', '.join(map(str, sizes))}; p50 {load.p50_ms:.0f} ms, p99 "
-        f"{load.p99_ms:.0f} ms, {load.errors} errors; µs CPU per request: {cpu}",
-    )
-
-
 # --- Texts of mixed lengths --------------------------------------------------------------------------------------
 
 
@@ -293,7 +109,7 @@ def sentences(directory: Path, seconds: int) -> list[Row]:
     first = directory / "minilm.onnx"
     build(first)
     for number, record in enumerate(records.values()):
-        publish(repository, f"m{number}", 1, _linked(first), {**NOTHING_KEPT, **record})
+        publish(repository, f"m{number}", 1, linked(first), {**NOTHING_KEPT, **record})
     rng = np.random.default_rng(1)
     requests = [sentence(rng) for _ in range(2000)]
     script = write_binary(directory / "texts", requests, head_bytes=600)
@@ -320,14 +136,6 @@ def sentences(directory: Path, seconds: int) -> list[Row]:
             f"{rates[2] / rates[0]:.2f} over one by one",
         )
     ]
-
-
-def _linked(file: Path) -> Callable[[Path], Path]:
-    def make(path: Path) -> Path:
-        os.link(file, path)
-        return path
-
-    return make
 
 
 # --- gRPC --------------------------------------------------------------------------------------------------------
