@@ -12,9 +12,16 @@ _LONG_BYTES = 2048
 Key = bytes | str
 
 
-def key_of(sample: bytes) -> Key:
-    """The sample itself, or its digest; as text, so that no sample can ever be equal to another's digest."""
-    return sample if len(sample) <= _LONG_BYTES else _digest(sample)
+def key_of(*parts: bytes | memoryview) -> Key:
+    """The sample that these parts are, or its digest; as text, so that no sample can ever equal another's digest."""
+    if len(parts) == 1 and isinstance(parts[0], bytes) and len(parts[0]) <= _LONG_BYTES:
+        return parts[0]
+    if sum(memoryview(part).nbytes for part in parts) <= _LONG_BYTES:
+        return b"".join(parts)
+    found = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def alias_of(text: bytes) -> Key:
