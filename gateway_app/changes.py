@@ -10,20 +10,21 @@ ORDERED = {"trip": "breaker tripped by hand", "reset": "breaker reset by hand"}
 
 def describe(before: Payload, after: Payload) -> str:
     """One sentence part per change: `worker_1 weight 1 → 2; virtual nodes 150 → 300`."""
-    old, new = _workers(before), _workers(after)
+    old, new = _by_name(before, "workers"), _by_name(after, "workers")
     parts = [f"{name} removed" for name in old if name not in new]
     for name, worker in new.items():
         if name not in old:
             parts.append(f"{name} added at {worker['host']} port {worker['port']}")
         else:
             parts += [f"{name} {change}" for change in _worker_changes(old[name], worker)]
+    parts += _model_changes(_by_name(before, "models"), _by_name(after, "models"))
     if before:
         parts += _differences(before.get("tuning", {}), after["tuning"])
     return "; ".join(parts) or "defaults"
 
 
-def _workers(payload: Payload) -> dict[str, Payload]:
-    return {worker["name"]: worker for worker in payload.get("workers", ())}
+def _by_name(payload: Payload, kind: str) -> dict[str, Payload]:
+    return {row["name"]: row for row in payload.get(kind, ())}
 
 
 def _worker_changes(before: Payload, after: Payload) -> Iterator[str]:
@@ -32,9 +33,32 @@ def _worker_changes(before: Payload, after: Payload) -> Iterator[str]:
     yield from _differences(*({k: v for k, v in each.items() if k not in ORDER_FIELDS} for each in (before, after)))
 
 
+def _model_changes(old: Mapping[str, Payload], new: Mapping[str, Payload]) -> Iterator[str]:
+    yield from (f"settings of model {name} removed" for name in old if name not in new)
+    for name, row in new.items():
+        before = old.get(name, {"order_number": 0})
+        if name not in old:
+            said = _differences({}, {key: value for key, value in row.items() if _is_said(key, value)})
+            yield f"settings of model {name} added" + (f" ({', '.join(said)})" if said else "")
+        ordered = before.get("order_number") != row.get("order_number")
+        if ordered:
+            yield f"model {name} ordered to {'load' if row['loaded'] else 'unload'}"
+        if name in old:
+            hidden = {"order_number", "loaded"} if ordered else set()
+            shown = ({k: v for k, v in each.items() if k not in hidden} for each in (before, row))
+            yield from (f"model {name} {change}" for change in _differences(*shown))
+
+
+def _is_said(key: str, value: object) -> bool:
+    """Whether a new row's value is more than its default."""
+    return key not in ("name", "order_number") and value not in (None, "") and not (key == "loaded" and value is True)
+
+
 def _differences(before: Payload, after: Payload) -> list[str]:
     return [
-        f"{field.replace('_', ' ')} {_word(before.get(field))} → {_word(value)}"
+        f"{field.replace('_', ' ')} {_word(before[field])} → {_word(value)}"
+        if field in before
+        else f"{field.replace('_', ' ')} {_word(value)}"
         for field, value in after.items()
         if before.get(field) != value
     ]
@@ -43,4 +67,6 @@ def _differences(before: Payload, after: Payload) -> list[str]:
 def _word(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if value in (None, ""):
+        return "as usual"
     return f"{value:g}" if isinstance(value, float) else str(value)

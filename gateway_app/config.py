@@ -147,7 +147,7 @@ class ConfigWatcher:
             except ValueError as exc:  # also a payload that is no JSON
                 self._seen = newest
                 self._refusal = (
-                    f"revision {newest} is refused ({exc}); save the worker or the tuning again in the admin"
+                    f"revision {newest} is refused ({exc}); save the worker, the model or the tuning again in the admin"
                 )
                 return None
             lastgood.save(revision, payload)

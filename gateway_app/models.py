@@ -5,11 +5,12 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+from gateway_app.modelrecord import ModelRecord
 from gateway_app.revisions import Recorded, Revision, recorded, revision_saved
 from gateway_app.tuning import Tuning
 from gateway_app.validators import between, validate_host, validate_name, validate_order
 
-__all__ = ["BreakerEvent", "Revision", "Tuning", "Worker", "recorded", "revision_saved"]
+__all__ = ["BreakerEvent", "ModelRecord", "Revision", "Tuning", "Worker", "recorded", "revision_saved"]
 
 
 class Worker(Recorded):

@@ -19,7 +19,7 @@ KEPT = 1000
 
 @contextmanager
 def recorded(author: str = "", note: str = "") -> Iterator[None]:
-    """One transaction whose changes of workers and tuning, however many, become one revision; none if nothing changed.
+    """One transaction whose changes of rows, however many, become one revision; none if nothing changed.
 
     Within another `recorded` it joins that one. `author` is a user's name, empty for the command line; `note` says
     where the change came from.
@@ -41,12 +41,13 @@ def recorded(author: str = "", note: str = "") -> Iterator[None]:
 
 
 def _write_revision(author: str, note: str) -> None:
-    from gateway_app.models import Tuning, Worker  # they are built on this module
+    from gateway_app.models import ModelRecord, Tuning, Worker  # they are built on this module
 
     # Without a row to lock yet, before the first revision, writers queue here: before they read each other's rows.
     tuning, _ = Tuning.objects.select_for_update().get_or_create(pk=Tuning.ONLY)
     payload = {
         "workers": list(Worker.objects.order_by("name").values(*Worker.PAYLOAD)),
+        "models": list(ModelRecord.objects.order_by("name").values(*ModelRecord.PAYLOAD)),
         "tuning": {field: getattr(tuning, field) for field in Tuning.PAYLOAD},
     }
     newest = Revision.objects.order_by("-id").first()
@@ -61,11 +62,12 @@ def _write_revision(author: str, note: str) -> None:
 
 def _completed(payload: Any) -> dict[str, Any]:
     """What an older version stored, with the defaults of what it did not know: an upgrade alone changes nothing."""
-    from gateway_app.models import Tuning, Worker
+    from gateway_app.models import ModelRecord, Tuning, Worker
 
     try:
         return {
             "workers": [_defaults(Worker) | row for row in payload.get("workers", [])],
+            "models": [_defaults(ModelRecord) | row for row in payload.get("models", [])],
             "tuning": _defaults(Tuning) | payload.get("tuning", {}),
         }
     except (AttributeError, TypeError):  # edited by hand, beyond recognition

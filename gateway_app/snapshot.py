@@ -12,10 +12,10 @@ from django.core.exceptions import ValidationError
 
 from gateway_app.core.breaker import BreakerConfig
 from gateway_app.core.policy import Policy
-from gateway_app.models import Tuning, Worker
+from gateway_app.models import ModelRecord, Tuning, Worker
 from inference_site.lib.nodesettings import NodeSettings
 
-M = TypeVar("M", Worker, Tuning)
+M = TypeVar("M", Worker, ModelRecord, Tuning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +64,20 @@ def parse(revision: int, payload: object) -> Snapshot:
     if not isinstance(payload, Mapping):
         raise InvalidConfig(f"revision {revision} is {type(payload).__name__}, not an object with workers and tuning")
     tuning = _checked(Tuning, payload.get("tuning", {}), "tuning")
-    rows = payload.get("workers", [])
-    if not isinstance(rows, list):
-        raise InvalidConfig(f"workers is {rows!r}, not a list")
-    workers = [_checked(Worker, row, f"worker {position}") for position, row in enumerate(rows, start=1)]
+    workers = _checked_rows(Worker, payload, "worker")
+    records = _checked_rows(ModelRecord, payload, "model")
     entries = tuple(
         WorkerEntry(**{field: getattr(worker, field) for field in Worker.PAYLOAD})
         for worker in sorted(workers, key=lambda worker: worker.name)
     )
-    for what, values in (("name", [e.name for e in entries]), ("address", [e.address for e in entries])):
+    for what, values in (
+        ("workers have the name", [entry.name for entry in entries]),
+        ("workers have the address", [entry.address for entry in entries]),
+        ("models have the name", [row.name for row in records]),
+    ):
         value, times = Counter(values).most_common(1)[0] if values else ("", 0)
         if times > 1:
-            raise InvalidConfig(f"{times} workers have the {what} {value}")
+            raise InvalidConfig(f"{times} {what} {value}")
     return Snapshot(
         revision=revision,
         workers=entries,
@@ -108,8 +110,17 @@ def parse(revision: int, payload: object) -> Snapshot:
             batch_wait_ms=tuning.batch_wait_ms,
             batch_eager=tuning.batch_eager,
             queue_ms=float(tuning.queue_ms),
+            default_model=tuning.default_model,
+            models={row.name: row.settings for row in records},
         ),
     )
+
+
+def _checked_rows(model: type[M], payload: Mapping[str, Any], what: str) -> list[M]:
+    rows = payload.get(f"{what}s", [])
+    if not isinstance(rows, list):
+        raise InvalidConfig(f"{what}s is {rows!r}, not a list")
+    return [_checked(model, row, f"{what} {position}") for position, row in enumerate(rows, start=1)]
 
 
 def _checked(model: type[M], values: Any, where: str) -> M:

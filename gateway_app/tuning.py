@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import Q
 
 from gateway_app.revisions import Recorded
-from gateway_app.validators import ZeroOrBetween, between
+from gateway_app.validators import ZeroOrBetween, between, validate_model_name
 
 
 class Tuning(Recorded):
@@ -19,6 +19,7 @@ class Tuning(Recorded):
         "failure_threshold", "success_threshold", "open_seconds", "error_rate_percent", "slow_factor", "silence_ms",
         "slow_start_seconds", "check_seconds", "request_timeout_ms", "retry_percent", "hedging", "queue_ms",
         "cache_entries", "cache_mib", "hand_off", "batch_size", "batch_wait_ms", "batch_eager",
+        "default_model",
     )  # fmt: skip
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY, editable=False)
@@ -168,6 +169,14 @@ class Tuning(Recorded):
         default=10_000,
         validators=between(1, 600_000, "ms"),
         help_text="Milliseconds after which a request that has no answer ends with status 504, 1 to 600,000.",
+    )
+    default_model = models.CharField(
+        "model of /infer",
+        max_length=100,
+        blank=True,
+        validators=[validate_model_name],
+        help_text="Name of the model that answers requests to /infer which name none. Empty: the one of MODEL_PATH, or"
+        " else the first by name.",
     )
     changed = models.DateTimeField(auto_now=True)
 

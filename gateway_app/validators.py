@@ -1,6 +1,8 @@
-"""What counts as a worker's name, a host, a number in range; each refusal names the value and the fix."""
+"""What counts as a name, a host, a number in range; each refusal names the value and the fix."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 
 from django.core.exceptions import ValidationError
@@ -8,6 +10,7 @@ from django.core.validators import BaseValidator, MaxValueValidator, MinValueVal
 from django.utils.deconstruct import deconstructible
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*")
 
@@ -17,6 +20,15 @@ def validate_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise ValidationError(
             f"{name!r} cannot be a worker's name. Use 1 to 100 letters, digits and . _ - only, as in worker_1."
+        )
+
+
+def validate_model_name(name: str) -> None:
+    """A model's name is that of a folder, and a part of paths; /v2/models/stats is taken."""
+    if not MODEL_NAME.fullmatch(name) or name == "stats":
+        raise ValidationError(
+            f"{name!r} cannot be a model's name. Use 1 to 100 letters, digits and . _ - that begin with no . or -, as"
+            " in digits; stats means something else."
         )
 
 
@@ -43,6 +55,18 @@ def between(low: float, high: float, unit: str = "") -> list[BaseValidator]:
     unit = unit.replace("%", "%%")  # the sentence is filled in with the value
     sentence = f"%(show_value)s is out of range. Choose from {low:,} to {high:,}{unit and ' '}{unit}."
     return [MinValueValidator(low, sentence), MaxValueValidator(high, sentence)]
+
+
+def readable_by(read: Callable[[str], object]) -> Callable[[str], None]:
+    """Validator for text that `read` understands; its ValueError is what is said. `read` is a module's function."""
+    return partial(_readable, read)
+
+
+def _readable(read: Callable[[str], object], text: str) -> None:
+    try:
+        read(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
 
 
 @deconstructible

@@ -78,7 +78,9 @@ def test_the_payload_is_the_whole_configuration():
         "batch_size": 32,
         "batch_wait_ms": 20.0,
         "batch_eager": True,
+        "default_model": "",
     }
+    assert payload["models"] == []
 
 
 def test_saving_without_a_change_leaves_no_revision():
