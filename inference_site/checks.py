@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 def check_model_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
     """The model that workers serve is a file that can be read."""
+    if settings.MODEL_PATH is None:
+        return []
     try:
         with settings.MODEL_PATH.open("rb"):
             return []
@@ -28,9 +30,28 @@ def check_model_file(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
         ]
 
 
+def check_model_repository(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """The folder of models, if one is set, can be read."""
+    if settings.MODEL_REPOSITORY is None:
+        return []
+    try:
+        next(settings.MODEL_REPOSITORY.iterdir(), None)
+        return []
+    except OSError as exc:
+        return [
+            checks.Error(
+                f"MODEL_REPOSITORY={str(settings.MODEL_REPOSITORY)!r} cannot be read: {exc.strerror}.",
+                hint="Set it to a folder with NAME/1/model.onnx in it for each model, or make that folder: it may be"
+                " empty at first.",
+                id="inference.E002",
+            )
+        ]
+
+
 def register_checks() -> None:
     """Called by both apps; registering twice is harmless, as the registry is a set."""
     checks.register(check_model_file)
+    checks.register(check_model_repository)
 
 
 def is_loopback(host: str) -> bool:

@@ -5,10 +5,12 @@ import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
+
+D = TypeVar("D", Path, None, Path | None)
 
 TRUE = ("1", "true", "yes", "on")
 FALSE = ("0", "false", "no", "off")
@@ -60,8 +62,8 @@ def origins(name: str) -> list[str]:
     return found
 
 
-def path(name: str, default: Path, base: Path) -> Path:
-    """A file or directory; a relative one counts from `base`, so that the working directory does not matter."""
+def path(name: str, default: D, base: Path) -> Path | D:
+    """A file or directory, or the default; a relative one counts from `base`, wherever the process was started."""
     value = text(name)
     return (base / Path(value).expanduser()) if value else default
 

@@ -11,9 +11,16 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 INFERENCE_MODE = env.choice("INFERENCE_MODE", ("gateway", "worker"), default="gateway")
 IS_GATEWAY = INFERENCE_MODE == "gateway"
-MODEL_PATH = env.path("MODEL_PATH", BASE_DIR / "models" / "digits.onnx", base=BASE_DIR)
+# Models as a folder, as one file, or both; the bundled file is served only if neither is given.
+MODEL_REPOSITORY = env.path("MODEL_REPOSITORY", None, base=BASE_DIR)
+MODEL_PATH_IS_DEFAULT = not env.text("MODEL_PATH")
+MODEL_PATH = env.path("MODEL_PATH", None if MODEL_REPOSITORY else BASE_DIR / "models" / "digits.onnx", base=BASE_DIR)
+MAX_MODEL_MIB = env.integer("MAX_MODEL_MIB", 2048, minimum=1, maximum=2**20)
+GPU_MEM_LIMIT_MIB = env.integer("GPU_MEM_LIMIT_MIB", 0, minimum=0, maximum=2**20)  # 0: no limit
 STATE_DIR = env.path("STATE_DIR", BASE_DIR / "var", base=BASE_DIR)
 INFERENCE_TOKEN = env.text("INFERENCE_TOKEN")
+MODEL_CONTROL_TOKEN = env.text("MODEL_CONTROL_TOKEN")  # who may load and unload models; empty: clients on this machine
+GRPC_PORT = env.integer("GRPC_PORT", 0, minimum=0, maximum=65535)  # 0: off
 DATA_PLANE = env.choice("DATA_PLANE", ("fast", "django"), default="fast")
 MAX_BODY_BYTES = env.integer("MAX_BODY_BYTES", 16 * 2**20, minimum=1024, maximum=2**31)
 MAX_IN_FLIGHT_BYTES = env.integer(

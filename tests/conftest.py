@@ -23,6 +23,11 @@ for _name in (
     "INFERENCE_TOKEN",
     "INFERENCE_MODE",
     "MODEL_PATH",
+    "MODEL_REPOSITORY",
+    "MODEL_CONTROL_TOKEN",
+    "GRPC_PORT",
+    "GPU_MEM_LIMIT_MIB",
+    "MAX_MODEL_MIB",
     "REDIS_URL",
     "DATA_PLANE",
 ):

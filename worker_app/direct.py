@@ -39,7 +39,7 @@ class DirectInfer:
         The client waits for `timeout_ms`, and then gets 504; None: it has named no limit.
         """
         try:
-            request_id, text = decode_request(body)
+            request_id, text, _ = decode_request(body)
         except ApiError as error:
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None

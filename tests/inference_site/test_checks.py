@@ -1,6 +1,7 @@
 """What is wrong with an installation is said before it serves."""
 
 import logging
+import os
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -23,6 +24,33 @@ def test_a_missing_model_is_an_error_with_id_path_and_hint(settings, tmp_path):
 def test_a_model_that_is_there_passes(settings, tmp_path):
     settings.MODEL_PATH = tmp_path / "model.onnx"
     settings.MODEL_PATH.touch()
+    call_command("check")
+
+
+def test_without_a_model_file_to_serve_none_is_looked_for(settings):
+    settings.MODEL_PATH = None
+    call_command("check")
+
+
+@pytest.mark.parametrize("kind", ["absent", "a file", "not to be read"])
+def test_a_repository_that_cannot_be_read_is_an_error_with_id_path_and_hint(settings, tmp_path, kind):
+    settings.MODEL_REPOSITORY = tmp_path / "models"
+    if kind == "a file":
+        settings.MODEL_REPOSITORY.touch()
+    elif kind == "not to be read":
+        settings.MODEL_REPOSITORY.mkdir(mode=0)
+        if os.access(settings.MODEL_REPOSITORY, os.R_OK):
+            pytest.skip("this user may read everything")
+    with pytest.raises(SystemCheckError) as caught:
+        call_command("check")
+    said = str(caught.value)
+    assert "inference.E002" in said
+    assert str(tmp_path / "models") in said
+    assert "NAME/1/model.onnx" in said
+
+
+def test_a_repository_may_be_empty(settings, tmp_path):
+    settings.MODEL_REPOSITORY = tmp_path
     call_command("check")
 
 

@@ -58,6 +58,8 @@ def test_the_defaults(tmp_path):
             "SECRET_KEY_IS_GENERATED",
             "ALLOWED_HOSTS_ARE_DEFAULT",
         ),
+        *("MODEL_REPOSITORY", "MODEL_PATH_IS_DEFAULT", "MAX_MODEL_MIB", "GPU_MEM_LIMIT_MIB"),
+        *("MODEL_CONTROL_TOKEN", "GRPC_PORT"),
         STATE_DIR=str(tmp_path),
     )
     assert found == {
@@ -73,6 +75,12 @@ def test_the_defaults(tmp_path):
         "ROOT_URLCONF": "inference_site.urls_gateway",
         "SECRET_KEY_IS_GENERATED": True,
         "ALLOWED_HOSTS_ARE_DEFAULT": True,
+        "MODEL_REPOSITORY": None,
+        "MODEL_PATH_IS_DEFAULT": True,
+        "MAX_MODEL_MIB": 2048,
+        "GPU_MEM_LIMIT_MIB": 0,
+        "MODEL_CONTROL_TOKEN": "",
+        "GRPC_PORT": 0,
     }
 
 
@@ -86,6 +94,8 @@ def test_every_variable_has_its_effect(tmp_path):
             "CSRF_TRUSTED_ORIGINS",
             "SESSION_COOKIE_SECURE",
         ),
+        *("MODEL_REPOSITORY", "MODEL_PATH_IS_DEFAULT", "MAX_MODEL_MIB", "GPU_MEM_LIMIT_MIB"),
+        *("MODEL_CONTROL_TOKEN", "GRPC_PORT"),
         ALLOWED_HOSTS=" a.example , b.example,",
         SECRET_KEY="a secret of one's own",
         DEBUG="yes",
@@ -96,6 +106,11 @@ def test_every_variable_has_its_effect(tmp_path):
         MAX_IN_FLIGHT_BYTES="4096",
         INFERENCE_TOKEN="shared",
         CSRF_TRUSTED_ORIGINS="https://a.example",
+        MODEL_REPOSITORY="../models",
+        MAX_MODEL_MIB="7",
+        GPU_MEM_LIMIT_MIB="512",
+        MODEL_CONTROL_TOKEN="for operators",
+        GRPC_PORT="8033",
     )
     assert found.pop("DATA_UPLOAD_MAX_MEMORY_SIZE") > 2048
     assert found == {
@@ -110,8 +125,20 @@ def test_every_variable_has_its_effect(tmp_path):
         "INFERENCE_TOKEN": "shared",
         "CSRF_TRUSTED_ORIGINS": ["https://a.example"],
         "SESSION_COOKIE_SECURE": True,
+        "MODEL_REPOSITORY": str(PROJECT / "../models"),
+        "MODEL_PATH_IS_DEFAULT": False,
+        "MAX_MODEL_MIB": 7,
+        "GPU_MEM_LIMIT_MIB": 512,
+        "MODEL_CONTROL_TOKEN": "for operators",
+        "GRPC_PORT": 8033,
     }
     assert list(tmp_path.iterdir()) == []  # with a key given, none is made
+
+
+def test_with_a_repository_alone_the_bundled_model_is_not_served(tmp_path):
+    environment = {"STATE_DIR": str(tmp_path), "MODEL_REPOSITORY": str(tmp_path)}
+    assert read("MODEL_PATH", **environment) == {"MODEL_PATH": None}
+    assert read("MODEL_PATH", **environment, MODEL_PATH="/x.onnx") == {"MODEL_PATH": "/x.onnx"}
 
 
 def test_a_worker_loads_nothing_that_asks_for_a_database_and_keeps_no_secret(tmp_path):
@@ -131,6 +158,9 @@ def test_a_worker_loads_nothing_that_asks_for_a_database_and_keeps_no_secret(tmp
         ("MAX_BODY_BYTES", "16MB", "whole number from 1024 to"),
         ("MAX_BODY_BYTES", "12", "whole number from 1024 to"),
         ("MAX_IN_FLIGHT_BYTES", "16777215", "whole number from 16777216 to"),
+        ("MAX_MODEL_MIB", "0", "whole number from 1 to"),
+        ("GPU_MEM_LIMIT_MIB", "-1", "whole number from 0 to"),
+        ("GRPC_PORT", "65536", "whole number from 0 to 65535"),
         ("CSRF_TRUSTED_ORIGINS", "a.example", "https://a.example"),
         ("DATABASE_URL", "mysql://h/x", "sqlite:///"),
     ],

@@ -39,6 +39,20 @@ class Command(BaseCommand):
             "--worker-port", type=int, default=8001, help="of the first worker, 0: any (default %(default)s)"
         )
         parser.add_argument("--model", type=Path, help="an .onnx file (default: MODEL_PATH, else the one in models/)")
+        parser.add_argument(
+            "--repository",
+            type=Path,
+            metavar="DIR",
+            help="a folder of models, each as NAME/VERSION/model.onnx (default: MODEL_REPOSITORY); without --model and"
+            " MODEL_PATH they alone are served",
+        )
+        parser.add_argument(
+            "--grpc-port",
+            type=int,
+            default=settings.GRPC_PORT,
+            metavar="PORT",
+            help="of the gateway's gRPC service, 0: off (default: GRPC_PORT, else off)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         host, count, model = options["host"], options["workers"], options["model"]
@@ -46,6 +60,11 @@ class Command(BaseCommand):
             raise CommandError(f"--workers is {count}; a cluster needs at least 1")
         if model is not None and not model.is_file():
             raise CommandError(f"--model is {model}, and there is no such file")
+        repository, grpc_port = options["repository"], options["grpc_port"]
+        if repository is not None and not repository.is_dir():
+            raise CommandError(f"--repository is {repository}, and there is no such folder; make it, it may be empty")
+        if not 0 <= grpc_port <= 65535:
+            raise CommandError(f"--grpc-port is {grpc_port}; give a port from 1 to 65535, or 0 for no gRPC")
         require_public_settings(host)
         try:
             gateway_socket, *worker_sockets = open_sockets(host, options["port"], options["worker_port"], count)
@@ -59,7 +78,7 @@ class Command(BaseCommand):
             database = Preparation(addresses, lambda text: console.line(text, urgent=True))
             database.begin()
             try:
-                supervisor(host, gateway_socket, workers, model, console, database).run()
+                supervisor(host, gateway_socket, workers, console, database, model, repository, grpc_port).run()
             except SupervisorError as error:
                 raise CommandError(str(error)) from error
 
@@ -83,9 +102,11 @@ def supervisor(
     host: str,
     gateway_socket: socket,
     workers: dict[str, socket],
-    model: Path | None,
     console: Console,
     database: Preparation,
+    model: Path | None = None,
+    repository: Path | None = None,
+    grpc_port: int = 0,
 ) -> Supervisor:
     manage = (sys.executable, str(settings.BASE_DIR / "manage.py"))
     env = {
@@ -93,6 +114,8 @@ def supervisor(
         "INFERENCE_TOKEN": settings.INFERENCE_TOKEN or secrets.token_urlsafe(24),
         "INFERENCE_WORKERS": str(len(workers)),  # each takes its part of the cores
         "PYTHONUNBUFFERED": "1",
+        "GRPC_PORT": str(grpc_port),
+        **({} if repository is None else {"MODEL_REPOSITORY": str(repository.resolve())}),
     }
     model_argument = () if model is None else (str(model.resolve()),)
 
@@ -122,7 +145,8 @@ def supervisor(
     return Supervisor(
         [Stage(worker_specs, WORKER_STOP_WAIT_S), Stage((gateway_spec,), GATEWAY_STOP_WAIT_S)],
         console,
-        ready_line=f"ready {url} (dashboard), {url}/admin/ (configuration), workers {' '.join(named)}",
+        ready_line=f"ready {url} (dashboard), {url}/admin/ (configuration), workers {' '.join(named)}"
+        + (f", gRPC on port {grpc_port}" if grpc_port else ""),
         check=all_connected(address_of(gateway_socket), list(workers)),
     )
 

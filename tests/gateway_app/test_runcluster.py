@@ -1,0 +1,93 @@
+"""What runcluster's options mean for the processes that it starts."""
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from gateway_app.management.commands import runcluster
+
+
+class Unstarted:
+    """In the supervisor's place: keeps what it was given."""
+
+    def __init__(self, stages, console, *, ready_line, check):
+        self.specs = {spec.name: spec for stage in stages for spec in stage.children}
+        self.ready_line = ready_line
+
+    def run(self):
+        for spec in self.specs.values():
+            spec.listener.close()
+
+
+@pytest.fixture
+def start(monkeypatch, settings):
+    """start("--workers", "1") is the supervisor as it would have run."""
+    made = []
+
+    class Kept(Unstarted):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    class Prepared:
+        done = True
+
+        def __init__(self, *args):
+            pass
+
+        def begin(self):
+            pass
+
+    monkeypatch.setattr(runcluster, "Supervisor", Kept)
+    monkeypatch.setattr(runcluster, "Preparation", Prepared)
+    for name in ("MODEL_REPOSITORY", "GRPC_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments):
+        call_command("runcluster", "--workers", "2", "--port", "0", "--worker-port", "0", *arguments)
+        return made.pop()
+
+    return run
+
+
+def test_a_repository_is_for_every_process(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    started = start("--repository", "models")
+    folders = {name: spec.env.get("MODEL_REPOSITORY") for name, spec in started.specs.items()}
+    assert folders == dict.fromkeys(("worker_1", "worker_2", "gateway"), str(tmp_path / "models"))
+    assert started.specs["worker_1"].argv()[-5:-3] == ("worker_1", "--host")  # no model file beside it
+    assert "MODEL_REPOSITORY" not in start().specs["worker_1"].env
+
+
+def test_a_model_and_a_repository_go_together(start, tmp_path):
+    model = tmp_path / "one.onnx"
+    model.touch()
+    spec = start("--repository", str(tmp_path), "--model", str(model)).specs["worker_2"]
+    assert spec.env["MODEL_REPOSITORY"] == str(tmp_path)
+    assert str(model) in spec.argv()
+
+
+def test_grpc_is_off_unless_asked_for(start, settings):
+    off = start()
+    assert off.specs["gateway"].env["GRPC_PORT"] == "0"
+    assert "gRPC" not in off.ready_line
+    on = start("--grpc-port", "8033")
+    assert on.specs["gateway"].env["GRPC_PORT"] == "8033"
+    assert on.ready_line.endswith(", gRPC on port 8033")
+    settings.GRPC_PORT = 8034
+    assert start().specs["gateway"].env["GRPC_PORT"] == "8034"
+    assert start("--grpc-port", "0").specs["gateway"].env["GRPC_PORT"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--repository", "no/such"), "--repository is no/such, and there is no such folder; make it"),
+        (("--grpc-port", "70000"), "--grpc-port is 70000; give a port from 1 to 65535, or 0"),
+        (("--grpc-port", "-1"), "--grpc-port is -1; give a port from 1 to 65535, or 0"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named_with_the_fix(start, arguments, says):
+    with pytest.raises(CommandError, match=says):
+        start(*arguments)
