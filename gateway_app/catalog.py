@@ -1,4 +1,4 @@
-"""Which model each worker has under which number, and which versions of it are served. Pure: what workers say goes in."""
+"""Which model each worker has under which number, and which versions are served. Pure: what workers say goes in."""
 
 from __future__ import annotations
 
@@ -118,6 +118,11 @@ class Catalog:
                     found.setdefault(what, []).append(worker)
         return "; ".join(f"{', '.join(workers)}: {what}" for what, workers in found.items())
 
+    def is_unloaded(self, name: str) -> bool:
+        """Whether an operator wants it so."""
+        settings = self._settings.get(name)
+        return settings is not None and not settings.loaded
+
     def known(self) -> list[ModelInfo]:
         """Every version of every model that anybody has spoken of, by name and version; numbers are 0."""
         found = {key: self._state_of(key) for key in {*self.serving, *(_key(info) for info in self._all())}}
@@ -154,8 +159,7 @@ class Catalog:
         connected = self._connected()
         newest, serving = {}, {}
         for name in known:
-            settings = self._settings.get(name)
-            if settings is not None and not settings.loaded:
+            if self.is_unloaded(name):
                 continue
             offers = {worker: found for worker, each in connected.items() if (found := each.ready(name))}
             staying = {worker: found for worker, found in offers.items() if not connected[worker].leaving}

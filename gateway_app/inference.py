@@ -106,6 +106,7 @@ class InferCall(Call):
             waited_s = now - each.began
             inference.latency.add(waited_s)
             inference.joined_s += waited_s
+            inference.joined_answers += 1
             try:
                 each.asker.on_output(payload, face.name_json, False, int(waited_s * 1e6), face.joined[self.attempts])
             except Exception:
@@ -178,6 +179,7 @@ class Inference:
         self.client_errors = 0
         self.hot_s = 0.0  # that hits took, and that those waited who had joined
         self.joined_s = 0.0
+        self.joined_answers = 0
         self.deadline_s: float | None = None  # of an ask that names none; None: as the policy says
         self._router = router
         self._flying: dict[int, InferCall] = {}
@@ -201,10 +203,7 @@ class Inference:
                 self.hot_s += took
                 asker.on_output(kept.output, face.name_json, True, int(took * 1e6), face.hot)
                 return None
-        if timeout_ms is not None:
-            timeout_s = timeout_ms / 1000
-        else:
-            timeout_s = self.deadline_s or self._router.policy.timeout_s
+        timeout_s = timeout_ms / 1000 if timeout_ms is not None else self.deadline_s or self._router.policy.timeout_s
         leader = self._flying.get(key)
         if leader is not None and leader.payload == payload:
             now = self.clock()
@@ -264,9 +263,11 @@ class Inference:
         self._before.update(digests)
         self._check_digests()
 
-    def forget(self, worker: str) -> None:
-        """A worker is no longer configured."""
-        self._before.pop(worker, None)
+    def rename(self, before: str, after: str) -> None:
+        """A worker turns out to have another name; what it made is as good as it was."""
+        for digests in (self._digests, self._before):
+            if before in digests:
+                digests[after] = digests.pop(before)
 
     def _check_digests(self) -> None:
         """Results are kept only while every worker answers with the same file."""

@@ -173,7 +173,7 @@ class WorkerLink:
 
     def use(self) -> None:
         """Tells the worker which of its models are in use, if that has changed."""
-        numbers = tuple(sorted({route.number for route in self.routes if route.link is self and route.number}))
+        numbers = tuple(sorted({route.number for route in self._mine() if route.up}))
         if self.ready and numbers != self._used:
             self._used = numbers
             self.order(Ask.USES, msgspec.json.encode(numbers))
@@ -274,6 +274,11 @@ class WorkerLink:
             await self._task
         self._close_channels()
 
+    def _count_failure(self, cause: Cause) -> None:
+        for route in self.routes:
+            if route.link is None or route.link is self:
+                route.breaker.count_failure(self.last_error, cause)
+
     def _mine(self) -> list[Route]:
         """The routes that lead here, and not to a link that has taken this one's place."""
         return [route for route in self.routes if route.link is self]
@@ -287,8 +292,7 @@ class WorkerLink:
                 await self._connect()
             except (OSError, WSError, HandshakeError, TimeoutError, msgspec.DecodeError) as error:
                 self.last_error = f"can't connect to {self.address}: {str(error) or type(error).__name__}"
-                for route in self.routes:
-                    route.breaker.count_failure(self.last_error, Cause.UNREACHABLE)
+                self._count_failure(Cause.UNREACHABLE)
             else:
                 await self._lost.wait()
                 backoff_s = FIRST_BACKOFF_S
@@ -296,8 +300,7 @@ class WorkerLink:
                     backoff_s = LAST_BACKOFF_S  # it needs a moment to stop and to come back
                 else:
                     logger.warning("%s at %s: %s", self.name, self.address, self.last_error)
-                    for route in self._mine():
-                        route.breaker.count_failure(self.last_error)
+                    self._count_failure(Cause.FAILURES)
             if self._leaving is not None:
                 self._leaving.cancel()
             await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))
@@ -367,11 +370,7 @@ class WorkerLink:
     async def _let_go(self) -> None:
         """Closes the link to a leaving worker once it is idle and has handed over its results, if others are there."""
         shared_by = self._clock() + SHARE_WITHIN_S
-        while (
-            self.in_flight
-            or (self.sharing and self._clock() < shared_by)
-            or not self._owner.can_do_without(self)
-        ):
+        while self.in_flight or (self.sharing and self._clock() < shared_by) or not self._owner.can_do_without(self):
             await asyncio.sleep(0.02)
         self.last_error = "it was stopped"
         self._close_channels()

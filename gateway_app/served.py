@@ -57,6 +57,8 @@ class ServedModel:
     """Answers asks of one version of a model; exchange.Served. All of it is its own: what happens to one model leaves
     the others alone."""
 
+    info: ModelInfo
+
     def __init__(
         self,
         name: str,
@@ -65,11 +67,8 @@ class ServedModel:
         faces: Mapping[str, Face],
         on_breaker: Callable[[ServedModel, str, BreakerState, BreakerState, str], None],
     ) -> None:
-        self.router = Router(
-            clock, lambda *change: on_breaker(self, *change), lambda: random.uniform(0.8, 1.2)
-        )
+        self.router = Router(clock, lambda *change: on_breaker(self, *change), lambda: random.uniform(0.8, 1.2))
         self.inference = Inference(self.router, clock, faces)
-        self.ask: Callable[[bytes, Asker, int | None], Ticket | None] = self.inference.ask
         self.rate = RateWindow()
         self.become(name, version)
 
@@ -79,6 +78,10 @@ class ServedModel:
         self.version = version
         self.inference.seed = seed_of(name, version)
         self.info = ModelInfo(number=0, name=name, version=version, state=State.UNAVAILABLE)
+
+    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None, /) -> Ticket | None:
+        """As exchange.Served says."""
+        return self.inference.ask(payload, asker, timeout_ms)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -104,20 +107,22 @@ class ServedModel:
             *(getattr(router, name) for name in COUNTS),
         )
 
-    def assign(self, serving: Serving, links: Mapping[str, WorkerLink]) -> bool:
-        """Sends asks to these workers from now on, under their numbers. Whether one of them is another process than
-        before."""
-        self.info = serving.info
-        if not any(name in links and links[name].ready for name in serving.numbers):
+    def assign(self, serving: Serving | None, links: Mapping[str, WorkerLink]) -> list[str]:
+        """Sends asks to these workers from now on, under their numbers. Those who are other processes than before."""
+        numbers = serving.numbers if serving is not None else {}
+        if serving is not None:
+            self._describe(serving)
+        routes = self.router.routes
+        ready = {name: links[name] for name in routes if name in links and links[name].ready}
+        return [name for name, link in ready.items() if link.serve(routes[name], numbers.get(name, 0))]
+
+    def _describe(self, serving: Serving) -> None:
+        info = serving.info
+        self.info = info
+        if not serving.numbers:
             reason = "no worker that has it is connected"
-            self.info = msgspec.structs.replace(serving.info, state=State.UNAVAILABLE, reason=reason)
-        self.inference.deadline_s = serving.info.deadline_ms / 1000 if serving.info.deadline_ms else None
+            self.info = msgspec.structs.replace(info, state=State.UNAVAILABLE, reason=reason)
+        self.inference.deadline_s = info.deadline_ms / 1000 if info.deadline_ms else None
+        if self.inference.keeps is not info.cached:
+            self.inference.keep_results(info.cached)
         self.inference.serve(serving.digests)
-        if self.inference.keeps is not serving.info.cached:
-            self.inference.keep_results(serving.info.cached)
-        returned = False
-        for name, route in self.router.routes.items():
-            link = links.get(name)
-            if link is not None and link.ready:
-                returned = link.serve(route, serving.numbers.get(name, 0)) or returned
-        return returned
