@@ -192,16 +192,18 @@ class Catalog:
 
 
 def _newest(present: str | None, offers: Mapping[str, list[ModelInfo]]) -> str | None:
-    """The version that answers for its model: the highest that all have loaded; else the one that most workers can
-    answer with, rather the one that does so now."""
+    """The version that answers for its model: the highest of which all have the same file; else the one that most
+    workers can answer with, rather the one that does so now."""
     if not offers:
         return present
-    current = [{info.version for info in found if info.current} for found in offers.values()]
-    current = [each for each in current if each]
-    everywhere = set.intersection(*current) if current else set()
+    current = [files for found in offers.values() if (files := {(i.version, i.digest) for i in found if i.current})]
+    everywhere = {version for version, _ in set.intersection(*current)} if current else set()
+    versions = [{version for version, _ in files} for files in current]
+    if present is not None and versions and all(present in each for each in versions):
+        everywhere.add(present)  # one of them may have another file of it
     if everywhere:
         return max(everywhere, key=_order)
-    score = Counter(version for each in current for version in each)
+    score = Counter(version for each in versions for version in each)
     if present is not None:
         score[present] = sum(any(info.version == present for info in found) for found in offers.values())
     score = +score
@@ -223,8 +225,11 @@ def _serving(
         return None if before is None else Serving(before.info, {}, {})
     current = Counter(info.digest for worker in judges for info in mine[worker] if info.current)
     current = current or Counter(info.digest for info in here if info.current)
+    everywhere = set(current).intersection(
+        *({info.digest for info in mine[worker]} for worker in judges if mine[worker])
+    )
     digest = before.info.digest if before is not None else ""
-    if len(current) == 1 or not any(info.digest == digest for info in here):
+    if len(current) == len(everywhere) == 1 or not any(info.digest == digest for info in here):
         ranked = current or Counter(info.digest for info in here)
         digest = min(ranked, key=lambda each: (-ranked[each], each))
     chosen: dict[str, ModelInfo] = {}
