@@ -24,7 +24,7 @@ _V2_HEAD = Struct("<BI")
 
 def seed_of(name: str, version: str) -> int:
     """What makes the keys of one model's asks differ from another's."""
-    return xxh3_64_intdigest(f"{name}\0{version}")
+    return xxh3_64_intdigest(f"{name}\0{version}".encode())
 
 
 def key_of(ask: bytes, seed: int) -> int:

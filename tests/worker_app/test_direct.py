@@ -3,14 +3,11 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
+from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from worker_app.direct import DirectInfer
-from worker_app.node import Node
-
-Start = Callable[[Node], Node]
 
 
 class Client:
@@ -66,7 +63,7 @@ async def test_a_deadline_that_the_node_finds_passed_is_told_once() -> None:
     client = Client()
     DirectInfer(node).infer(body(1), client, 1)
     time.sleep(0.01)  # noqa: ASYNC251 - the loop does not come to run its timers meanwhile
-    await node.run_batches()
+    await node.models[1].run_batches()
     assert (client.status, client.json["code"]) == (504, "deadline_passed")
     await asyncio.sleep(0.01)
     node.close()

@@ -1,4 +1,4 @@
-"""From numbers to a sample's bytes: exact or refused, never bent."""
+"""From a JSON list to one input's tensor: exact or refused, never bent."""
 
 import math
 
@@ -8,19 +8,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference_site.lib.datatypes import NUMPY
 from inference_site.lib.errors import ApiError
-from worker_app.samples import SERVABLE, InputSpec
+from worker_app.jsontensors import INPUT_DATA, Place
+from worker_app.listinput import ListInput
+from worker_app.signature import Tensor
+
+DATATYPES = {dtype: name for name, dtype in NUMPY.items()}
 
 
-def spec(dtype: str = "f4", shape: tuple[int | None, ...] = (3,), pad: bool = False) -> InputSpec:
-    return InputSpec("input", np.dtype(dtype), shape, pad)
+class Flat:
+    """`sample`: the bytes of a flat list for an input of [batch, *shape]."""
+
+    def __init__(self, dtype: str, shape: tuple[int | str | None, ...], pad: bool) -> None:
+        self.input = ListInput(Tensor("input", DATATYPES[np.dtype(dtype)], ("batch", *shape)), True, pad)
+
+    def sample(self, body: bytes) -> bytes:
+        array = self.input.read(body, INPUT_DATA)
+        if self.input.fixed_shape is not None:
+            assert array.shape == self.input.fixed_shape
+            assert self.input.fixed(body).tobytes() == array.tobytes()
+        return array.tobytes()
+
+
+def spec(dtype: str = "f4", shape: tuple[int | str | None, ...] = (3,), pad: bool = False) -> Flat:
+    return Flat(dtype, shape, pad)
+
+
+def named(datatype: str, *dims: int | str | None, batch_axis: bool = True) -> ListInput:
+    return ListInput(Tensor("a", datatype, dims), batch_axis, False)
+
+
+A = Place("inputs.a")
 
 
 def text(values: object) -> bytes:
     return orjson.dumps(values)
 
 
-def refused(found: InputSpec, body: bytes) -> ApiError:
+def refused(found: Flat, body: bytes) -> ApiError:
     with pytest.raises(ApiError) as caught:
         found.sample(body)
     return caught.value
@@ -140,9 +166,8 @@ def test_padding_fills_up_with_zeros_but_never_cuts() -> None:
 
 def test_a_dimension_that_varies_takes_what_divides() -> None:
     found = spec(shape=(2, None, 3))
-    assert found.values is None
-    sample = found.sample(text([0.5] * 12))
-    assert found.shape_of(sample) == (2, 2, 3)
+    assert found.input.fixed_shape is None
+    assert found.input.read(text([0.5] * 12), INPUT_DATA).shape == (1, 2, 2, 3)
     for count in (0, 5, 7):
         error = refused(found, text([0.5] * count))
         assert (error.status, error.code) == (422, "wrong_input_size")
@@ -156,5 +181,72 @@ def test_a_scalar_takes_one_number() -> None:
 
 @pytest.mark.parametrize("body", [b"[1,2,NaN]", b"[1,2,1e999]", b'[1,2,"3"]', b"[1,2,true]", b"[[1,2,3]]", b"[1,2,3"])
 def test_what_is_no_list_of_numbers_is_400_for_every_type(body: bytes) -> None:
-    for dtype in SERVABLE.values():
-        assert refused(InputSpec("input", dtype, (3,)), body).status == 400
+    for dtype in DATATYPES:
+        if dtype.kind != "O":
+            assert refused(spec(dtype.str), body).status == 400
+
+
+def test_strings_are_taken_where_the_model_takes_strings() -> None:
+    found = named("BYTES", "batch", 2)
+    assert found.fixed('["é", ""]'.encode()).tolist() == ["é", ""]
+    for body in (b"[1, 2]", b'["a", null]', b'["a", "\xff"]'):
+        with pytest.raises(ApiError) as caught:
+            found.fixed(body)
+        assert caught.value.status == 400
+    assert ListInput(Tensor("a", "BYTES", ("batch", 2)), True, True).fixed(b'["x"]').tolist() == ["x", ""]
+
+
+def test_a_nested_list_says_its_shape_itself() -> None:
+    found = named("FP32", "batch", "n", "m")
+    array = found.read(b"[[1,2,3],[4,5,6]]", A)
+    np.testing.assert_array_equal(array, [[[1, 2, 3], [4, 5, 6]]])
+    np.testing.assert_array_equal(found.read(b" [ [[1,2]] ]", A), [[[1, 2]]])  # with the batch axis
+    for body in (b"[[[1,2]],[[3,4]]]", b"[[[[1]]]]"):
+        with pytest.raises(ApiError, match=r"inputs\.a has shape .*takes \[n, m\]") as caught:
+            found.read(body, A)
+        assert caught.value.status == 422
+
+
+def test_a_flat_list_for_several_sizes_that_vary_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ApiError, match=r"has 2 sizes that vary; send it nested") as caught:
+        named("FP32", "batch", "n", "m").read(b"[1,2,3,4]", A)
+    assert (caught.value.status, caught.value.code) == (422, "ambiguous_shape")
+
+
+@pytest.mark.parametrize("body", [b"[[1,2],[3]]", b"[[1],[]]", b"[[1,2],[3,4,5]]"])
+def test_a_ragged_list_is_400_and_says_so(body: bytes) -> None:
+    with pytest.raises(ApiError, match=r"inputs\.a is ragged: lists of \d and of \d items") as caught:
+        named("FP32", "batch", "n", "m").read(body, A)
+    assert caught.value.status == 400
+
+
+def test_a_bad_item_of_a_nested_list_is_named_by_its_place() -> None:
+    with pytest.raises(ApiError, match=r"inputs\.a\[1\]\[0\] is null") as caught:
+        named("INT64", "batch", "n", "m").read(b"[[1,2],[null,4]]", A)
+    assert caught.value.status == 400
+    with pytest.raises(ApiError, match=r"inputs\.a\[1\]\[1\] is 300; .*uint8.* from 0 to 255") as caught:
+        named("UINT8", "batch", "n", "m").read(b"[[1,2],[3,300]]", A)
+    assert (caught.value.status, caught.value.code) == (422, "value_out_of_range")
+
+
+def test_by_name_true_and_false_are_booleans_where_the_model_takes_them() -> None:
+    np.testing.assert_array_equal(named("BOOL", "batch", "n").read(b"[true,0,1.0,false]", A), [[1, 0, 1, 0]])
+    with pytest.raises(ApiError) as caught:
+        named("INT8", "batch", "n").read(b"[true]", A)
+    assert caught.value.status == 400
+
+
+def test_without_a_batch_axis_the_whole_tensor_is_meant() -> None:
+    assert named("FP32", "n", batch_axis=False).read(b"[1,2,3]", A).shape == (3,)
+    assert named("FP32", 2, 2, batch_axis=False).read(b"[[1,2],[3,4]]", A).shape == (2, 2)
+    assert named("FP32", 1, 4, batch_axis=False).read(b"[1,2,3,4]", A).shape == (1, 4)
+    assert named("FP32", "rows", 4, batch_axis=False).read(b"[1,2,3,4]", A).shape == (1, 4)
+    assert named("FP32", "rows", 2, batch_axis=False).read(b"[[1,2],[3,4]]", A).shape == (2, 2)
+    assert named("FP32", batch_axis=False).read(b"[5]", A).shape == ()
+
+
+@pytest.mark.parametrize("body", [b"5", b"null", b"{}", b'"a"', b"[" * 40 + b"]" * 40, b"[" * 100_000, b"[1,", b""])
+def test_what_is_no_list_is_400(body: bytes) -> None:
+    with pytest.raises(ApiError, match=r"inputs\.a") as caught:
+        named("FP32", "batch", "n").read(body, A)
+    assert caught.value.status == 400
