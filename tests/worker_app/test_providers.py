@@ -9,6 +9,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
+from inference_site.lib.record import Record
 from tests.support import onnx_models
 from tests.support.engines import load
 from worker_app import providers
@@ -30,6 +31,13 @@ def test_without_a_driver_it_says_why_and_runs_on_the_cpu(
     assert sum("CUDA failed to load: no NVIDIA driver" in line for line in caplog.messages) == 1
     assert caplog.messages.count("Falling back to CPU Provider...") == 1
     assert device_count() == 0
+
+
+def test_what_it_runs_on_is_said_once_for_all_sessions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        engine = load(onnx_models.linear(tmp_path / "m.onnx"), Record(sessions=3))
+    assert sum(engine.provider in line and "m.onnx runs on" in line for line in caplog.messages) == 1
+    assert sum("Falling back" in line for line in caplog.messages) == (engine.provider == CPU)
 
 
 def test_a_build_without_cuda_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
