@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _CGROUPS = Path("/sys/fs/cgroup")
+_said: set[str] = set()
 
 
 class ModelError(Exception):
@@ -54,8 +55,10 @@ def create_sessions(
         except ModelError as error:
             reason = str(error)
     if reason:
-        logger.warning("CUDA failed to load: %s", reason)
-        logger.warning("Falling back to CPU Provider...")
+        if reason not in _said:  # once in a process, however many models it loads
+            _said.add(reason)
+            logger.warning("CUDA failed to load: %s", reason)
+            logger.warning("Falling back to CPU Provider...")
         sessions = [_open(path, options, [CPU]) for _ in range(count)]
     logger.info("%s runs on %s", path.name, sessions[0].get_providers()[0])
     return sessions, reason

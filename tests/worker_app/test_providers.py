@@ -16,6 +16,11 @@ from worker_app import providers
 from worker_app.providers import CPU, CUDA, ModelError, cores, device_count, device_of, plan_threads
 
 
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "_said", set())
+
+
 def test_without_a_driver_it_says_why_and_runs_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -26,6 +31,7 @@ def test_without_a_driver_it_says_why_and_runs_on_the_cpu(
     monkeypatch.setattr(ctypes, "CDLL", no_driver)
     with caplog.at_level(logging.INFO):
         engine = load(onnx_models.linear(tmp_path / "m.onnx"))
+        load(onnx_models.linear(tmp_path / "n.onnx"))
     assert engine.provider == CPU
     assert "libcuda.so.1: cannot open" in engine.fallback_reason
     assert sum("CUDA failed to load: no NVIDIA driver" in line for line in caplog.messages) == 1
@@ -33,10 +39,14 @@ def test_without_a_driver_it_says_why_and_runs_on_the_cpu(
     assert device_count() == 0
 
 
-def test_what_it_runs_on_is_said_once_for_all_sessions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_it_runs_on_is_said_once_for_all_sessions_and_the_reason_once_for_all_models(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         engine = load(onnx_models.linear(tmp_path / "m.onnx"), Record(sessions=3))
-    assert sum(engine.provider in line and "m.onnx runs on" in line for line in caplog.messages) == 1
+        load(onnx_models.linear(tmp_path / "n.onnx"))
+    for name in ("m", "n"):
+        assert sum(f"{name}.onnx runs on {engine.provider}" in line for line in caplog.messages) == 1
     assert sum("Falling back" in line for line in caplog.messages) == (engine.provider == CPU)
 
 
