@@ -154,6 +154,7 @@ def test_the_statistics_count_rows_and_leave_out_hits(worker: Door):
     assert grown["success"] == 3
     assert grown["fail"] == 0
     assert grown["cache_hit"] == 2
+    assert grown["queue"] == 3
     assert grown["compute_infer"] == 1
     assert after["last_inference"] > 1_700_000_000_000
 
