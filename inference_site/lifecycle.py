@@ -102,39 +102,26 @@ class GatewayService(Service):
 
 
 class WorkerService(Service):
-    """The engine, its batches and its gateways."""
+    """The models, their batches and the gateways that ask them."""
 
-    def __init__(self, node_id: str, model: Path, last_run: Path | None = None) -> None:
+    def __init__(
+        self, node_id: str, model: Path | None, repository: Path | None = None, last_run: Path | None = None
+    ) -> None:
+        """Loads the model, and all that are in the repository. Raises ModelError if that leaves nothing to serve."""
         from worker_app.direct import DirectInfer
-        from worker_app.engine import Engine
+        from worker_app.service import build_node
 
-        cores = os.cpu_count() or 1
-        threads = max(1, cores // int(os.environ.get("INFERENCE_WORKERS", "1")))
-        self._engine = Engine(model, threads=threads)
-        self._node_id = node_id
-        self._last_run = last_run
-        self._make_plane = DirectInfer
-        self._plane: DirectInfer | None = None
-        self._batches: asyncio.Task[None] | None = None
+        self._plane = DirectInfer(build_node(node_id, model, repository, last_run))
 
     @property
     def plane(self) -> DirectInfer:
-        if self._plane is None:
-            from worker_app.lastrun import LastRun
-            from worker_app.node import Node
-
-            self._plane = self._make_plane(Node(self._node_id, self._engine, last_run=LastRun(self._last_run)))
         return self._plane
 
     async def start(self) -> None:
-        from worker_app.consumers import run_batches
-
-        self._batches = asyncio.get_running_loop().create_task(run_batches(self.plane.node), name="batches")
+        self._plane.node.start()
 
     async def stop(self) -> None:
-        if self._batches is not None:
-            self._batches.cancel()
-        self.plane.node.close()
+        self._plane.node.close()
 
     def drain(self) -> None:
         self.plane.node.drain()
@@ -202,4 +189,4 @@ def _default_service() -> Service:
     """For servers that were started without one of this project's commands, such as Daphne's runserver."""
     if settings.INFERENCE_MODE == "gateway":
         return GatewayService()
-    return WorkerService(os.environ.get("NODE_ID", "worker"), settings.MODEL_PATH)
+    return WorkerService(os.environ.get("NODE_ID", "worker"), settings.MODEL_PATH, settings.MODEL_REPOSITORY)

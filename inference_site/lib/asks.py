@@ -26,7 +26,7 @@ _V2_HEAD = Struct("<BI")
 
 def seed_of(name: str, version: str) -> int:
     """What makes the keys of one model's asks differ from another's."""
-    return xxh3_64_intdigest(f"{name}\0{version}")
+    return xxh3_64_intdigest(f"{name}\0{version}".encode())
 
 
 def key_of(ask: bytes, seed: int) -> int:
@@ -55,9 +55,9 @@ def unpack_v2(ask: bytes) -> tuple[memoryview, memoryview]:
     return head, view[_V2_HEAD.size + length :]
 
 
-def pack_v2_result(outputs: bytes, tensors: bytes = b"") -> bytes:
-    """The result of a V2 ask; `outputs` is a JSON array."""
-    return _LENGTH.pack(len(outputs)) + outputs + tensors
+def pack_v2_result(outputs: bytes, *tensors: Bytes) -> bytes:
+    """The result of a V2 ask, for which everything is copied once; `outputs` is a JSON array."""
+    return b"".join((_LENGTH.pack(len(outputs)), outputs, *tensors))
 
 
 def unpack_v2_result(result: bytes) -> tuple[memoryview, memoryview]:

@@ -25,7 +25,7 @@ def linear_weights(n_in: int = 4, n_out: int = 3) -> tuple[Floats, Floats]:
 def linear(path: Path, n_in: int = 4, n_out: int = 3, batch: Dim = "batch") -> Path:
     """`input` float [batch, n_in] -> `output` float [batch, n_out] = input @ weights + bias of `linear_weights`."""
     weights, bias = linear_weights(n_in, n_out)
-    return _write(
+    return write(
         path,
         [helper.make_node("Gemm", ["input", "weights", "bias"], ["output"])],
         [_float("input", batch, n_in)],
@@ -42,7 +42,7 @@ def fixed_batch(path: Path) -> Path:
 def classifier(path: Path) -> Path:
     """`input` float [batch, 4] -> `label` int64 [batch] first, then `probabilities` float [batch, 3]: the softmax of
     the first three values, and the label is the position of the largest of them."""
-    return _write(
+    return write(
         path,
         [
             helper.make_node("MatMul", ["input", "pick"], ["scores"]),
@@ -65,7 +65,7 @@ def gather(path: Path) -> Path:
     """`input` float [batch, 1] -> row int(input) of a [10, 3] table; on the CPU, one value outside -10..9 in a batch
     makes the whole run raise."""
     table = np.arange(GATHER_ROWS * 3, dtype=np.float32).reshape(GATHER_ROWS, 3)
-    return _write(
+    return write(
         path,
         [
             helper.make_node("Cast", ["input"], ["whole"], to=TensorProto.INT64),
@@ -81,7 +81,7 @@ def gather(path: Path) -> Path:
 def touchy(path: Path, n_in: int = 8, n_out: int = 4) -> Path:
     """`linear`, but on the CPU a sample whose first value is 1000 or more makes the whole batch's run raise."""
     weights, bias = linear_weights(n_in, n_out)
-    return _write(
+    return write(
         path,
         [
             helper.make_node("Gemm", ["input", "weights", "bias"], ["answer"]),
@@ -108,7 +108,7 @@ def touchy(path: Path, n_in: int = 8, n_out: int = 4) -> Path:
 
 def integer_input(path: Path) -> Path:
     """`input` int64 [batch, 4] -> `output` float [batch, 1] = the sum of the four."""
-    return _write(
+    return write(
         path,
         [
             helper.make_node("Cast", ["input"], ["floats"], to=TensorProto.FLOAT),
@@ -136,7 +136,7 @@ def mlp(path: Path, sizes: Sequence[int] = (512, 2048, 2048, 100)) -> Path:
         if layer != last:
             value = f"relu{layer}"
             nodes.append(helper.make_node("Relu", [out], [value]))
-    return _write(path, nodes, [_float("input", "batch", sizes[0])], [_float("output", "batch", sizes[-1])], constants)
+    return write(path, nodes, [_float("input", "batch", sizes[0])], [_float("output", "batch", sizes[-1])], constants)
 
 
 SLOW_WIDTH = 256
@@ -164,7 +164,7 @@ def slow(path: Path, work: int = 10_000) -> Path:
         ],
         [helper.make_tensor_value_info("still_on", TensorProto.BOOL, []), _float("next_state", 1, SLOW_WIDTH)],
     )
-    return _write(
+    return write(
         path,
         [
             helper.make_node("Loop", ["turns", "on", "push"], ["settled"], body=body),
@@ -190,7 +190,7 @@ def slow(path: Path, work: int = 10_000) -> Path:
 
 def dynamic(path: Path) -> Path:
     """`input` float [batch, n], any n -> `output` float [batch, 1] = the sum over n: samples may differ in length."""
-    return _write(
+    return write(
         path,
         [helper.make_node("ReduceSum", ["input", "axis"], ["output"], keepdims=1)],
         [_float("input", "batch", "n")],
@@ -201,7 +201,7 @@ def dynamic(path: Path) -> Path:
 
 def nan(path: Path) -> Path:
     """`input` float [batch, 4] -> `output` float [batch, 4] = log(input): -inf for 0, NaN below it."""
-    return _write(
+    return write(
         path,
         [helper.make_node("Log", ["input"], ["output"])],
         [_float("input", "batch", 4)],
@@ -212,7 +212,7 @@ def nan(path: Path) -> Path:
 
 def two_inputs(path: Path) -> Path:
     """`a`, `b` float [batch, 4] -> `output` float [batch, 4] = a - b; a run without either raises."""
-    return _write(
+    return write(
         path,
         [helper.make_node("Sub", ["a", "b"], ["output"])],
         [_float("a", "batch", 4), _float("b", "batch", 4)],
@@ -225,7 +225,7 @@ def _float(name: str, *shape: Dim) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
-def _write(
+def write(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],

@@ -1,34 +1,34 @@
-"""The engine with the real ONNX Runtime: batches equal singles, a bad sample harms nobody, a bad model is named."""
+"""The engine with the real ONNX Runtime: batches equal singles, a bad sample harms nobody."""
 
-import ctypes
 import json
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import orjson
 import pytest
 from numpy.typing import NDArray
 
 from inference_site.lib.errors import ApiError
-from tests.support import onnx_models
-from worker_app.engine import CPU, Engine, EngineError, ModelError
+from tests.support import onnx_models, onnx_types
+from tests.support.engines import answers, binary_ask, json_ask, load
+from worker_app.engine import CPU, Engine, EngineError, Result
 
 Samples = NDArray[Any]
 RNG = np.random.default_rng(3)
 
 
-def load(path: Path) -> Engine:
-    return Engine(path, warm_up_batch=4)
+def asks(rows: Samples) -> list[bytes]:
+    return [orjson.dumps(row.reshape(-1).tolist()) for row in rows]
 
 
-def sample_bytes(rows: Samples) -> list[bytes]:
-    return [row.tobytes() for row in rows]
+def run(engine: Engine, payloads: Sequence[bytes]) -> list[Result]:
+    return engine.run([engine.read(payload) for payload in payloads]).results
 
 
-def values(result: bytes | ApiError | EngineError) -> list[float | None]:
+def values(result: Result) -> list[float | None]:
     assert isinstance(result, bytes), result
     found: list[float | None] = json.loads(result)
     return found
@@ -70,9 +70,9 @@ def test_a_batch_answers_what_each_sample_alone_does(
     tmp_path: Path, build: Callable[[Path], Path], rows: Samples, output: str
 ) -> None:
     engine = load(build(tmp_path / "m.onnx"))
-    samples = sample_bytes(rows)
-    together = engine.run(samples)
-    alone = [engine.run([sample])[0] for sample in samples]
+    payloads = asks(rows)
+    together = run(engine, payloads)
+    alone = [run(engine, [payload])[0] for payload in payloads]
     assert [len(values(result)) for result in together] == [len(values(result)) for result in alone]
     expected = direct(engine.path, rows, output)
     np.testing.assert_allclose(np.array(list(map(values, together)), "f8"), expected, atol=1e-5)
@@ -84,170 +84,18 @@ def test_a_batch_of_any_size_keeps_its_order(tmp_path: Path) -> None:
     weights, bias = onnx_models.linear_weights()
     for count in (1, 2, 31, 33, 200):
         rows = RNG.standard_normal((count, 4)).astype("f4")
-        found = np.array(list(map(values, engine.run(sample_bytes(rows)))), "f8")
+        found = np.array(list(map(values, run(engine, asks(rows)))), "f8")
         np.testing.assert_allclose(found, rows @ weights + bias, atol=1e-5)
-    assert engine.run([]) == []
-
-
-def test_a_fixed_batch_runs_one_by_one(tmp_path: Path) -> None:
-    engine = load(onnx_models.fixed_batch(tmp_path / "m.onnx"))
-    assert not engine.batches
-    assert engine.input.values == 4
-    assert engine.describe()["input_shape"] == [1, 4]
-    assert load(onnx_models.linear(tmp_path / "n.onnx")).describe()["input_shape"] == ["batch", 4]
-
-
-def test_a_classifier_answers_its_probabilities(tmp_path: Path) -> None:
-    engine = load(onnx_models.classifier(tmp_path / "m.onnx"))
-    assert engine.output.name == "probabilities"
-    (result,) = engine.run([np.array([5, 0, 0, 0], "f4").tobytes()])
-    assert sum(value or 0 for value in values(result)) == pytest.approx(1, abs=1e-5)
-    assert len(values(result)) == 3
-
-
-def test_the_record_may_choose_another_output(tmp_path: Path) -> None:
-    path = onnx_models.classifier(tmp_path / "m.onnx")
-    path.with_suffix(".json").write_text('{"name": "chosen", "output": "label", "note": "for people"}')
-    engine = load(path)
-    assert engine.record.name == "chosen"
-    assert [values(result) for result in engine.run(sample_bytes(np.eye(4, dtype="f4")[:3]))] == [[0], [1], [2]]
-
-
-def test_a_record_that_names_no_output_of_the_model_is_refused(tmp_path: Path) -> None:
-    path = onnx_models.classifier(tmp_path / "m.onnx")
-    path.with_suffix(".json").write_text('{"output": "logits"}')
-    with pytest.raises(ModelError, match=r"'logits'.*\['label', 'probabilities'\]"):
-        load(path)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"pad_with_zeros": "yes"}', '{"output": 5}'])
-def test_a_record_that_cannot_be_read_names_its_file(tmp_path: Path, content: str) -> None:
-    path = onnx_models.linear(tmp_path / "m.onnx")
-    path.with_suffix(".json").write_text(content)
-    with pytest.raises((ModelError, ValueError), match=r"m\.json"):
-        load(path)
-
-
-def test_the_record_says_whether_short_inputs_are_padded(tmp_path: Path) -> None:
-    path = onnx_models.linear(tmp_path / "m.onnx")
-    assert not load(path).input.pad_with_zeros
-    path.with_name("m.onnx.json").write_text('{"pad_with_zeros": true}')
-    engine = load(path)
-    assert engine.record.name == "m"
-    assert engine.input.sample(b"[1]") == np.array([1, 0, 0, 0], "f4").tobytes()
-
-
-def test_samples_of_different_lengths_share_a_batch(tmp_path: Path) -> None:
-    engine = load(onnx_models.dynamic(tmp_path / "m.onnx"))
-    rows = [RNG.standard_normal(RNG.integers(1, 9)).astype("f4") for _ in range(40)]
-    results = engine.run([row.tobytes() for row in rows])
-    for row, result in zip(rows, results, strict=True):
-        assert values(result) == pytest.approx([float(row.sum())], abs=1e-5)
-
-
-def test_an_integer_input_takes_whole_numbers(tmp_path: Path) -> None:
-    engine = load(onnx_models.integer_input(tmp_path / "m.onnx"))
-    (result,) = engine.run([engine.input.sample(b"[1,2.0,-3,40]")])
-    assert values(result) == [40.0]
-    with pytest.raises(ApiError):
-        engine.input.sample(b"[1,2.5,3,4]")
-
-
-def test_outputs_that_are_no_numbers_are_null(tmp_path: Path) -> None:
-    engine = load(onnx_models.nan(tmp_path / "m.onnx"))
-    for results in (engine.run([np.array([1, 0, -1, 1], "f4").tobytes()] * count) for count in (1, 5)):
-        for result in results:
-            assert values(result) == [0.0, None, None, 0.0]
-
-
-def test_two_inputs_are_refused_with_their_names(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"m\.onnx has 2 inputs \('a', 'b'\)"):
-        load(onnx_models.two_inputs(tmp_path / "m.onnx"))
-
-
-def test_a_text_input_is_refused_with_its_name(tmp_path: Path) -> None:
-    from onnx import TensorProto, helper, save
-
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["words"], ["output"])],
-        "text",
-        [helper.make_tensor_value_info("words", TensorProto.STRING, ["batch", 1])],
-        [helper.make_tensor_value_info("output", TensorProto.STRING, ["batch", 1])],
-    )
-    path = tmp_path / "m.onnx"
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    with pytest.raises(ModelError, match=r"'words' is tensor\(string\)"):
-        load(path)
-
-
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model at .*gone\.onnx; set MODEL_PATH"):
-        load(tmp_path / "gone.onnx")
-    with pytest.raises(ModelError, match="no model at"):
-        load(tmp_path)  # a directory
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\0" * 1000])
-def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "broken.onnx"
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"broken\.onnx"):
-        load(path)
-
-
-def test_a_model_cut_short_is_named(tmp_path: Path) -> None:
-    path = onnx_models.linear(tmp_path / "cut.onnx")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ModelError, match=r"cut\.onnx"):
-        load(path)
-
-
-def test_without_a_driver_it_says_why_and_runs_on_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def no_driver(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
-    monkeypatch.setattr(ctypes, "CDLL", no_driver)
-    with caplog.at_level(logging.INFO):
-        engine = load(onnx_models.linear(tmp_path / "m.onnx"))
-    assert engine.provider == CPU
-    assert "libcuda.so.1: cannot open" in engine.fallback_reason
-    assert sum("CUDA failed to load: no NVIDIA driver" in line for line in caplog.messages) == 1
-    assert caplog.messages.count("Falling back to CPU Provider...") == 1
-
-
-def test_a_build_without_cuda_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
-    engine = load(onnx_models.linear(tmp_path / "m.onnx"))
-    assert (engine.provider, engine.fallback_reason) == (CPU, "this build of ONNX Runtime has no CUDA provider")
-
-
-def test_cuda_that_fails_at_creation_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ort.InferenceSession
-
-    def session(path: Path, options: ort.SessionOptions, providers: list[str], **more: Any) -> ort.InferenceSession:
-        assert more == {"enable_fallback": 0}  # else a failure while serving would move to the CPU unsaid
-        if "CUDAExecutionProvider" in providers:
-            raise RuntimeError("CUDA error 35: driver too old")
-        return real(path, options, providers=providers, **more)
-
-    monkeypatch.setattr("worker_app.engine._why_no_cuda", lambda: "")
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(ort, "InferenceSession", session)
-    engine = load(onnx_models.linear(tmp_path / "m.onnx"))
-    assert engine.provider == CPU
-    assert "driver too old" in engine.fallback_reason
+    assert engine.run([]).results == []
 
 
 @pytest.mark.parametrize("place", [0, 13, 31])
 def test_one_bad_sample_among_32_is_the_only_one_refused(tmp_path: Path, place: int) -> None:
     engine = load(onnx_models.gather(tmp_path / "m.onnx"))
     rows = (np.arange(32) % 10).astype("f4").reshape(32, 1)
-    expected = engine.run(sample_bytes(rows))
+    expected = run(engine, asks(rows))
     rows[place] = 10
-    results = engine.run(sample_bytes(rows))
+    results = run(engine, asks(rows))
     for index, result in enumerate(results):
         if index == place:
             assert isinstance(result, ApiError)
@@ -257,14 +105,12 @@ def test_one_bad_sample_among_32_is_the_only_one_refused(tmp_path: Path, place: 
             assert result == expected[index]
     # The next batch runs together again.
     assert engine.batches
-    assert engine.run(sample_bytes(rows[:place] if place else rows[1:])) == (
-        expected[:place] if place else expected[1:]
-    )
+    assert run(engine, asks(rows[:place] if place else rows[1:])) == (expected[:place] if place else expected[1:])
 
 
 def test_a_bad_sample_alone_is_refused_too(tmp_path: Path) -> None:
     engine = load(onnx_models.gather(tmp_path / "m.onnx"))
-    (result,) = engine.run([np.array([-11], "f4").tobytes()])
+    (result,) = run(engine, [b"[-11]"])
     assert isinstance(result, ApiError)
     assert result.status == 422
 
@@ -272,15 +118,15 @@ def test_a_bad_sample_alone_is_refused_too(tmp_path: Path) -> None:
 class SickSession:
     """A session that fails on everything, as one on a broken GPU does."""
 
-    def run(self, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
+    def run(self, outputs: list[str], inputs: dict[str, Any], options: object = None) -> list[Any]:
         raise RuntimeError("CUDA error 700: illegal address")
 
 
 @pytest.mark.parametrize("count", [1, 32])
 def test_a_sick_engine_blames_itself_for_every_sample(tmp_path: Path, count: int) -> None:
     engine = load(onnx_models.linear(tmp_path / "m.onnx"))
-    engine._session = SickSession()
-    results = engine.run(sample_bytes(FLOATS[:count]))
+    engine._sessions = [SickSession()]
+    results = run(engine, asks(FLOATS[:count]))
     assert len(results) == count
     for result in results:
         assert isinstance(result, EngineError)
@@ -294,7 +140,7 @@ class OddSession:
         self.real = real
         self.sizes: list[int] = []
 
-    def run(self, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
+    def run(self, outputs: list[str], inputs: dict[str, Any], options: object = None) -> list[Any]:
         self.sizes.append(len(next(iter(inputs.values()))))
         found: list[Any] = self.real.run(outputs, inputs)
         return [found[0].sum(axis=0, keepdims=True)]
@@ -302,26 +148,106 @@ class OddSession:
 
 def test_an_output_that_does_not_follow_the_batch_ends_batching(tmp_path: Path) -> None:
     engine = load(onnx_models.linear(tmp_path / "m.onnx"))
-    alone = [engine.run([sample])[0] for sample in sample_bytes(FLOATS[:5])]
-    session = OddSession(engine._session)
-    engine._session = session
-    assert engine.run(sample_bytes(FLOATS[:5])) == alone
+    alone = [run(engine, [payload])[0] for payload in asks(FLOATS[:5])]
+    session = OddSession(engine._sessions[0])
+    engine._sessions = [session]
+    assert run(engine, asks(FLOATS[:5])) == alone
     assert not engine.batches
     session.sizes.clear()
-    assert engine.run(sample_bytes(FLOATS[:5])) == alone
+    assert run(engine, asks(FLOATS[:5])) == alone
     assert session.sizes == [1] * 5
-    assert engine.input.values == 4
 
 
-def test_the_digest_tells_models_apart(tmp_path: Path) -> None:
-    one = load(onnx_models.linear(tmp_path / "a.onnx"))
-    other = load(onnx_models.linear(tmp_path / "b.onnx", n_out=2))
-    assert one.digest != other.digest
-    assert len(one.digest) == 64
+def test_outputs_that_are_no_numbers_are_null(tmp_path: Path) -> None:
+    engine = load(onnx_models.nan(tmp_path / "m.onnx"))
+    for count in (1, 5):
+        for result in run(engine, [b"[1,0,-1,1]"] * count):
+            assert values(result) == [0.0, None, None, 0.0]
 
 
-def test_the_digest_tells_records_apart_for_they_change_the_answers(tmp_path: Path) -> None:
-    path = onnx_models.linear(tmp_path / "a.onnx")
-    plain = load(path)
-    path.with_suffix(".json").write_text('{"pad_with_zeros": true}')
-    assert load(path).digest != plain.digest
+def test_a_label_alone_is_a_list_of_one(tmp_path: Path) -> None:
+    path = onnx_models.classifier(tmp_path / "m.onnx")
+    path.with_suffix(".json").write_text('{"output": "label"}')
+    engine = load(path)
+    payloads = asks(np.eye(4, dtype="f4")[:3])
+    assert list(map(values, run(engine, payloads))) == [[0], [1], [2]]
+    assert [values(run(engine, [payload])[0]) for payload in payloads] == [[0], [1], [2]]
+
+
+def test_asks_of_all_forms_and_of_any_rows_share_a_batch(tmp_path: Path) -> None:
+    engine = load(onnx_models.classifier(tmp_path / "m.onnx"))
+    rows = RNG.standard_normal((7, 4)).astype("f4")
+    expected = direct(engine.path, rows, "probabilities")
+    payloads = [
+        orjson.dumps(rows[0].tolist()),
+        binary_ask({"input": rows[1:4]}),
+        b'{"input":%b}' % orjson.dumps(rows[4].tolist()),
+        json_ask({"input": rows[5:7]}, [{"name": "probabilities"}]),
+    ]
+    samples = [engine.read(payload) for payload in payloads]
+    assert len({sample.group for sample in samples}) == 1
+    assert [sample.rows for sample in samples] == [1, 3, 1, 2]
+    sizes = count_runs(engine)
+    first, several, named, last = engine.run(samples).results
+    assert sizes == [7]
+    np.testing.assert_allclose(np.array([values(first), values(named)], "f8"), expected[[0, 4]], atol=1e-6)
+    found = answers(several)
+    assert list(found) == ["label", "probabilities"]
+    np.testing.assert_array_equal(found["label"], expected[1:4].argmax(axis=1))
+    np.testing.assert_allclose(found["probabilities"], expected[1:4], atol=1e-6)
+    np.testing.assert_allclose(answers(last)["probabilities"], expected[5:7], atol=1e-6)
+    assert list(answers(last)) == ["probabilities"]
+
+
+def count_runs(engine: Engine) -> list[int]:
+    """Makes an engine note the rows of each of its runs."""
+    sizes: list[int] = []
+
+    class Noting:
+        def __init__(self, real: ort.InferenceSession) -> None:
+            self.real = real
+
+        def run(self, outputs: list[str], inputs: dict[str, Any], options: object = None) -> Any:
+            sizes.append(len(next(iter(inputs.values()))))
+            return self.real.run(outputs, inputs)
+
+    engine._sessions = [Noting(session) for session in engine._sessions]
+    return sizes
+
+
+def test_several_sessions_run_at_the_same_time(tmp_path: Path) -> None:
+    path = onnx_models.linear(tmp_path / "m.onnx")
+    path.with_suffix(".json").write_text('{"sessions": 3}')
+    engine = load(path)
+    assert engine.sessions == 3
+    sample = engine.read(b"[1,2,3,4]")
+    results = {bytes(str(engine.run([sample, sample], number).results), "ascii") for number in range(3)}
+    assert len(results) == 1
+
+
+def test_the_record_may_forbid_batches(tmp_path: Path) -> None:
+    path = onnx_models.linear(tmp_path / "m.onnx")
+    expected = run(load(path), asks(FLOATS[:3]))
+    path.with_suffix(".json").write_text('{"batches": false}')
+    engine = load(path)
+    assert not engine.batches
+    sizes = count_runs(engine)
+    assert run(engine, asks(FLOATS[:3])) == expected
+    assert sizes == [1, 1, 1]
+    # What a client sends as a batch is one, as it wants it.
+    (result,) = run(engine, [binary_ask({"input": FLOATS[:3]})])
+    assert answers(result)["output"].shape == (3, 3)
+
+
+def test_a_model_that_fails_on_two_rows_runs_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = load(onnx_types.only_one_row(tmp_path / "m.onnx"))
+    assert not engine.batches
+    assert "can't run 4 at once, so it runs one by one" in caplog.text
+    assert list(map(values, run(engine, [b"[1,2,3,4]", b"[5,6,7,8]"]))) == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_the_three_parts_of_the_work_are_timed(tmp_path: Path) -> None:
+    engine = load(onnx_models.linear(tmp_path / "m.onnx"))
+    found = engine.run([engine.read(b"[1,2,3,4]")] * 8)
+    assert min(found.input_ns, found.infer_ns, found.output_ns) > 0
+    assert engine.typical_s > 0

@@ -1,160 +1,177 @@
-"""From numbers to a sample's bytes: exact or refused, never bent."""
+"""Samples: near twins never share a key, equals always do; shapes agree; groups say what may run together."""
 
-import math
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference_site.lib.errors import ApiError
-from worker_app.samples import SERVABLE, InputSpec
+from inference_site.lib.record import Padding, Record
+from tests.support import onnx_models, onnx_types
+from tests.support.engines import binary_ask, json_ask, load
+from worker_app.engine import Engine
+
+QUIET = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def spec(dtype: str = "f4", shape: tuple[int | None, ...] = (3,), pad: bool = False) -> InputSpec:
-    return InputSpec("input", np.dtype(dtype), shape, pad)
+@pytest.fixture(scope="module")
+def square(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return load(onnx_types.square(tmp_path_factory.mktemp("square") / "m.onnx"))
 
 
-def text(values: object) -> bytes:
-    return orjson.dumps(values)
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return load(onnx_types.identity(tmp_path_factory.mktemp("words") / "m.onnx", "BYTES", ["batch", "n"]))
 
 
-def refused(found: InputSpec, body: bytes) -> ApiError:
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return load(onnx_types.mixed(tmp_path_factory.mktemp("mixed") / "m.onnx"))
+
+
+def refused(engine: Engine, payload: bytes) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        found.sample(body)
+        engine.read(payload)
     return caught.value
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
-def test_every_float32_arrives_bit_for_bit(values: list[float]) -> None:
-    assert spec().sample(text(values)) == np.array(values, "f4").tobytes()
+def test_the_same_bytes_in_other_shapes_have_other_keys(square: Engine) -> None:
+    for values in (24, 2400):  # short keys and long ones
+        flat = np.arange(values, dtype="f4")
+        keys = []
+        for rows, n in itertools.product((1, 2, 3, 4, 6), (1, 2, 3, 4, 6)):
+            if flat.size % (rows * n) == 0:
+                a, b = flat.reshape(rows, n, -1), flat.reshape(rows, -1, n)
+                keys.append(square.read(binary_ask({"a": a, "b": b})).key)
+        assert len(keys) > 8
+        assert len(set(keys)) == len(keys)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
-def test_every_double_arrives_bit_for_bit(values: list[float]) -> None:
-    assert spec("f8").sample(text(values)) == np.array(values, "f8").tobytes()
+STRINGS = st.lists(st.text(alphabet="ab\0\1\2", max_size=3), min_size=1, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.sampled_from(["f2", "f4"]), st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4))
-def test_a_float_sample_is_finite_and_nearest_or_refused(dtype: str, values: list[float]) -> None:
-    found = spec(dtype, (len(values),))
-    try:
-        sample = np.frombuffer(found.sample(text(values)), dtype)
-    except ApiError as error:
-        assert (error.status, error.code) == (422, "value_out_of_range")
-        assert any(math.fabs(value) > float(np.finfo(dtype).max) for value in values)
-    else:
-        assert np.isfinite(sample).all()
-        with np.errstate(all="ignore"):
-            np.testing.assert_array_equal(sample, np.array(values, dtype))
+@QUIET
+@given(one=STRINGS, other=STRINGS)
+def test_strings_that_join_to_the_same_have_other_keys(words: Engine, one: list[str], other: list[str]) -> None:
+    first, second = (words.read(orjson.dumps(each)).key for each in (one, other))
+    assert (first == second) == (one == other)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "fits", "beyond"),
-    [
-        ("f2", 65504.0, 65536.0),
-        ("f2", -65504.0, -7e4),
-        ("f4", 3.4028234663852886e38, 3.5e38),
-        ("f4", -3.4028234663852886e38, -1e39),
-        ("f8", 1.7976931348623157e308, None),
-    ],
-)
-def test_the_largest_float_fits_and_what_is_beyond_is_named(dtype: str, fits: float, beyond: float | None) -> None:
-    sample = np.frombuffer(spec(dtype).sample(text([fits, fits, 1.0])), dtype)
-    assert float(sample[0]) == fits
-    if beyond is not None:
-        error = refused(spec(dtype), text([1.0, beyond, 1.0]))
-        assert (error.status, error.code) == (422, "value_out_of_range")
-        assert "input_data[1]" in error.message
-        assert repr(beyond) in error.message
+VIEWS: list[list[dict[str, Any]] | None] = [
+    None,
+    [{"name": "sums"}],
+    [{"name": "doubled"}],
+    [{"name": "sums", "parameters": {"binary_data": True}}],
+    [{"name": "sums"}, {"name": "doubled"}],
+    [{"name": "doubled"}, {"name": "sums"}],
+    [{"name": "sums"}, {"name": "doubled", "parameters": {"binary_data": True}}],
+    [{"name": "sums", "parameters": {"binary_data": True}}, {"name": "doubled"}],
+]
 
 
-def test_many_large_values_whose_squares_overflow_are_still_taken() -> None:
-    values = [3e38] * 100
-    assert np.isfinite(np.frombuffer(spec(shape=(100,)).sample(text(values)), "f4")).all()
+@QUIET
+@given(data=st.data())
+def test_two_asks_have_one_key_only_if_they_are_equal(mixed: Engine, data: st.DataObject) -> None:
+    def draw() -> tuple[Any, bytes]:
+        rows, n = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+        floats = data.draw(st.lists(st.sampled_from([0.0, -0.0, 1.0]), min_size=2 * rows, max_size=2 * rows))
+        whole = data.draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows))
+        text = data.draw(st.lists(st.sampled_from(["", "a", "aa"]), min_size=n * rows, max_size=n * rows))
+        inputs = {
+            "floats": np.array(floats, "f4").reshape(rows, 2),
+            "whole": np.array(whole, "i8"),
+            "words": np.array(text, object).reshape(rows, n),
+        }
+        view = data.draw(st.integers(0, len(VIEWS) - 1))
+        plain = rows == 1 and data.draw(st.booleans())
+        identity = (rows, n, inputs["floats"].tobytes(), whole, text, "plain" if plain else view)
+        if plain:
+            named = {name: each.reshape(-1).tolist() for name, each in inputs.items()}
+            return identity, orjson.dumps(named)
+        if data.draw(st.booleans()):
+            return identity, binary_ask(inputs, VIEWS[view], binary_output=False)
+        return identity, json_ask(inputs, VIEWS[view], nested=data.draw(st.booleans()))
+
+    (one, first), (other, second) = draw(), draw()
+    assert (mixed.read(first).key == mixed.read(second).key) == (one == other)
 
 
-def test_minus_zero_keeps_its_sign() -> None:
-    assert spec().sample(b"[-0.0,0.0,-0]")[:8] == np.array([-0.0, 0.0], "f4").tobytes()
+def test_a_hundred_thousand_random_twins_never_share_a_key(tmp_path: Path) -> None:
+    """Few bytes in many shapes, so that by far the most differ in shape alone."""
+    engine = load(onnx_types.identity(tmp_path / "m.onnx", "UINT8", ["batch", "n", "m", "k"]))
+    rng = np.random.default_rng(7)
+    shapes = [shape for shape in itertools.product((1, 2, 3, 4), repeat=4) if 4 <= np.prod(shape) <= 12]
+    seen: dict[Any, tuple[Any, ...]] = {}
+    for shape in (shapes[index] for index in rng.integers(0, len(shapes), 100_000)):
+        array = rng.integers(0, 2, shape).astype("u1")
+        binary = bool(rng.integers(0, 2))
+        key = engine.read(binary_ask({"input": array}, binary_output=binary)).key
+        identity = (shape, array.tobytes(), binary)
+        assert seen.setdefault(key, identity) == identity
 
 
-INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
+def test_lists_and_names_that_say_the_same_share_a_key(tmp_path: Path) -> None:
+    engine = load(onnx_models.linear(tmp_path / "m.onnx"))
+    keys = {engine.read(text).key for text in (b"[1,2,3,4]", b"[1.0, 2e0,3,4]", b'{"input":[[1,2,3,4]]}')}
+    assert len(keys) == 1
+    dynamic = load(onnx_models.dynamic(tmp_path / "n.onnx"))
+    assert dynamic.read(b"[1,2]").key == dynamic.read(b'{"input":[1,2]}').key
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.sampled_from(INTEGERS), st.integers(-(2**54), 2**54) | st.integers(-300, 300) | st.integers(-(2**33), 2**33))
-def test_an_integer_arrives_exactly_or_is_refused(dtype: str, value: int) -> None:
-    fits = np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
-    found = spec(dtype, (1,))
-    if fits:
-        assert int(np.frombuffer(found.sample(text([value])), dtype)[0]) == value
-    else:
-        error = refused(found, text([value]))
-        assert (error.status, error.code) == (422, "value_out_of_range")
-        assert "input_data[0]" in error.message
+def test_long_inputs_are_known_by_a_digest(tmp_path: Path) -> None:
+    engine = load(onnx_models.dynamic(tmp_path / "m.onnx"))
+    array = np.zeros((1, 5000), "f4")
+    first = engine.read(binary_ask({"input": array})).key
+    assert len(first) == 64
+    array[0, 4999] = 1e-30
+    assert engine.read(binary_ask({"input": array})).key != first
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)])
-def test_a_whole_number_that_a_float_cannot_hold_is_not_bent_to_its_neighbour(value: int) -> None:
-    assert spec("i8", (1,)).sample(text([value])) == np.array([value], "i8").tobytes()
-    if abs(value) < 2**60:
-        assert refused(spec("i8", (1,)), f"[{value}.0]".encode()).code == "value_out_of_range"
+def test_binary_tensors_are_not_copied(tmp_path: Path) -> None:
+    engine = load(onnx_models.dynamic(tmp_path / "m.onnx"))
+    payload = binary_ask({"input": np.ones((2, 50), "f4")})
+    (array,) = engine.read(payload).arrays
+    assert np.shares_memory(array, np.frombuffer(payload, "u1"))
 
 
-@pytest.mark.parametrize("value", [0.5, -1.5, 1e-9, 1e300])
-def test_a_fraction_is_no_integer(value: float) -> None:
-    error = refused(spec("i4", (1,)), text([value]))
-    assert error.status == 422
-    assert repr(value) in error.message
+def test_sizes_of_one_name_are_one_size(square: Engine) -> None:
+    error = refused(square, binary_ask({"a": np.ones((1, 2, 3), "f4"), "b": np.ones((1, 4, 2), "f4")}))
+    assert (error.status, error.code) == (422, "wrong_shape")
+    for part in ("'b'", "[1, 4, 2]", "[batch, m, n]", "'m' is 3 elsewhere"):
+        assert part in error.message
+    error = refused(square, binary_ask({"a": np.ones((1, 2, 3), "f4"), "b": np.ones((2, 3, 2), "f4")}))
+    assert "'batch' is 1 elsewhere" in error.message
+    assert refused(square, b'{"a":[[1,2],[3,4]],"b":[[1,2,3],[4,5,6]]}').code == "wrong_shape"
 
 
-def test_whole_numbers_may_be_written_as_floats() -> None:
-    assert spec("i4").sample(b"[1.0,-0.0,3e2]") == np.array([1, 0, 300], "i4").tobytes()
+def test_the_batch_is_one_size_even_without_a_name(tmp_path: Path) -> None:
+    path = onnx_types.add(tmp_path / "m.onnx", [None, 2], [None, 2])
+    engine = load(path)
+    assert engine.batches
+    error = refused(engine, binary_ask({"a": np.ones((2, 2), "f4"), "b": np.ones((3, 2), "f4")}))
+    assert "another input has a batch of 2" in error.message
 
 
-def test_booleans_are_zero_and_one() -> None:
-    assert spec("?").sample(b"[0,1,1.0]") == b"\0\1\1"
-    for value in (2, -1, 0.5):
-        assert refused(spec("?", (1,)), text([value])).status == 422
-    assert refused(spec("?", (1,)), b"[true]").status == 400  # true is no number
+def test_groups_have_equal_shapes_and_any_rows(square: Engine) -> None:
+    def group(rows: int, n: int, m: int) -> Any:
+        return square.read(binary_ask({"a": np.ones((rows, n, m), "f4"), "b": np.ones((rows, m, n), "f4")})).group
+
+    assert group(1, 2, 3) == group(5, 2, 3)
+    assert len({group(1, 2, 3), group(1, 3, 2), group(1, 2, 2), group(1, 6, 1)}) == 4
+    hash(group(1, 2, 3))
 
 
-def test_too_few_and_too_many_name_both_numbers() -> None:
-    for count in (0, 2, 4, 1000):
-        error = refused(spec(), text([1.0] * count))
-        assert (error.status, error.code) == (422, "wrong_input_size")
-        assert f"{count} values" in error.message
-        assert "exactly 3" in error.message
-
-
-def test_padding_fills_up_with_zeros_but_never_cuts() -> None:
-    assert spec(pad=True).sample(b"[1]") == np.array([1, 0, 0], "f4").tobytes()
-    assert spec(pad=True).sample(b"[]") == bytes(12)
-    assert spec("i8", pad=True).sample(b"[5]") == np.array([5, 0, 0], "i8").tobytes()
-    assert refused(spec(pad=True), b"[1,2,3,4]").status == 422
-
-
-def test_a_dimension_that_varies_takes_what_divides() -> None:
-    found = spec(shape=(2, None, 3))
-    assert found.values is None
-    sample = found.sample(text([0.5] * 12))
-    assert found.shape_of(sample) == (2, 2, 3)
-    for count in (0, 5, 7):
-        error = refused(found, text([0.5] * count))
-        assert (error.status, error.code) == (422, "wrong_input_size")
-        assert "multiple of 6" in error.message
-
-
-def test_a_scalar_takes_one_number() -> None:
-    assert spec(shape=()).sample(b"[2]") == np.array(2, "f4").tobytes()
-    assert refused(spec(shape=()), b"[1,2]").status == 422
-
-
-@pytest.mark.parametrize("body", [b"[1,2,NaN]", b"[1,2,1e999]", b'[1,2,"3"]', b"[1,2,true]", b"[[1,2,3]]", b"[1,2,3"])
-def test_what_is_no_list_of_numbers_is_400_for_every_type(body: bytes) -> None:
-    for dtype in SERVABLE.values():
-        assert refused(InputSpec("input", dtype, (3,)), body).status == 400
+def test_groups_of_padded_inputs_have_equal_buckets(tmp_path: Path) -> None:
+    record = Record(padding=Padding(dimension="sequence", buckets=(8, 4), mask="mask"))
+    engine = load(onnx_types.masked_mean(tmp_path / "m.onnx"), record)
+    samples = [engine.read(orjson.dumps([1] * length)) for length in (1, 4, 5, 8, 9, 10)]
+    assert [sample.bucket for sample in samples] == [4, 4, 8, 8, 9, 10]
+    assert len({sample.group for sample in samples}) == 4
+    assert len({sample.key for sample in samples}) == 6

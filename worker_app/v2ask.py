@@ -1,0 +1,232 @@
+"""Reads an ask of the Open Inference Protocol: its tensors, from JSON or binary, and how its outputs are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from struct import Struct
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from inference_site.lib.datatypes import BYTES, NUMPY
+from inference_site.lib.errors import ApiError
+from worker_app.jsontensors import Place, array_of, decode, depth_of, flatten, kind_of
+from worker_app.signature import Tensor, size_of
+
+# How an answer is wanted: the outputs in their order, each by its place in the model and whether it is binary; None:
+# as /infer answers.
+View = tuple[tuple[int, bool], ...] | None
+TEXT: View = None
+
+_LENGTH = Struct("<I")
+_SHARED = "shared_memory_region"
+
+
+class _Input(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] | None = None
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Head(msgspec.Struct):
+    inputs: list[_Input]
+    outputs: list[_Output] | None = None
+    binary_data_output: bool = False
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def read_v2(
+    text: memoryview,
+    tensors: memoryview,
+    inputs: Sequence[Tensor],
+    places: Mapping[str, int],
+    outputs: Mapping[str, int],
+) -> tuple[list[np.ndarray | None], View, dict[int, int] | None]:
+    """The tensor of each of the model's inputs, None for what is left out, the view, and where each input begins in
+    `tensors`, by its place in the model; None if not all are binary numbers, as they are sent.
+
+    Binary numbers are not copied. Raises ApiError: 400 for what is malformed, 422 for what the model does not have.
+    """
+    try:
+        head = _decode_head(text)
+    except RecursionError:
+        raise ApiError(400, "nested_too_deep", "the request is nested too deep") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
+        raise ApiError(400, "invalid_request", f"the request can't be read: {reason}") from None
+    arrays: list[np.ndarray | None] = [None] * len(inputs)
+    begins: dict[int, int] = {}
+    offset = 0
+    for each in head.inputs:
+        if each.datatype not in NUMPY:
+            raise ApiError(
+                400,
+                "unknown_datatype",
+                f"input {each.name[:100]!r} has the datatype {each.datatype[:20]!r}; use one of {', '.join(NUMPY)}",
+            )
+        index = places.get(each.name)
+        if index is None:
+            names = ", ".join(map(repr, places))
+            raise ApiError(422, "unknown_input", f"the model has no input {each.name[:100]!r}; it takes {names}")
+        if arrays[index] is not None:
+            raise ApiError(400, "duplicate_input", f"input {each.name!r} is there twice; send it once")
+        if each.datatype != inputs[index].datatype:
+            raise ApiError(
+                422,
+                "wrong_datatype",
+                f"input {each.name!r} has the datatype {each.datatype}, the model takes {inputs[index].datatype}",
+            )
+        size = _binary_size(each)
+        if size is None:
+            arrays[index] = _from_json(each)
+        else:
+            arrays[index] = _from_binary(each, tensors[offset : offset + size], size)
+            if each.datatype not in (BYTES, "BOOL"):
+                begins[index] = offset
+            offset += size
+    if offset != len(tensors):
+        raise ApiError(
+            400,
+            "wrong_binary_size",
+            f"{len(tensors)} bytes follow the JSON, binary_data_size of the inputs adds up to {offset}; "
+            "make them equal",
+        )
+    return arrays, _view(head, outputs), begins if len(begins) == len(head.inputs) else None
+
+
+def pack_strings(array: np.ndarray) -> bytes:
+    """Strings as the protocol has them in binary: each after its length in 4 bytes."""
+    parts = []
+    for each in array.reshape(-1).tolist():
+        data = each if isinstance(each, bytes) else each.encode()
+        parts += [_LENGTH.pack(len(data)), data]
+    return b"".join(parts)
+
+
+def _binary_size(each: _Input) -> int | None:
+    """The input's bytes after the JSON; None if it is in the JSON."""
+    for dim in each.shape:
+        if dim < 0:
+            raise ApiError(400, "invalid_shape", f"input {each.name!r} has shape {each.shape}; no size may be negative")
+    parameters = each.parameters or {}
+    if _SHARED in parameters:
+        raise ApiError(400, "no_shared_memory", f"input {each.name!r} is in shared memory; send its data instead")
+    size: Any = parameters.get("binary_data_size")
+    if size is None:
+        if not each.data:
+            raise ApiError(
+                400, "missing_data", f"input {each.name!r} has neither data nor the parameter binary_data_size"
+            )
+        return None
+    if each.data:
+        raise ApiError(400, "two_kinds_of_data", f"input {each.name!r} has both data and binary_data_size; send one")
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    raise ApiError(
+        400, "wrong_binary_size", f"input {each.name!r} has the binary_data_size {size!r}; it is a number of bytes"
+    )
+
+
+def _from_json(each: _Input) -> np.ndarray:
+    text = bytes(each.data)
+    place = Place(f"data of input {each.name!r}", "invalid_data")
+    depth = max(depth_of(text), 1)
+    items, shape = flatten(decode(text, kind_of(each.datatype), depth, place), depth, place)
+    wanted = tuple(each.shape)
+    if len(items) != size_of(wanted) or (depth > 1 and shape != wanted):
+        got = f"is nested as {list(shape)}" if depth > 1 else f"has {len(items)} values"
+        raise ApiError(
+            400,
+            "wrong_data_size",
+            f"{place.name} {got}, its shape {each.shape} takes {size_of(wanted)}; make them equal",
+        )
+    return array_of(items, each.datatype, place, shape if depth > 1 else ()).reshape(wanted)
+
+
+def _from_binary(each: _Input, data: memoryview, size: int) -> np.ndarray:
+    if len(data) != size:
+        raise ApiError(
+            400,
+            "wrong_binary_size",
+            f"input {each.name!r} has the binary_data_size {size}, only {len(data)} bytes are left after the JSON",
+        )
+    count = size_of(each.shape)
+    if each.datatype == BYTES:
+        return _strings(each.name, data, count).reshape(each.shape)
+    dtype = NUMPY[each.datatype]
+    if count * dtype.itemsize != size:
+        raise ApiError(
+            400,
+            "wrong_binary_size",
+            f"input {each.name!r} has the binary_data_size {size}, its shape {each.shape} of {each.datatype} takes "
+            f"{count * dtype.itemsize}",
+        )
+    found: np.ndarray = np.frombuffer(data, np.uint8) != 0 if dtype.kind == "b" else np.frombuffer(data, dtype)
+    return found.reshape(each.shape)
+
+
+def _strings(name: str, data: memoryview, count: int) -> np.ndarray:
+    found: list[str] = []
+    place = 0
+    while place < len(data) and len(found) < count:
+        end = place + _LENGTH.size
+        if end <= len(data):
+            end += _LENGTH.unpack_from(data, place)[0]
+        if end > len(data) or end < place + _LENGTH.size:
+            raise ApiError(
+                400, "wrong_binary_size", f"input {name!r}: string {len(found)} ends {end - len(data)} bytes too late"
+            )
+        try:
+            found.append(str(data[place + _LENGTH.size : end], "utf-8"))
+        except UnicodeDecodeError as error:
+            raise ApiError(
+                422,
+                "invalid_string",
+                f"input {name!r}: string {len(found)} is not valid UTF-8, which the model's strings are: {error}",
+            ) from None
+        place = end
+    if place != len(data) or len(found) != count:
+        raise ApiError(
+            400,
+            "wrong_binary_size",
+            f"input {name!r} takes {count} strings, each after its length in 4 bytes; {len(found)} fill {place} of "
+            f"{len(data)} bytes",
+        )
+    array = np.empty(count, object)
+    array[:] = found
+    return array
+
+
+def _view(head: _Head, outputs: Mapping[str, int]) -> View:
+    if not head.outputs:
+        return tuple((index, head.binary_data_output) for index in outputs.values())
+    view: dict[int, bool] = {}
+    for each in head.outputs:
+        index = outputs.get(each.name)
+        if index is None:
+            names = ", ".join(map(repr, outputs))
+            raise ApiError(400, "unknown_output", f"the model has no output {each.name[:100]!r}; it gives {names}")
+        if index in view:
+            raise ApiError(400, "duplicate_output", f"output {each.name!r} is asked for twice; ask once")
+        parameters = each.parameters or {}
+        if _SHARED in parameters:
+            raise ApiError(400, "no_shared_memory", f"output {each.name!r} is for shared memory; leave that out")
+        if parameters.get("classification"):
+            raise ApiError(400, "no_classification", f"output {each.name!r}: there is no classification; leave it out")
+        binary = parameters.get("binary_data", False)
+        if not isinstance(binary, bool):
+            raise ApiError(
+                400, "invalid_parameter", f"output {each.name!r}: binary_data is {binary!r}; send true or false"
+            )
+        view[index] = binary
+    return tuple(view.items())

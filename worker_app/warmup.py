@@ -1,0 +1,92 @@
+"""The asks that a model is warmed up with: zeros (ones in the mask), in the shapes that will be met first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+
+from inference_site.lib.asks import pack_v2
+from inference_site.lib.record import Record
+from worker_app.padding import Padder
+from worker_app.signature import Signature, SignatureError, Tensor
+from worker_app.v2ask import pack_strings
+
+# What sizes that may vary are tried with: some models can't take the smallest.
+_FREE = (1, 8, 32, 224)
+
+
+class WarmUp:
+    """Binary asks of the Open Inference Protocol for all outputs."""
+
+    def __init__(self, signature: Signature, record: Record, padder: Padder | None) -> None:
+        """Raises SignatureError if the record's shapes are not those of the model's inputs."""
+        self._signature = signature
+        self._padder = padder
+        self._shapes = [self._filled_up(each) for each in record.warm_up or ()]
+
+    def probes(self) -> Iterator[bytes]:
+        """Asks of one row, to be tried in turn until one runs."""
+        for shape in self._shapes[:1]:
+            yield self._ask([(1, *each[1:]) for each in shape] if self._signature.batch_axis else shape)
+            return
+        frees = _FREE if any(not isinstance(d, int) for each in self._signature.inputs for d in each.dims[1:]) else (1,)
+        for free in frees:
+            yield self._ask(self._default(free))
+
+    def others(self) -> Iterator[bytes]:
+        """All that the record asks for, and a row of each bucket."""
+        for shape in self._shapes:
+            yield self._ask(shape)
+        if self._padder is not None and not self._shapes:
+            for bucket in self._padder.buckets[1:]:
+                yield self._ask(self._default(1, bucket))
+
+    def _default(self, free: int, bucket: int | None = None) -> list[tuple[int, ...]]:
+        padder = self._padder
+        sizes = {} if padder is None else {padder.dimension: bucket or padder.buckets[0]}
+        return self._signature.shapes(1, free, sizes)
+
+    def _filled_up(self, named: dict[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """A shape for each input; those that the record leaves out have the sizes that the others give their names."""
+        inputs = self._signature.inputs
+        self._signature.check_names(named, "its record's warm_up")
+        sizes: dict[str, int] = {}
+        for each in inputs:
+            shape = named.get(each.name)
+            if shape is not None and not _fits(each, shape):
+                raise SignatureError(
+                    f"its record's warm_up has {list(shape)} for {each.name!r}, which is {each.shape_text}"
+                )
+            sizes |= {dim: size for dim, size in zip(each.dims, shape or (), strict=False) if isinstance(dim, str)}
+        rows = next((shape[0] for shape in named.values() if shape), 1)
+        others = self._signature.shapes(rows, 1, sizes)
+        return [named.get(each.name, other) for each, other in zip(inputs, others, strict=True)]
+
+    def _ask(self, shapes: Sequence[tuple[int, ...]]) -> bytes:
+        heads, tensors = [], []
+        for index, (each, shape) in enumerate(zip(self._signature.inputs, shapes, strict=True)):
+            is_mask = self._padder is not None and self._padder.mask == index
+            data = _zeros(each, shape, is_mask)
+            tensors.append(data)
+            heads.append(
+                {
+                    "name": each.name,
+                    "datatype": each.datatype,
+                    "shape": shape,
+                    "parameters": {"binary_data_size": len(data)},
+                }
+            )
+        return pack_v2(msgspec.json.encode(heads), None, True, b"".join(tensors))
+
+
+def _fits(each: Tensor, shape: Sequence[int]) -> bool:
+    sizes = zip(each.dims, shape, strict=False)
+    return len(shape) == len(each.dims) and all(dim == size or not isinstance(dim, int) for dim, size in sizes)
+
+
+def _zeros(each: Tensor, shape: tuple[int, ...], ones: bool) -> bytes:
+    if each.dtype == object:
+        return pack_strings(np.full(shape, "", object))
+    return np.full(shape, int(ones), each.dtype).tobytes()
