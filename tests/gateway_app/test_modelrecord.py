@@ -129,7 +129,7 @@ def test_an_order_with_settings_and_a_version_joins_what_is_pinned():
     )
 
 
-@pytest.mark.parametrize("name", ["", "a b", ".hidden", "-x", "a/b", "../x", "stats", "x" * 101, "a\n"])
+@pytest.mark.parametrize("name", ["", "a b", ".hidden", "-x", "_x", "a/b", "../x", "stats", "x" * 101, "a\n"])
 def test_an_order_for_what_is_no_name_is_refused(name):
     with pytest.raises(ApiError) as caught:
         modelcontrol.order_load(name)
