@@ -75,9 +75,8 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(chart.as_report(), ensure_ascii=False))
         else:
-            style = {True: self.style.SUCCESS, False: self.style.ERROR, None: str}
             for ok, text in lines(chart):
-                self.stdout.write(style[ok](text))
+                self.stdout.write(text if ok else self.style.ERROR(text) if ok is False else self.style.WARNING(text))
         if not chart.runs:
             raise CommandError(verdict(chart))
         if name:
