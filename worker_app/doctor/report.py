@@ -97,18 +97,17 @@ class Chart(msgspec.Struct, kw_only=True):
 
     def as_report(self) -> dict[str, Any]:
         """The JSON of `diagnose --model --json`. `ok`: it can be served, with the proposed settings."""
-        report: dict[str, Any] = msgspec.to_builtins(
-            {
-                "ok": self.runs,
-                "file": self.file,
-                "name": self.name,
-                "inputs": self.inputs,
-                "outputs": self.outputs,
-                "findings": self.findings,
-                "sizes": self.sizes,
-                "providers": self.providers,
-                "proposed": msgspec.convert(self.proposed, Record),
-                "reasons": self.reasons,
-            }
-        )
-        return report
+        report = {
+            "ok": self.runs,
+            "file": self.file,
+            "name": self.name,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "findings": self.findings,
+            "sizes": self.sizes,
+            "providers": self.providers,
+            "proposed": msgspec.convert(self.proposed, Record),
+            "reasons": self.reasons,
+        }
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(report))
+        return plain
