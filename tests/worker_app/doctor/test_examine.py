@@ -103,7 +103,8 @@ def test_a_run_that_never_ends_is_stopped_and_is_a_finding(tmp_path: Path) -> No
     assert time.monotonic() - began < 30
     assert not chart.runs
     assert faults(chart) == ["time"]
-    assert "still running for the first time after 2 s" in named(chart, "time").detail
+    assert named(chart, "time").detail.startswith("still ")
+    assert "after 2 s" in named(chart, "time").detail
     assert "--timeout" in named(chart, "time").fix
 
 
@@ -176,9 +177,10 @@ child.main()
 
 def test_time_that_runs_out_later_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dying(monkeypatch, "determinism", "time.sleep(60)")
-    chart = examine(onnx_models.linear(tmp_path / "m.onnx"), "m", Record(), timeout_s=10)
+    monkeypatch.setattr(doctor, "GROUPS", (("answers", 0.08), ("sizes", 0.7), ("serving", 1.0)))
+    chart = examine(onnx_models.linear(tmp_path / "m.onnx"), "m", Record(), timeout_s=100)
     assert faults(chart) == []
-    assert "stopped after 6 s, at determinism" in named(chart, "time").detail
+    assert "stopped after 8 s, at determinism" in named(chart, "time").detail
     assert (chart.runs, chart.proposed["batches"], chart.proposed["cached"]) == (True, False, False)
 
 

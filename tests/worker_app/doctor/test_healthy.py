@@ -122,5 +122,5 @@ def test_random_inputs_are_what_the_recipe_says() -> None:
     }  # fmt: skip
     assert set(feed["ids"].ravel()) == {0, 1}
     assert feed["mask"].min() == 1
-    assert (feed["values"].dtype, feed["flag"].dtype, feed["text"].dtype) == (np.float16, np.bool_, object)
+    assert [feed[name].dtype.kind for name in ("values", "flag", "text")] == ["f", "b", "O"]
     assert {type(each) for each in feed["text"]} == {str}
