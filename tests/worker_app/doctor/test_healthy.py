@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from inference_site.lib.record import Padding, Record
-from tests.support import faulty_models, onnx_models
+from tests.support import faulty_models, onnx_models, onnx_types
 from tests.worker_app.doctor.test_faults import answers, faults, named
-from worker_app.doctor import feeds
+from worker_app.doctor import feeds, report
 from worker_app.doctor.report import Recipe, Tensor
 
 DIGITS = Path(__file__).resolve().parents[3] / "models" / "digits.onnx"
@@ -74,6 +74,48 @@ def test_lengths_filled_up_with_zeros_need_no_mask_where_zeros_add_nothing(tmp_p
     chart = answers(onnx_models.dynamic(tmp_path / "m.onnx"))
     assert named(chart, "padding").ok is True
     assert chart.proposed["padding"] == {"dimension": "n", "buckets": [16, 32, 64, 128, 256, 512]}
+
+
+@pytest.mark.parametrize("datatype", onnx_types.ELEMENTS)
+def test_models_of_every_datatype(datatype: str, tmp_path: Path) -> None:
+    chart = answers(onnx_types.identity(tmp_path / "m.onnx", datatype))
+    assert faults(chart) == []
+    assert chart.batches
+    assert chart.inputs == (Tensor("input", datatype, (-1, 3), ("batch", None)),)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        onnx_types.mixed, onnx_types.square, onnx_types.scalars, onnx_types.pooled, onnx_types.masked_mean,
+        onnx_types.half, onnx_types.quantized,
+    ],
+)  # fmt: skip
+def test_models_of_all_shapes(build, tmp_path: Path) -> None:
+    chart = answers(build(tmp_path / "m.onnx"))
+    assert faults(chart) == []
+    assert chart.runs
+    assert "can't be told" not in str(chart.findings)
+    assert chart.batches == (build is not onnx_types.scalars)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (None, 3), ("batch", None), ("batch", "h", "w", 3), (7, 2)])
+def test_shapes_without_names_or_sizes_that_vary_are_not_filled_up(
+    shape: tuple[int | str | None, ...], tmp_path: Path
+) -> None:
+    chart = answers(onnx_types.identity(tmp_path / "m.onnx", "FP32", shape))
+    assert faults(chart) == []
+    assert chart.batches == (shape not in ((), (3,), (7, 2)))
+    assert "padding" not in chart.proposed
+
+
+def test_a_slow_model_is_looked_at_less_closely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "MANY_RUNS", 1e9)
+    chart = answers(faulty_models.sentence(tmp_path / "m.onnx", heeds_mask=True))
+    assert "2, 3 rows together" in named(chart, "batching").detail
+    assert "padding" in chart.proposed
+    chart = answers(faulty_models.softmax_over_the_batch(tmp_path / "m.onnx"))
+    assert faults(chart) == ["batching"]
 
 
 def test_a_label_written_as_a_float_is_not_what_infer_serves(tmp_path: Path) -> None:
