@@ -17,8 +17,9 @@ from bench.tally import Tally
 from gateway_app.core.call import Call, Owners
 from gateway_app.core.policy import Policy
 from gateway_app.core.router import Router
-from gateway_app.inference import InferCall, Inference
+from gateway_app.inference import Face, InferCall, Inference
 from inference_site.lib.frames import Cache, Tell
+from inference_site.plain import PlainAsker
 from worker_app.core.batcher import Batcher
 from worker_app.core.lru import LRU
 
@@ -183,16 +184,15 @@ class Fleet:
         self.events = Events()
         self.tally = Tally()
         self.router = Router(self.events.now)
-        self.inference = Inference(self.router, self.events.now)
+        self.inference = Inference(self.router, self.events.now, {name: Face(name) for name in owners.weights})
         if not joining:
             self.inference._flying = Joinless()
         self.inference.use_hot_cache(hot)
         self.router.configure(owners, (), policy)
         self.workers = {name: Worker(name, self.events, costs, cache_entries) for name in owners.weights}
         self.links = {name: Link(self.router, worker) for name, worker in self.workers.items()}
+        self.inference.serve(dict.fromkeys(self.links, "model"))
         for name, link in self.links.items():
-            self.inference.show(name, name)
-            self.inference.serves(name, "model")
             self.router.routes[name].link, self.router.routes[name].up = link, True
         self.events.after(TICK_S, self._tick)
         self.events.after(SAMPLE_S, self._sample)
@@ -214,7 +214,7 @@ class Fleet:
         def answer(status: int, head: bytes, body: bytes) -> None:
             tally.answered(status, head, self.events.time - began)
 
-        self.inference.infer(b'{"request_id":"r","input_data":[%d]}' % number, answer)
+        self.inference.ask(b"[%d]" % number, PlainAsker("r", answer))
 
     def play(self, arrivals: Iterator[tuple[float, int]]) -> None:
         """Sends an input at each of these times, from now on, as the time comes."""

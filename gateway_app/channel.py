@@ -10,9 +10,10 @@ import msgspec
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from gateway_app.core.call import Call
-from gateway_app.core.router import Router
+from gateway_app.inference import Refusal
 from gateway_app.vitals import Vitals
 from inference_site.lib import frames, handshake
+from inference_site.lib.catalog import Models
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Cache, Tell
 
@@ -23,15 +24,11 @@ MAX_FRAME_BYTES = 256 * 2**20
 _pack = frames.pack_ask_head
 _check_of = frames.check_of
 _INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
-_HELLO, _RESULT, _REFUSED, _FAILED = map(int, (Tell.HELLO, Tell.RESULT, Tell.REFUSED, Tell.FAILED))
+_RESULT, _REFUSED, _FAILED, _GONE = map(int, (Tell.RESULT, Tell.REFUSED, Tell.FAILED, Tell.GONE))
+_HELLO = int(Tell.HELLO)
 _LAST_CACHE = max(Cache)
-
-
-class Refusal(msgspec.Struct):
-    """What a worker says about a request that is at fault."""
-
-    error: str
-    code: str
+# Of so many checks the answers are awaited; older ones had none.
+MAX_CHECKS = 1024
 
 
 class HandshakeError(Exception):
@@ -41,13 +38,12 @@ class HandshakeError(Exception):
 class Owner(Protocol):
     """Whoever keeps channels: a link."""
 
-    router: Router
-
-    def channel_lost(self, channel: Channel, reason: str) -> None: ...
-
     vitals: Vitals
 
+    def channel_lost(self, channel: Channel, reason: str) -> None: ...
     def take_stats(self, stats: dict[str, Any]) -> None: ...
+    def take_models(self, models: Models) -> None: ...
+    def model_gone(self, number: int) -> None: ...
     def take_entries(self, payload: bytes) -> None: ...
     def worker_leaves(self) -> None: ...
 
@@ -64,7 +60,7 @@ class Channel(WSListener):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._last_id = 0
-        self._asked = 0  # id of the last check
+        self._checks: dict[int, None] = {}  # ids of those whose answer may come
         self._reason = "the connection was lost"
 
     @classmethod
@@ -100,19 +96,21 @@ class Channel(WSListener):
         call.ident = ident
         call.channel = self
         kind = _FIRST if call.suspect else _INFER
-        self._put(_pack(kind, ident, len(payload), left_ms if left_ms > 0 else 1), payload)
+        self._put(_pack(kind, call.number, ident, len(payload), left_ms if left_ms > 0 else 1), payload)
 
     def withdraw(self, call: Call) -> None:
         """Nobody waits for this call here any more; a late answer will be dropped."""
         if self.calls.pop(call.ident, None) is not None:
-            self._put(_pack(Ask.CANCEL, call.ident, 0, 0), b"")
+            self._put(_pack(Ask.CANCEL, 0, call.ident, 0, 0), b"")
 
-    def ask(self, kind: Ask, left_ms: int = 0) -> int:
-        """Queues a question of the link's own, which gets its answer in `checked`. Returns the id."""
+    def ask(self, kind: Ask, left_ms: int = 0, model: int = 0) -> int:
+        """Queues a question of the link's own; a check has its answer in `Vitals.checked`. Returns the id."""
         self._last_id = ident = self._last_id % 0xFFFFFFFF + 1
-        self._put(_pack(kind, ident, 0, left_ms), b"")
+        self._put(_pack(kind, model, ident, 0, left_ms), b"")
         if kind == Ask.CHECK:
-            self._asked = ident
+            self._checks[ident] = None
+            if len(self._checks) > MAX_CHECKS:
+                del self._checks[next(iter(self._checks))]
         return ident
 
     @property
@@ -122,7 +120,7 @@ class Channel(WSListener):
 
     def order(self, kind: Ask, payload: bytes) -> None:
         """Queues a frame that has no answer."""
-        self._put(_pack(kind, 0, len(payload), 0), payload)
+        self._put(_pack(kind, 0, 0, len(payload), 0), payload)
 
     def close(self) -> None:
         """Ends the connection."""
@@ -156,7 +154,7 @@ class Channel(WSListener):
         self._owner.channel_lost(self, self._reason)
 
     def _take(self, replies: list[tuple[int, int, int, int, int, bytes, int]]) -> None:
-        pop, answered = self.calls.pop, self._owner.router.answered
+        pop = self.calls.pop
         for kind, cache, status, ident, time_us, payload, check in replies:
             if kind >= _HELLO:
                 self._control(kind, payload)
@@ -170,8 +168,10 @@ class Channel(WSListener):
                     kind, payload = _FAILED, b"sent a result that is damaged or belongs to another request"
             elif kind == _REFUSED and not _is_refusal(status, payload):
                 kind, payload = _FAILED, b"sent a refusal that can't be read"
+            elif kind == _GONE:
+                self._owner.model_gone(call.number)
             try:
-                answered(call, kind, cache, status, payload, time_us)
+                call.route.router.answered(call, kind, cache, status, payload, time_us)
             except Exception:  # a bug of ours: this one is told so, and the others in the message get their answers
                 logger.exception("an answer could not be handed over")
                 (call.first or call).on_error(
@@ -185,7 +185,9 @@ class Channel(WSListener):
             except msgspec.DecodeError as error:
                 self.hello.set_exception(HandshakeError(f"its greeting can't be read: {error}"))
         elif kind == Tell.STATS:
-            self._owner.take_stats(msgspec.json.decode(payload))
+            self._owner.take_stats(msgspec.json.decode(payload, type=dict[str, Any]))
+        elif kind == Tell.MODELS:
+            self._owner.take_models(msgspec.json.decode(payload, type=Models))
         elif kind == Tell.DRAINING:
             self._owner.worker_leaves()
         elif kind == Tell.ENTRIES:
@@ -197,7 +199,8 @@ class Channel(WSListener):
         """The answer to a question of the link, or one that has come too late."""
         if 0 < ident - self._last_id < 2**31:  # beyond: ids have begun again from 1 meanwhile
             raise ValueError(f"an answer to request {ident}, and the last one is {self._last_id}")
-        if ident == self._asked:  # ids are those of this connection: another one has the same for something else
+        if ident in self._checks:  # ids are those of this connection: another one has the same for something else
+            del self._checks[ident]
             self._owner.vitals.checked(ident, kind, payload)
 
     def _put(self, head: bytes, payload: bytes) -> None:

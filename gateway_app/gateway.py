@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
 import msgspec
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
-from gateway_app.core.router import Router
 from gateway_app.core.table import Table
 from gateway_app.events import EventLog
 from gateway_app.handoff import HandOff
-from gateway_app.inference import Inference
 from gateway_app.links import WorkerLink
+from gateway_app.modelset import ModelSet, Rules
+from gateway_app.orders import Orders
+from gateway_app.served import ServedModel
+from gateway_app.statistics import statistics_of
+from inference_site.exchange import Answer, Ticket
+from inference_site.lib.catalog import ModelInfo, Models, Statistics
+from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.payload import decode_request, request_id_of
 from inference_site.lib.window import RateWindow
+from inference_site.plain import PlainAsker
 
 logger = logging.getLogger(__name__)
 
@@ -27,30 +33,30 @@ TICK_S = 0.025
 
 
 class Gateway:
-    """Starts and stops with its process; everything but `__init__` runs on its loop."""
+    """Starts and stops with its process; everything but `__init__` runs on its loop. An exchange.Plane."""
 
     def __init__(self, token: str) -> None:
-        self.router = Router(time.monotonic, self._breaker_changed, lambda: random.uniform(0.8, 1.2))
         self.snapshot = Snapshot()  # what is in force
         self.table = _table(self.snapshot)
         self._wanted: Snapshot | None = None  # what has been read last
         self._making: asyncio.Task[None] | None = None
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
-        self.handoff = HandOff(self.router, self.links, time.monotonic)
-        self.inference = Inference(self.router, time.monotonic)
-        self.infer = self.inference.infer
+        self.lineup = ModelSet(self.links, time.monotonic, self._breaker_changed)
+        self.handoff = HandOff(self.lineup, self.links, time.monotonic)
+        self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
         self.events = EventLog()
         self.started_at = time.monotonic()
         self.draining = False
+        self._orders = Orders(self)
         self._token = token
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def in_flight(self) -> int:
         """Requests that wait for an answer."""
-        return self.router.in_flight
+        return self.lineup.in_flight
 
     async def start(self) -> None:
         """Reads the configuration and begins to connect."""
@@ -68,10 +74,51 @@ class Gateway:
         await self.events.stop()
 
     async def connected(self, within_s: float) -> None:
-        """Returns when every enabled worker is connected, or after `within_s`."""
+        """Returns when every enabled worker has said what models it has, or after `within_s`."""
         deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline and not all(route.up for route in self.router.routes.values()):
+        while time.monotonic() < deadline and not all(link.ready for link in self.links.values()):
             await asyncio.sleep(0.01)
+
+    # What clients ask: exchange.Plane.
+
+    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None) -> Ticket | None:
+        """Takes the body of a `POST /infer`."""
+        try:
+            request_id, ask, name = decode_request(body)
+        except ApiError as error:
+            self.malformed += 1
+            answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
+            return None
+        try:
+            served = self.lineup.find(name, None)
+        except ApiError as error:
+            self.malformed += 1
+            headers = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
+            answer(error.status, headers, error_body(error.message, error.code, request_id))
+            return None
+        return served.ask(ask, PlainAsker(request_id, answer), timeout_ms)
+
+    def find(self, name: str | None, version: str | None) -> ServedModel:
+        """The model that answers now."""
+        return self.lineup.find(name, version)
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Every version of every model that a worker has spoken of."""
+        return self.lineup.catalog.known()
+
+    def statistics(self, name: str, version: str) -> Statistics:
+        """Of all workers together, and what was answered without them."""
+        return statistics_of(self.lineup.find(name, version), self.links)
+
+    async def load(self, name: str) -> None:
+        """Orders every worker to load a model, and waits until they have."""
+        await self._orders.load(name)
+
+    async def unload(self, name: str) -> None:
+        """Orders every worker to let a model go, and waits until they have."""
+        await self._orders.unload(name)
+
+    # Configuration.
 
     def _configure(self, snapshot: Snapshot) -> None:
         """Takes a new snapshot. It is in force at once, or when the table of its workers has been made."""
@@ -80,8 +127,9 @@ class Gateway:
             self._apply(snapshot, _table(snapshot))
             return
         enabled = {entry.name for entry in snapshot.workers if entry.enabled}
-        for name, route in self.router.routes.items():
-            route.draining = route.draining or name not in enabled  # does not wait for the new table
+        for name in self.links:
+            for route in self.lineup.routes(name):
+                route.draining = route.draining or name not in enabled  # does not wait for the new table
         if self._making is None:
             if self._fits(snapshot):
                 self._apply(snapshot, self.table)
@@ -111,52 +159,58 @@ class Gateway:
         self.snapshot, self.table = snapshot, table
         enabled = {entry.name: entry for entry in snapshot.workers if entry.enabled}
         self._rename(enabled)
+        models = self.lineup
         for name, link in list(self.links.items()):
             entry = enabled.get(name)
             if entry is None or (entry.host, entry.port) != (link.host, link.port):
                 del self.links[name]
-                self.inference.gone(name)
-                link.route.up, link.route.link = False, None
-                self._spawn(link.retire(self.router.policy.timeout_s))
-        self.router.configure(
-            table,
-            {name for name, entry in enabled.items() if entry.draining},
-            snapshot.policy,
+                for route in models.routes(name):
+                    route.up, route.connected, route.link = False, False, None
+                if entry is None:
+                    models.catalog.forget(name)
+                else:
+                    models.catalog.lost(name)
+                self._spawn(link.retire(snapshot.policy.timeout_s))
+        models.configure(
+            Rules(
+                table,
+                {name for name, entry in enabled.items() if entry.draining},
+                {name for name, entry in enabled.items() if entry.isolated},
+                snapshot.policy,
+                snapshot.hot_cache,
+            )
         )
-        self.inference.use_hot_cache(snapshot.hot_cache)
+        models.catalog.configure(snapshot.node.models, snapshot.node.default_model)
         settings = msgspec.structs.replace(snapshot.node, revision=snapshot.revision)
         for name, entry in enabled.items():
             if name in self.links:
+                self.links[name].policy = snapshot.policy
                 self.links[name].configure(settings)
             else:
-                self.inference.show(name, name)
+                models.show(name, name)
                 self.links[name] = WorkerLink(
-                    self.router,
-                    self.router.routes[name],
+                    self,
+                    name,
                     entry.host,
                     entry.port,
                     self._token,
                     settings,
+                    snapshot.policy,
                     expected_name=name if entry.named else None,
-                    on_named=self._named,
-                    on_greeted=lambda link, hello: self.inference.serves(link.route.name, hello.model_digest),
-                    on_returned=self.handoff.returned,
-                    on_leaving=self.handoff.leaving,
-                    on_entries=self.handoff.take,
                     clock=time.monotonic,
                 )
             self._obey(entry, before.get(name))
+        self._follow()
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
 
     def _obey(self, entry: WorkerEntry, before: WorkerEntry | None) -> None:
-        """Does to a worker's breaker what an operator has ordered since the last snapshot."""
-        breaker = self.router.routes[entry.name].breaker
-        breaker.isolate(entry.isolated)
+        """Does to a worker's breakers what an operator has ordered since the last snapshot."""
         if before is not None and entry.order_number != before.order_number:
-            if entry.order == "trip":
-                breaker.trip(Cause.OPERATOR, "tripped by an operator")
-            elif entry.order == "reset":
-                breaker.reset("reset by an operator")
+            for route in self.lineup.routes(entry.name):
+                if entry.order == "trip":
+                    route.breaker.trip(Cause.OPERATOR, "tripped by an operator")
+                elif entry.order == "reset":
+                    route.breaker.reset("reset by an operator")
         if entry.draining and before is not None and not before.draining:
             self.handoff.leaving(self.links[entry.name])
 
@@ -167,16 +221,53 @@ class Gateway:
                 here = (entry.host, entry.port) == (link.host, link.port)
                 if here and name not in self.links and before not in enabled and link.node_id == name:
                     self.links[name] = self.links.pop(before)
-                    self.router.rename(before, name)
-                    self.inference.gone(before)
-                    self.inference.show(name, name)
-                    if link.hello is not None:
-                        self.inference.serves(name, link.hello.model_digest)
+                    link.name = name
+                    self.lineup.rename(before, name)
 
-    def _named(self, link: WorkerLink, node_id: str) -> None:
+    # What links tell: links.Owner.
+
+    def named(self, link: WorkerLink, node_id: str) -> None:
         """A worker that was given by its address alone has said its name."""
-        self.inference.show(link.route.name, node_id)
+        self.lineup.show(link.name, node_id)
         self._spawn(self._adopt(link, node_id))
+
+    def announced(self, link: WorkerLink, models: Models) -> None:
+        """A worker says what models it has."""
+        if self.links.get(link.name) is link:
+            self.lineup.catalog.announce(link.name, models)
+            self._follow()
+
+    def gone(self, link: WorkerLink, number: int) -> None:
+        """A worker does not know this number of a model any more."""
+        if self.links.get(link.name) is link:
+            self.lineup.catalog.gone(link.name, number)
+            self._follow()
+
+    def lost(self, link: WorkerLink) -> None:
+        """A worker is not connected any more."""
+        if self.links.get(link.name) is link:
+            self.lineup.catalog.lost(link.name)
+            self._follow()
+
+    def leaves(self, link: WorkerLink) -> None:
+        """A worker is about to stop."""
+        if self.links.get(link.name) is link:
+            self.handoff.leaving(link)
+            self.lineup.catalog.leaves(link.name)
+            self._follow()
+
+    def handed_over(self, link: WorkerLink, payload: bytes) -> None:
+        """A worker has sent what it has in its cache, or a part of it."""
+        self.handoff.take(link, payload)
+
+    def can_do_without(self, link: WorkerLink) -> bool:
+        """Whether others answer for each model that this worker has."""
+        models = [route.router for route in link.routes if route.up and route.link is link]
+        return all(any(route.routable for route in router.routes.values()) for router in models)
+
+    def _follow(self) -> None:
+        for name in self.lineup.follow():
+            self.handoff.returned(self.links[name])
 
     async def _adopt(self, link: WorkerLink, node_id: str) -> None:
         try:
@@ -185,7 +276,9 @@ class Gateway:
         except Exception:
             logger.exception("%s calls itself %s, which could not be written to the database", link.address, node_id)
 
-    def _breaker_changed(self, name: str, before: State, after: State, reason: str) -> None:
+    def _breaker_changed(self, model: ServedModel, name: str, before: State, after: State, reason: str) -> None:
+        if len(self.lineup.served) > 1:
+            reason = f"{self.lineup.label(model)}: {reason}"
         logger.warning("breaker of %s: %s -> %s: %s", name, before, after, reason)
         self.events.add(name, before, after, reason)
 
@@ -197,15 +290,19 @@ class Gateway:
             try:
                 for link in tuple(self.links.values()):
                     link.tick(late_s)
-                self.router.tick()
+                for model in tuple(self.lineup):
+                    model.router.tick()
             except Exception:  # time must go on, or no request would ever run into its limit again
                 logger.exception("a tick failed")
 
     async def _tick_each_second(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self.inference.latency.roll()
-            self.rate.roll(self.inference.requests)
+            for model in self.lineup:
+                model.inference.latency.roll()
+                model.rate.roll(model.inference.requests)
+            self.rate.roll(self.lineup.totals().requests)
+            self.lineup.end_idle()
             self.handoff.forget()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:

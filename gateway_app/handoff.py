@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway_app.core.router import Router
 from gateway_app.links import WorkerLink
+from gateway_app.modelset import ModelSet
+from gateway_app.served import ServedModel
 from inference_site.lib.frames import Ask
-from inference_site.lib.handoff import SHARE_BYTES, Entries, Entry, decode, encode
+from inference_site.lib.handoff import SHARE_BYTES, Entry, decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,12 @@ class Legacy:
 class HandOff:
     """Asks workers for their hottest results when keys move, and gives them to those who will be asked for them.
 
-    Workers know nothing of each other or of the ring: a result says by which key it is routed, the gateway knows whose
-    that is. Results of another model than its own are ignored by whoever gets them.
+    Workers know nothing of each other or of the ring: a result says of which model it is and by which key it is routed,
+    the gateway knows whose that is. Whoever does not have that very model ignores it.
     """
 
-    def __init__(self, router: Router, links: Mapping[str, WorkerLink], clock: Callable[[], float]) -> None:
-        self._router = router
+    def __init__(self, models: ModelSet, links: Mapping[str, WorkerLink], clock: Callable[[], float]) -> None:
+        self._models = models
         self._links = links
         self._clock = clock
         self._legacies: dict[str, Legacy] = {}
@@ -44,16 +45,16 @@ class HandOff:
 
     def leaving(self, link: WorkerLink) -> None:
         """A worker is about to stop, or is to be idle."""
-        if self._router.policy.hand_off:
-            self._legacies[link.route.name] = Legacy(self._clock() + REMEMBER_S)
+        if link.policy.hand_off:
+            self._legacies[link.name] = Legacy(self._clock() + REMEMBER_S)
             link.sharing = True
             link.order(Ask.SHARE)
 
     def returned(self, link: WorkerLink) -> None:
         """A worker is there again, with an empty cache."""
-        if not self._router.policy.hand_off:
+        if not link.policy.hand_off:
             return
-        name = link.route.name
+        name = link.name
         legacy = self._legacies.pop(name, None)
         for chunk in legacy.chunks if legacy is not None else ():
             link.order(Ask.KEEP, chunk)
@@ -67,22 +68,25 @@ class HandOff:
         try:
             entries = decode(payload)
         except msgspec.MsgspecError as error:
-            logger.warning("%s handed over what can't be read: %s", link.route.name, error)
+            logger.warning("%s handed over what can't be read: %s", link.name, error)
             return
         if not entries.entries:
             link.sharing = False
             return
-        legacy = self._legacies.get(link.route.name)
+        legacy = self._legacies.get(link.name)
         if legacy is not None and legacy.size_bytes + len(payload) <= SHARE_BYTES:
             legacy.chunks.append(payload)
             legacy.size_bytes += len(payload)
+        model = self._models.served.get((entries.name, entries.version))
+        if model is None:
+            return
         heirs: dict[str, list[Entry]] = {}
         for entry in entries.entries:
-            heir = self._heir(link.route.name, entry.routing)
+            heir = self._heir(model, link.name, entry.routing)
             if heir is not None and (legacy is not None or heir in self._returned):
                 heirs.setdefault(heir, []).append(entry)
         for name, found in heirs.items():
-            self._links[name].order(Ask.KEEP, encode(Entries(entries.model_digest, found)))
+            self._links[name].order(Ask.KEEP, encode(msgspec.structs.replace(entries, entries=found)))
 
     def forget(self) -> None:
         """Drops what has been kept for too long; to be called about once a second."""
@@ -90,9 +94,9 @@ class HandOff:
         self._legacies = {name: legacy for name, legacy in self._legacies.items() if now < legacy.until}
         self._returned = {name: until for name, until in self._returned.items() if now < until}
 
-    def _heir(self, source: str, key: int) -> str | None:
+    def _heir(self, model: ServedModel, source: str, key: int) -> str | None:
         """Who is asked for this key now, if it is not the worker that has it."""
-        for name in self._router.ring.owners(key):
-            if self._router.routes[name].staying and name in self._links:
+        for name in model.router.ring.owners(key):
+            if model.router.routes[name].staying and name in self._links:
                 return name if name != source else None
         return None

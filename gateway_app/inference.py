@@ -1,21 +1,20 @@
-"""What happens to a `POST /infer` in the gateway before the router has it and after it has answered."""
+"""What happens to an ask in the gateway before the router has it and after it has answered."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
-from xxhash import xxh3_64_intdigest
 
 from gateway_app.core.call import Call
 from gateway_app.core.hotcache import HotCache
 from gateway_app.core.router import Router
 from gateway_app.core.watch import MAX_ATTEMPTS
-from inference_site.exchange import Answer, Ticket
-from inference_site.lib.errors import ApiError, error_body
+from inference_site.exchange import Asker, Ticket
+from inference_site.lib.asks import key_of
+from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache
-from inference_site.lib.payload import decode_request, encode_answer, request_id_of
 from inference_site.lib.window import LatencyWindow
 
 logger = logging.getLogger(__name__)
@@ -36,15 +35,24 @@ class Face:
         self.joined = self.replies[Cache.JOINED]
 
 
+class Refusal(msgspec.Struct):
+    """What a worker says about a request that is at fault."""
+
+    error: str
+    code: str
+
+
+_decode_refusal = msgspec.json.Decoder(Refusal).decode
+
+
 class Follower:
     """Somebody who asks for what is under way already."""
 
-    __slots__ = ("answer", "began", "deadline", "leader", "request_id")
+    __slots__ = ("asker", "began", "deadline", "leader")
 
-    def __init__(self, leader: InferCall, request_id: str, answer: Answer, began: float, deadline: float) -> None:
+    def __init__(self, leader: InferCall, asker: Asker, began: float, deadline: float) -> None:
         self.leader = leader
-        self.request_id = request_id
-        self.answer = answer
+        self.asker = asker
         self.began = began
         self.deadline = deadline
 
@@ -54,23 +62,20 @@ class Follower:
 
 
 class InferCall(Call):
-    """A call whose outcome is written as the JSON of `/infer`, for whoever asks the same while it is under way too."""
+    """A call whose outcome its asker is told, and whoever asks the same while it is under way."""
 
-    __slots__ = ("_answer", "_inference", "_request_id", "followers", "generation")
+    __slots__ = ("_asker", "_inference", "followers", "generation")
 
-    def __init__(
-        self, inference: Inference, key: int, text: bytes, request_id: str, answer: Answer | None, timeout_s: float
-    ) -> None:
-        super().__init__(key, text, timeout_s)
+    def __init__(self, inference: Inference, key: int, payload: bytes, asker: Asker | None, timeout_s: float) -> None:
+        super().__init__(key, payload, timeout_s)
         self._inference = inference
-        self._request_id = request_id
-        self._answer = answer  # None: its client has left
+        self._asker = asker  # None: its client has left
         self.followers: dict[Follower, None] | None = None
         self.generation = inference.generation
 
     def cancel(self) -> None:
         """Its client has left. What others wait for too goes on."""
-        self._answer = None
+        self._asker = None
         if not self.followers:
             self._inference.abandoned(self)
 
@@ -79,7 +84,7 @@ class InferCall(Call):
         if self.followers is None or follower not in self.followers:  # it has its answer
             return
         del self.followers[follower]
-        if not self.followers and self._answer is None:
+        if not self.followers and self._asker is None:
             self._inference.abandoned(self)
 
     def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
@@ -89,24 +94,31 @@ class InferCall(Call):
         name, now = self.route.name, inference.clock()
         face = inference.faces[name]
         if inference.hot_on and self.generation == inference.generation:
-            inference.offer(self.key, self.payload, payload, name)
+            inference.hot.offer(self.key, self.payload, payload, name)
         inference.latency.add(now - self.began)
-        if self._answer is not None:
-            body = encode_answer(self._request_id, payload, face.name_json, cache == Cache.HIT, time_us)
-            _hand_over(self._answer, 200, face.replies[cache][self.attempts], body)
+        if self._asker is not None:
+            headers = face.replies[cache][self.attempts]
+            try:
+                self._asker.on_output(payload, face.name_json, cache == Cache.HIT, time_us, headers)
+            except Exception:
+                _not_told()
         for each in self._take_followers():
-            inference.latency.add(now - each.began)
-            body = encode_answer(each.request_id, payload, face.name_json, False, int((now - each.began) * 1e6))
-            _hand_over(each.answer, 200, face.joined[self.attempts], body)
+            waited_s = now - each.began
+            inference.latency.add(waited_s)
+            inference.joined_s += waited_s
+            inference.joined_answers += 1
+            try:
+                each.asker.on_output(payload, face.name_json, False, int(waited_s * 1e6), face.joined[self.attempts])
+            except Exception:
+                _not_told()
 
     def on_refusal(self, status: int, payload: bytes) -> None:
         """The worker found fault with the request."""
         inference = self._inference
         inference.finished(self)
-        head = inference.faces[self.route.name].replies[Cache.MISS][self.attempts]
-        for request_id, answer in self._everybody():
-            inference.client_errors += 1
-            _hand_over(answer, status, head, b'%b,"request_id":%b}' % (payload[:-1], _encode(request_id)))
+        refusal = _decode_refusal(payload)
+        headers = inference.faces[self.route.name].replies[Cache.MISS][self.attempts]
+        self._tell_all(ApiError(status, refusal.code, refusal.error), headers)
 
     def on_error(self, error: ApiError) -> None:
         """Nobody could answer."""
@@ -114,15 +126,23 @@ class InferCall(Call):
         inference.finished(self)
         if error.status == 504 and self.followers:
             self._leave_behind()
-        head = b"x-attempts: %d\r\n" % self.attempts
+        headers = b"x-attempts: %d\r\n" % self.attempts
         if error.retry_after_s is not None:
-            head += b"retry-after: %d\r\n" % error.retry_after_s
-        for request_id, answer in self._everybody():
+            headers += b"retry-after: %d\r\n" % error.retry_after_s
+        self._tell_all(error, headers)
+
+    def _tell_all(self, error: ApiError, headers: bytes) -> None:
+        inference = self._inference
+        askers = [each.asker for each in self._take_followers()]
+        for asker in askers if self._asker is None else [self._asker, *askers]:
             if error.status < 500:
                 inference.client_errors += 1
             else:
                 inference.errors += 1
-            _hand_over(answer, error.status, head, error_body(error.message, error.code, request_id))
+            try:
+                asker.on_error(error, headers)
+            except Exception:
+                _not_told()
 
     def _leave_behind(self) -> None:
         """The time of this one is over. Who joined later has some left, and goes on without it."""
@@ -132,7 +152,7 @@ class InferCall(Call):
         self.followers = {each: None for each in self.followers or () if each not in others}
         if others:
             left_s = min(each.deadline for each in others) - now
-            call = InferCall(self._inference, self.key, self.payload, self._request_id, None, left_s)
+            call = InferCall(self._inference, self.key, self.payload, None, left_s)
             call.followers = others
             for each in others:
                 each.leader = call
@@ -142,17 +162,14 @@ class InferCall(Call):
         followers, self.followers = tuple(self.followers or ()), None
         return followers
 
-    def _everybody(self) -> list[tuple[str, Answer]]:
-        asked = [(each.request_id, each.answer) for each in self._take_followers()]
-        return asked if self._answer is None else [(self._request_id, self._answer), *asked]
-
 
 class Inference:
-    """Answers from the hot cache, lets a request join an identical one in flight, and gives the rest to the router."""
+    """Answers asks of one model: from the hot cache, by letting one join an identical one in flight, by the router."""
 
-    def __init__(self, router: Router, clock: Callable[[], float]) -> None:
+    def __init__(self, router: Router, clock: Callable[[], float], faces: Mapping[str, Face], seed: int = 0) -> None:
         self.clock = clock
-        self.faces: dict[str, Face] = {}
+        self.faces = faces  # by worker: all that may ever answer
+        self.seed = seed  # of the keys
         self.hot = HotCache()
         self.hot_on = False
         self.latency = LatencyWindow()
@@ -160,49 +177,51 @@ class Inference:
         self.joined = 0
         self.errors = 0
         self.client_errors = 0
+        self.hot_s = 0.0  # that hits took, and that those waited who had joined
+        self.joined_s = 0.0
+        self.joined_answers = 0
+        self.deadline_s: float | None = None  # of an ask that names none; None: as the policy says
         self._router = router
         self._flying: dict[int, InferCall] = {}
         self._wanted = True
-        self._models: dict[str, str] = {}
-        self.generation = 0  # of the models that run: what began in an earlier one is neither kept nor joined
+        self.keeps = True
+        self._digests: dict[str, str] = {}  # of the workers that are there
+        self._before: dict[str, str] = {}  # what each worker answered with when it was there last
+        self.generation = 0  # of the files that answer: what began in an earlier one is neither kept nor joined
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None) -> Ticket | None:
-        """Takes the body of a `POST /infer`, as exchange.Plane says."""
+    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None) -> Ticket | None:
+        """Answers an ask, as exchange.Served says."""
         self.requests += 1
-        try:
-            request_id, text, _ = decode_request(body)
-        except ApiError as error:
-            self.client_errors += 1
-            answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
-            return None
-        key = xxh3_64_intdigest(text)
+        key = key_of(payload, self.seed)
         if self.hot_on:
             began = self.clock()
-            kept = self.hot.get(key, text)
+            kept = self.hot.get(key, payload)
             if kept is not None:
                 face = self.faces[kept.maker]
                 took = self.clock() - began
                 self.latency.add(took)
-                answer(200, face.hot, encode_answer(request_id, kept.output, face.name_json, True, int(took * 1e6)))
+                self.hot_s += took
+                asker.on_output(kept.output, face.name_json, True, int(took * 1e6), face.hot)
                 return None
-        timeout_s = timeout_ms / 1000 if timeout_ms is not None else self._router.policy.timeout_s
+        timeout_s = timeout_ms / 1000 if timeout_ms is not None else self.deadline_s or self._router.policy.timeout_s
         leader = self._flying.get(key)
-        if leader is not None and leader.payload == text:
+        if leader is not None and leader.payload == payload:
             now = self.clock()
             if now + timeout_s >= leader.deadline:  # else it could not wait for the other one's answer
                 self.joined += 1
-                follower = Follower(leader, request_id, answer, now, now + timeout_s)
+                follower = Follower(leader, asker, now, now + timeout_s)
                 if leader.followers is None:
                     leader.followers = {}
                 leader.followers[follower] = None
                 return follower
-        call = InferCall(self, key, text, request_id, answer, timeout_s)
+        call = InferCall(self, key, payload, asker, timeout_s)
         self.begin(call)
         return call
 
     def begin(self, call: InferCall) -> None:
         """Gives a new call to the router; others may join it, rather than one that has more time than they have."""
-        self._flying[call.key] = call
+        if self.keeps:
+            self._flying[call.key] = call
         try:
             self._router.submit(call)
         except Exception:  # a bug of ours: it must not be joined for ever
@@ -219,51 +238,47 @@ class Inference:
         if self._flying.get(call.key) is call:
             del self._flying[call.key]
 
-    def offer(self, key: int, text: bytes, output: bytes, maker: str) -> None:
-        """A result for the hot cache."""
-        self.hot.offer(key, text, output, maker)
-
-    def show(self, name: str, node_id: str) -> None:
-        """How a worker is called in answers."""
-        self.faces[name] = Face(node_id)
-
     def use_hot_cache(self, wanted: bool) -> None:
         """The operator's switch."""
         self._wanted = wanted
-        self._check_models()
+        self._check_digests()
 
-    def serves(self, name: str, digest: str) -> None:
-        """A worker has said which model it runs."""
-        if self._models.get(name) != digest:
-            self._begin_generation()
-        self._models[name] = digest
-        self._check_models()
+    def keep_results(self, keeps: bool) -> None:
+        """Whether equal asks have equal answers: if not, none is kept, and each is asked for itself."""
+        self.keeps = keeps
+        if not keeps:
+            self._flying.clear()
+        self._check_digests()
 
-    def gone(self, name: str) -> None:
-        """A worker is no longer configured."""
-        digest = self._models.pop(name, None)
-        if digest is not None and digest not in self._models.values():
-            self._begin_generation()  # what it still answers is that model's
-        self._check_models()
+    def serve(self, digests: Mapping[str, str]) -> None:
+        """Which file of the model each worker that is there answers with, from now on."""
+        if not digests:  # nobody is there: what is kept is as good as it was
+            return
+        others = any(self._before.get(worker, digest) != digest for worker, digest in digests.items())
+        if others or set(self._digests.values()) - set(digests.values()):
+            self.hot.flush()
+            self._flying.clear()
+            self.generation += 1
+        self._digests = dict(digests)
+        self._before.update(digests)
+        self._check_digests()
 
-    def _begin_generation(self) -> None:
-        self.hot.flush()
-        self._flying.clear()
-        self.generation += 1
+    def rename(self, before: str, after: str) -> None:
+        """A worker turns out to have another name; what it made is as good as it was."""
+        for digests in (self._digests, self._before):
+            if before in digests:
+                digests[after] = digests.pop(before)
 
-    def _check_models(self) -> None:
-        """Results are kept only while every worker runs the same model."""
-        self.hot_on = self._wanted and len(set(self._models.values())) == 1
+    def _check_digests(self) -> None:
+        """Results are kept only while every worker answers with the same file."""
+        self.hot_on = self._wanted and self.keeps and len(set(self._digests.values())) == 1
         if not self.hot_on:
             self.hot.flush()
 
 
-def _hand_over(answer: Answer, status: int, head: bytes, body: bytes) -> None:
+def _not_told() -> None:
     """One asker's trouble must not keep the others from their answers."""
-    try:
-        answer(status, head, body)
-    except Exception:
-        logger.exception("an answer could not be handed over")
+    logger.exception("an answer could not be handed over")
 
 
 def _head(node_id: str, cache: str, attempts: int) -> bytes:

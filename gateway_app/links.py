@@ -7,9 +7,9 @@ import contextlib
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from picows import WSError
@@ -17,9 +17,10 @@ from picows import WSError
 from gateway_app.channel import Channel, HandshakeError
 from gateway_app.core.breaker import Cause
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
-from gateway_app.core.router import Router
+from gateway_app.core.policy import Policy
 from gateway_app.vitals import Vitals
 from inference_site.lib import frames, handshake
+from inference_site.lib.catalog import Models
 from inference_site.lib.frames import Ask
 from inference_site.lib.nodesettings import NodeSettings
 
@@ -34,53 +35,77 @@ SHARE_WITHIN_S = 2.0
 NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
+class Owner(Protocol):
+    """Whoever keeps links: the gateway."""
+
+    def named(self, link: WorkerLink, node_id: str) -> None:
+        """A worker that was given by its address alone has said its name."""
+
+    def announced(self, link: WorkerLink, models: Models) -> None:
+        """A worker says what models it has; first after each handshake."""
+
+    def gone(self, link: WorkerLink, number: int) -> None:
+        """A worker does not know this number of a model any more."""
+
+    def lost(self, link: WorkerLink) -> None:
+        """A worker is not connected any more."""
+
+    def leaves(self, link: WorkerLink) -> None:
+        """A worker is about to stop."""
+
+    def handed_over(self, link: WorkerLink, payload: bytes) -> None:
+        """A worker has sent what it has in its cache, or a part of it."""
+
+    def can_do_without(self, link: WorkerLink) -> bool:
+        """Whether others answer for each model that this worker has."""
+
+
 class WorkerLink:
     """Keeps a worker connected: connects, checks who is there, hands calls over, connects again.
 
-    `route.up` is true while both channels are greeted. When one is lost, what was in flight goes back to the router.
+    It is `up` while both channels are greeted, and `ready` once the worker has said what models it has: then `serve`
+    opens routes to them. When a channel is lost, what was in flight goes back to the routers.
     """
 
     def __init__(
         self,
-        router: Router,
-        route: Route,
+        owner: Owner,
+        name: str,
         host: str,
         port: int,
         token: str,
         settings: NodeSettings,
+        policy: Policy,
         *,
         expected_name: str | None,
-        on_named: Callable[[WorkerLink, str], None],
-        on_greeted: Callable[[WorkerLink, handshake.Hello], None] = lambda link, hello: None,
-        on_returned: Callable[[WorkerLink], None] = lambda link: None,
-        on_leaving: Callable[[WorkerLink], None] = lambda link: None,
-        on_entries: Callable[[WorkerLink, bytes], None] = lambda link, payload: None,
         clock: Callable[[], float],
     ) -> None:
-        self.router = router
-        self.route = route
+        self.name = name
         self.host = host
         self.port = port
+        self.policy = policy
+        self.routes: Sequence[Route] = ()  # of each model, whether the worker has it or not
+        self.up = self.ready = False
+        self.leaving = False  # its process said that it is about to stop
         self.hello: handshake.Hello | None = None
         self.stats: dict[str, Any] | None = None
         self.stats_at = 0.0
+        self.revision = 0  # of the configuration that its models follow
         self.last_error = ""
         self.sharing = False  # it was asked for its results, and has not sent the last of them
+        self._owner = owner
         self._token = token
         self._settings = settings
+        self._first_revision = 0  # that it was sent after its handshake
+        self._used: tuple[int, ...] | None = None  # numbers that it was told are in use
         self._expected_name = expected_name
-        self._on_named = on_named
-        self._on_greeted = on_greeted
-        self._on_returned = on_returned
-        self._on_leaving = on_leaving
-        self._on_entries = on_entries
         self._clock = clock
         self.vitals = Vitals(self, clock)
         self._retired = False
         self._channels: tuple[Channel, ...] = ()
         self._lost = asyncio.Event()
         self._leaving: asyncio.Task[None] | None = None
-        self._task = asyncio.get_running_loop().create_task(self._keep_connected(), name=f"link to {route.name}")
+        self._task = asyncio.get_running_loop().create_task(self._keep_connected(), name=f"link to {name}")
 
     @property
     def address(self) -> str:
@@ -117,7 +142,7 @@ class WorkerLink:
 
     def order(self, kind: Ask, payload: bytes = b"") -> None:
         """Sends what has no answer, if the worker is connected."""
-        if self.route.up and self.route.link is self:
+        if self.up:
             self._channels[0].order(kind, payload)
 
     def configure(self, settings: NodeSettings) -> None:
@@ -125,32 +150,89 @@ class WorkerLink:
         self._settings = settings
         self.order(Ask.SETTINGS, msgspec.json.encode(settings))
 
+    def serve(self, route: Route, number: int) -> bool:
+        """Opens a route to the model that the worker has under this number, or closes it: 0. Whether the worker is
+        another process than the one that this route led to."""
+        assert self.hello is not None
+        router, returned = route.router, False
+        route.connected = True
+        if not number:
+            route.up, route.number = False, 0
+            if route.instance != self.hello.instance:
+                router.met(route, self.hello.instance, self.hello.last_run)
+        elif not route.up or route.link is not self:
+            route.link, route.number = self, number
+            route.limit = MAX_IN_FLIGHT
+            returned = router.came_up(route, self.hello.instance, self.hello.last_run)
+            route.leaving = self.leaving
+            if self.vitals.silent:
+                router.silent(route, "it is silent")
+        elif route.number != number:
+            router.another(route, number)
+        return returned
+
+    def use(self) -> None:
+        """Tells the worker which of its models are in use, if that has changed."""
+        numbers = tuple(sorted({route.number for route in self._mine() if route.up}))
+        if self.ready and numbers != self._used:
+            self._used = numbers
+            self.order(Ask.USES, msgspec.json.encode(numbers))
+
     def tick(self, late_s: float) -> None:
         """Looks after the worker's health; `late_s`: how long this loop itself was held up."""
-        if self.route.up and self.route.link is self:
+        if self.up:
             self.vitals.tick(late_s)
 
-    def ask(self, kind: Ask, left_ms: int = 0) -> int:
+    def ask(self, kind: Ask, left_ms: int = 0, model: int = 0) -> int:
         """Asks the connected worker something of this link's own; the answer goes to `vitals`."""
-        return self._channels[0].ask(kind, left_ms)
+        return self._channels[0].ask(kind, left_ms, model)
 
     def take_stats(self, stats: dict[str, Any]) -> None:
         """The worker's numbers have come."""
         self.stats, self.stats_at = stats, self._clock()
-        limit = stats.get("limit")
-        self.route.limit = min(MAX_IN_FLIGHT, max(MIN_LIMIT, limit)) if isinstance(limit, int) else MAX_IN_FLIGHT
+        models = stats.get("models")
+        found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
+        limits = {each.get("number"): each.get("limit") for each in found}
+        for route in self._mine():
+            limit = limits.get(route.number)
+            route.limit = min(MAX_IN_FLIGHT, max(MIN_LIMIT, limit)) if isinstance(limit, int) else MAX_IN_FLIGHT
+
+    def stats_of(self, route: Route) -> dict[str, Any]:
+        """The worker's numbers of one model; {} if there are none."""
+        models = self.stats.get("models") if self.stats is not None and self.ready else None
+        for each in models if isinstance(models, list) else ():
+            if isinstance(each, dict) and route.number and each.get("number") == route.number:
+                return each
+        return {}
+
+    def take_models(self, models: Models) -> None:
+        """The worker says what it has. What it said before it had these settings is of no use."""
+        if not self.up or (not self.ready and models.revision < self._first_revision):
+            return
+        if not self.ready:
+            self.ready = True
+            self._used = None
+        self.revision = models.revision
+        self._owner.announced(self, models)
+
+    def model_gone(self, number: int) -> None:
+        """The worker does not know this number any more."""
+        if self.ready:
+            self._owner.gone(self, number)
 
     def take_entries(self, payload: bytes) -> None:
         """The worker hands over what it has in its cache."""
-        self._on_entries(self, payload)
+        self._owner.handed_over(self, payload)
 
     def worker_leaves(self) -> None:
         """The worker is about to stop: it gets nothing more if anybody else is there, and is let go when idle."""
-        if self.route.link is not self or self.route.leaving:  # it is told on both connections
+        if not self.up or self.leaving:  # it is told on both connections
             return
-        self.route.leaving = True
-        self._on_leaving(self)
-        logger.info("%s is draining", self.route.name)
+        self.leaving = True
+        for route in self._mine():
+            route.leaving = True
+        self._owner.leaves(self)
+        logger.info("%s is draining", self.name)
         if self._leaving is None or self._leaving.done():
             self._leaving = asyncio.get_running_loop().create_task(self._let_go())
 
@@ -158,18 +240,24 @@ class WorkerLink:
         """A connection is gone; if it is one of the two in use, so is the link."""
         if channel not in self._channels:
             return
-        if self.route.link is self:
-            self.route.up = False
+        self.up = self.ready = False
+        calls: dict[Route, list[Call]] = {}
+        for route in self._mine():
+            route.up = route.connected = False
+            calls[route] = []
         self.last_error = self.last_error or reason
         self.sharing = False
         self.vitals.forget()
-        calls = tuple(self.pending())
+        for call in self.pending():
+            calls.setdefault(call.route, []).append(call)
         channels, self._channels = self._channels, ()
         self._lost.set()
-        for channel in channels:
-            channel.calls.clear()
-            channel.close()
-        self.router.lost(self.route, calls, reason, orderly=self._retired or self.route.leaving)
+        for each in channels:
+            each.calls.clear()
+            each.close()
+        for route, lost in calls.items():
+            route.router.lost(route, lost, reason, orderly=self._retired or self.leaving)
+        self._owner.lost(self)
 
     async def retire(self, within_s: float) -> None:
         """Ends the link for good, after what is in flight has been answered or `within_s` has passed."""
@@ -177,13 +265,23 @@ class WorkerLink:
         deadline = self._clock() + within_s
         while self.in_flight and self._clock() < deadline:
             await asyncio.sleep(0.02)
-            self.router.expire(self.pending())
+            for router in {call.route.router for call in self.pending()}:
+                router.expire([call for call in self.pending() if call.route.router is router])
         self._task.cancel()
         if self._leaving is not None:
             self._leaving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._close_channels()
+
+    def _count_failure(self, cause: Cause) -> None:
+        for route in self.routes:
+            if route.link is None or route.link is self:
+                route.breaker.count_failure(self.last_error, cause)
+
+    def _mine(self) -> list[Route]:
+        """The routes that lead here, and not to a link that has taken this one's place."""
+        return [route for route in self.routes if route.link is self]
 
     async def _keep_connected(self) -> None:
         backoff_s = FIRST_BACKOFF_S
@@ -194,15 +292,15 @@ class WorkerLink:
                 await self._connect()
             except (OSError, WSError, HandshakeError, TimeoutError, msgspec.DecodeError) as error:
                 self.last_error = f"can't connect to {self.address}: {str(error) or type(error).__name__}"
-                self.route.breaker.count_failure(self.last_error, Cause.UNREACHABLE)
+                self._count_failure(Cause.UNREACHABLE)
             else:
                 await self._lost.wait()
                 backoff_s = FIRST_BACKOFF_S
-                if self.route.leaving:
+                if self.leaving:
                     backoff_s = LAST_BACKOFF_S  # it needs a moment to stop and to come back
                 else:
-                    logger.warning("%s at %s: %s", self.route.name, self.address, self.last_error)
-                    self.route.breaker.count_failure(self.last_error)
+                    logger.warning("%s at %s: %s", self.name, self.address, self.last_error)
+                    self._count_failure(Cause.FAILURES)
             if self._leaving is not None:
                 self._leaving.cancel()
             await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))
@@ -228,18 +326,15 @@ class WorkerLink:
         self._greeted(small)
 
     def _greeted(self, hello: handshake.Hello) -> None:
-        """Both channels are open: the worker may get requests."""
-        route = self.route
+        """Both channels are open: the worker is told its settings, and says what it has."""
         self.hello = hello
+        self.up, self.leaving = True, False
         if self._expected_name is None:
             self._expected_name = hello.node_id
-            self._on_named(self, hello.node_id)
-        self._channels[0].order(Ask.SETTINGS, msgspec.json.encode(self._settings))
-        self._on_greeted(self, hello)
-        route.link = self
-        if self.router.came_up(route, hello.instance, hello.last_run):
-            self._on_returned(self)
-        logger.info("%s is connected at %s, model %s", route.name, self.address, hello.model)
+            self._owner.named(self, hello.node_id)
+        self._first_revision = self._settings.revision
+        self.order(Ask.SETTINGS, msgspec.json.encode(self._settings))
+        logger.info("%s is connected at %s", self.name, self.address)
         if hello.draining:
             self.worker_leaves()
 
@@ -275,11 +370,7 @@ class WorkerLink:
     async def _let_go(self) -> None:
         """Closes the link to a leaving worker once it is idle and has handed over its results, if others are there."""
         shared_by = self._clock() + SHARE_WITHIN_S
-        while (
-            self.in_flight
-            or (self.sharing and self._clock() < shared_by)
-            or not any(route.routable for route in self.router.routes.values())
-        ):
+        while self.in_flight or (self.sharing and self._clock() < shared_by) or not self._owner.can_do_without(self):
             await asyncio.sleep(0.02)
         self.last_error = "it was stopped"
         self._close_channels()

@@ -118,7 +118,11 @@ def _by_name(states: Iterable[ModelState]) -> dict[str, list[ModelState]]:
 def _told(states: Iterable[ModelState]) -> SafeString:
     """A line for each version, and for each thing that workers say of it."""
     lines = (
-        (each.version, f"{each.state}: {each.reason}" if each.reason else each.state, ", ".join(each.workers))
+        (
+            f"version {each.version}: " if each.version else "",
+            f"{each.state}: {each.reason}" if each.reason else each.state,
+            ", ".join(each.workers),
+        )
         for each in states
     )
-    return format_html_join(mark_safe("<br>"), "version {}: {} ({})", lines)
+    return format_html_join(mark_safe("<br>"), "{}{} ({})", lines)

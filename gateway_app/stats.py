@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -14,16 +15,15 @@ from gateway_app.core.table import Table
 from gateway_app.events import Event
 from gateway_app.gateway import Gateway
 from gateway_app.links import WorkerLink
+from gateway_app.modelstats import model_rows
+from gateway_app.served import ServedModel
 from gateway_app.snapshot import WorkerEntry
 from inference_site import lifecycle
+from inference_site.lib.window import quantiles_ms
 
 # Of the breakers' events, how many are shown.
 EVENTS = 20
 TIMEOUT_S = 5.0
-# What the router counts, and is shown under the same name.
-COUNTS = (
-    "retries", "hedges", "hedge_wins", "budget_exhausted", "expired", "cancelled", "shed", "suspects_refused",
-)  # fmt: skip
 
 
 def gateway_stats() -> dict[str, Any]:
@@ -56,16 +56,24 @@ def _shares(table: Table) -> dict[str, float]:
 def _stats(gateway: Gateway) -> dict[str, Any]:
     entries = gateway.snapshot.workers
     return {
-        "total_workers": len(gateway.router.routes),
+        "total_workers": len(gateway.links),
         "circuit_breakers": [
-            _breaker(entry, route.breaker)
+            _breaker(entry, route.breaker, gateway.lineup.label(model))
             for entry in entries
-            if (route := gateway.router.routes.get(entry.name)) is not None
+            for model in _models(gateway)
+            if (route := model.router.routes.get(entry.name)) is not None
         ],
         "workers": _workers(gateway, entries),
+        "models": model_rows(gateway),
         "gateway": _totals(gateway),
         "events": [_event(event) for event in list(gateway.events.recent)[-EVENTS:]],
     }
+
+
+def _models(gateway: Gateway) -> list[ServedModel]:
+    """Those that are served, the one of a plain /infer first."""
+    default = gateway.lineup.default
+    return sorted(gateway.lineup.served.values(), key=lambda model: (model is not default, model.name, model.version))
 
 
 def _event(event: Event) -> dict[str, Any]:
@@ -80,10 +88,10 @@ def _event(event: Event) -> dict[str, Any]:
 
 
 def _health(gateway: Gateway) -> dict[str, Any]:
-    routable = sum(route.routable for route in gateway.router.routes.values())
+    routable = sum(any(route.routable for route in gateway.lineup.routes(name)) for name in gateway.links)
     return {
         "healthy": routable > 0,
-        "total_workers": len(gateway.router.routes),
+        "total_workers": len(gateway.links),
         "routable_workers": routable,
         "revision": gateway.snapshot.revision,
         "config_error": gateway.watcher.error,
@@ -91,7 +99,7 @@ def _health(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-def _breaker(entry: WorkerEntry, breaker: Breaker) -> dict[str, Any]:
+def _breaker(entry: WorkerEntry, breaker: Breaker, model: str) -> dict[str, Any]:
     retry_after = breaker.retry_after()
     return {
         "node": entry.address,
@@ -99,6 +107,7 @@ def _breaker(entry: WorkerEntry, breaker: Breaker) -> dict[str, Any]:
         "failures": breaker.failures,
         "successes": breaker.successes,
         "name": entry.name,
+        "model": model,
         "since_s": round(time.monotonic() - breaker.since, 1),
         "retry_after_s": None if retry_after is None else round(retry_after, 1),
         "opens": breaker.opens,
@@ -111,41 +120,34 @@ def _breaker(entry: WorkerEntry, breaker: Breaker) -> dict[str, Any]:
 
 def _workers(gateway: Gateway, entries: tuple[WorkerEntry, ...]) -> list[dict[str, Any]]:
     shares = _shares(gateway.table)
-    answered = sum(route.requests for route in gateway.router.routes.values())
+    routes = {entry.name: gateway.lineup.routes(entry.name) for entry in entries}
+    answered = sum(route.requests for found in routes.values() for route in found)
     return [
-        _worker(
-            entry,
-            gateway.router.routes.get(entry.name),
-            gateway.links.get(entry.name),
-            shares.get(entry.name, 0.0),
-            answered,
-        )
+        _worker(entry, routes[entry.name], gateway.links.get(entry.name), shares.get(entry.name, 0.0), answered)
         for entry in entries
     ]
 
 
 def _worker(
-    entry: WorkerEntry, route: Route | None, link: WorkerLink | None, key_share: float, answered: int
+    entry: WorkerEntry, routes: list[Route], link: WorkerLink | None, key_share: float, answered: int
 ) -> dict[str, Any]:
-    def of_route(name: str, default: Any) -> Any:
-        return getattr(route, name) if route is not None else default
-
+    requests = sum(route.requests for route in routes)
     return {
         "name": entry.name,
         "address": entry.address,
         "weight": entry.weight,
         "enabled": entry.enabled,
-        "draining": entry.draining or of_route("leaving", False),
+        "draining": entry.draining or (link is not None and link.leaving),
         "isolated": entry.isolated,
-        "silent": of_route("silent", False),
-        "connected": of_route("up", False),
-        "routable": of_route("routable", False),
-        "in_flight": of_route("in_flight", 0),
-        "limit": of_route("limit", 0),
-        "requests": of_route("requests", 0),
-        "failures": of_route("failures", 0),
+        "silent": any(route.silent for route in routes),
+        "connected": link is not None and link.ready,
+        "routable": any(route.routable for route in routes),
+        "in_flight": sum(route.in_flight for route in routes),
+        "limit": sum(route.limit for route in routes if route.up or len(routes) == 1),
+        "requests": requests,
+        "failures": sum(route.failures for route in routes),
         "key_share": round(key_share, 4),
-        "traffic_share": round(of_route("requests", 0) / answered, 4) if answered else 0.0,
+        "traffic_share": round(requests / answered, 4) if answered else 0.0,
         "last_error": link.last_error if link is not None else "",
         "stats_age_s": round(time.monotonic() - link.stats_at, 1)
         if link is not None and link.stats is not None
@@ -155,16 +157,12 @@ def _worker(
 
 
 def _totals(gateway: Gateway) -> dict[str, Any]:
-    p50, p95, p99 = gateway.inference.latency.quantiles_ms(0.5, 0.95, 0.99)
+    p50, p95, p99 = quantiles_ms([model.inference.latency for model in gateway.lineup], 0.5, 0.95, 0.99)
+    totals = asdict(gateway.lineup.totals())
+    totals["requests"] += gateway.malformed
+    totals["client_errors"] += gateway.malformed
     return {
-        "requests": gateway.inference.requests,
-        "errors": gateway.inference.errors,
-        "client_errors": gateway.inference.client_errors,
-        "hot_hits": gateway.inference.hot.hits,
-        "hot_entries": len(gateway.inference.hot),
-        "joined": gateway.inference.joined,
-        "spills": gateway.router.spills,
-        **{name: getattr(gateway.router, name) for name in COUNTS},
+        **totals,
         "in_flight": gateway.in_flight,
         "requests_per_s": round(gateway.rate.per_second(), 1),
         "p50_ms": p50,

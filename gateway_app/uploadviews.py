@@ -86,6 +86,8 @@ class UploadViews:
                 return HttpResponseRedirect(_address("model_uploaded", upload))
             except UploadError as error:
                 form.add_error("file", str(error))
+        if in_parts and repository is None:
+            return _refusal("There is no folder to store models in. Set MODEL_REPOSITORY.")
         if in_parts:
             return _refusal(" ".join(str(sentence) for each in form.errors.values() for sentence in each))
         context = {

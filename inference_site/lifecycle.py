@@ -14,6 +14,7 @@ from django.conf import settings
 if TYPE_CHECKING:
     from gateway_app.config import Address
     from gateway_app.gateway import Gateway
+    from gateway_app.rpc.server import RpcServer
     from inference_site.exchange import Plane
     from worker_app.direct import DirectInfer
 
@@ -56,14 +57,23 @@ class Service:
 
 
 class GatewayService(Service):
-    """The gateway and its links."""
+    """The gateway, its links, and its gRPC server if there is to be one."""
 
-    def __init__(self, given: Sequence[Address] = ()) -> None:
-        """given: workers of the command line that could not be written to the database."""
+    def __init__(self, given: Sequence[Address] = (), host: str = "127.0.0.1", grpc_port: int | None = None) -> None:
+        """given: workers of the command line that could not be written to the database. grpc_port: None for the
+        setting, 0 for none."""
         from gateway_app.gateway import Gateway
 
         self.gateway: Gateway = Gateway(settings.INFERENCE_TOKEN)
         self.gateway.watcher.given = given
+        self._rpc: RpcServer | None = None
+        port = settings.GRPC_PORT if grpc_port is None else grpc_port
+        if port:
+            from gateway_app.rpc.server import RpcServer
+            from inference_site.hotpath import HotProtocol
+
+            in_flight, limit = HotProtocol.in_flight, settings.MAX_BODY_BYTES
+            self._rpc = RpcServer(self.gateway, host, port, in_flight=in_flight, max_message_bytes=limit)
 
     @property
     def plane(self) -> Plane:
@@ -73,12 +83,18 @@ class GatewayService(Service):
         await self.gateway.start()
         # So that the first request after a start finds its worker; a worker that is down does not hold it up for long.
         await self.gateway.connected(within_s=5.0 if self.succeeds else 1.0)
+        if self._rpc is not None:
+            await self._rpc.start_soon(succeeds=self.succeeds)
 
     async def stop(self) -> None:
+        if self._rpc is not None:
+            await self._rpc.stop(grace_s=1.0)
         await self.gateway.stop()
 
     def drain(self) -> None:
         self.gateway.draining = True
+        if self._rpc is not None:
+            self._rpc.drain()
 
     @property
     def busy(self) -> bool:
@@ -86,39 +102,26 @@ class GatewayService(Service):
 
 
 class WorkerService(Service):
-    """The engine, its batches and its gateways."""
+    """The models, their batches and the gateways that ask them."""
 
-    def __init__(self, node_id: str, model: Path, last_run: Path | None = None) -> None:
+    def __init__(
+        self, node_id: str, model: Path | None, repository: Path | None = None, last_run: Path | None = None
+    ) -> None:
+        """Loads the model, and all that are in the repository. Raises ModelError if that leaves nothing to serve."""
         from worker_app.direct import DirectInfer
-        from worker_app.engine import Engine
+        from worker_app.service import build_node
 
-        cores = os.cpu_count() or 1
-        threads = max(1, cores // int(os.environ.get("INFERENCE_WORKERS", "1")))
-        self._engine = Engine(model, threads=threads)
-        self._node_id = node_id
-        self._last_run = last_run
-        self._make_plane = DirectInfer
-        self._plane: DirectInfer | None = None
-        self._batches: asyncio.Task[None] | None = None
+        self._plane = DirectInfer(build_node(node_id, model, repository, last_run))
 
     @property
     def plane(self) -> DirectInfer:
-        if self._plane is None:
-            from worker_app.lastrun import LastRun
-            from worker_app.node import Node
-
-            self._plane = self._make_plane(Node(self._node_id, self._engine, last_run=LastRun(self._last_run)))
         return self._plane
 
     async def start(self) -> None:
-        from worker_app.consumers import run_batches
-
-        self._batches = asyncio.get_running_loop().create_task(run_batches(self.plane.node), name="batches")
+        self._plane.node.start()
 
     async def stop(self) -> None:
-        if self._batches is not None:
-            self._batches.cancel()
-        self.plane.node.close()
+        self._plane.node.close()
 
     def drain(self) -> None:
         self.plane.node.drain()
@@ -186,4 +189,4 @@ def _default_service() -> Service:
     """For servers that were started without one of this project's commands, such as Daphne's runserver."""
     if settings.INFERENCE_MODE == "gateway":
         return GatewayService()
-    return WorkerService(os.environ.get("NODE_ID", "worker"), settings.MODEL_PATH)
+    return WorkerService(os.environ.get("NODE_ID", "worker"), settings.MODEL_PATH, settings.MODEL_REPOSITORY)

@@ -1,4 +1,4 @@
-"""The background consumer that runs the batches."""
+"""The background consumers that run the batches: one for each session of each model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer, get_handler_name
 
-from worker_app.node import Node
+from worker_app.model import Model
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +22,25 @@ class BatchConsumer(AsyncConsumer):
 
     async def batch_ready(self, message: dict[str, Any]) -> None:
         """Something waits for the engine."""
-        await self.scope["node"].run_batches()
+        await self.scope["model"].run_batches(self.scope["slot"])
 
 
-async def run_batches(node: Node) -> None:
-    """Runs the consumer on the node's queue until it is cancelled. A failure is logged and it goes on."""
+async def run_batches(model: Model, slot: int = 0) -> None:
+    """Runs the consumer on the model's queue until it is cancelled. A failure is logged and it goes on."""
 
     async def receive() -> dict[str, str]:
-        await node.work()
+        await model.work()
         return {"type": "batch.ready"}
 
     async def send(message: dict[str, Any]) -> None:
         raise TypeError(f"the batch consumer has nobody to send {message['type']!r} to")
 
     application = BatchConsumer.as_asgi()
+    scope = {"type": "channel", "channel": f"batches-{model.number}", "model": model, "slot": slot}
     while True:
         try:
-            await application({"type": "channel", "channel": "batches", "node": node}, receive, send)
+            await application(scope, receive, send)
         except Exception:
-            logger.exception("the batch consumer failed; it starts again")
+            logger.exception("a batch consumer failed; it starts again")
             await asyncio.sleep(0.1)
-            node.wake()  # what it was woken for still waits
+            model.wake()  # what it was woken for still waits

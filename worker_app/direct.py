@@ -1,20 +1,37 @@
-"""`POST /infer` on the worker itself, without a gateway in between."""
+"""What a worker answers itself, without a gateway in between."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 
 import msgspec
 
 from inference_site.exchange import Answer
+from inference_site.exchange import Asker as Waiter
+from inference_site.lib.catalog import ModelInfo, ModelSettings, Statistics
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
-from inference_site.lib.payload import decode_request, encode_answer, request_id_of
+from inference_site.lib.payload import decode_request, request_id_of
+from inference_site.plain import PlainAsker
 from worker_app.job import Job
+from worker_app.model import Model
 from worker_app.node import Node
 
+# How long a model may take to load.
+LOAD_WITHIN_S = 120.0
 _encode = msgspec.json.encode
+
+
+class Refusal(msgspec.Struct):
+    """The payload of REFUSED."""
+
+    error: str
+    code: str
+
+
+_decode_refusal = msgspec.json.Decoder(Refusal).decode
 
 
 class DirectInfer:
@@ -33,35 +50,114 @@ class DirectInfer:
         """Whether connections are to be closed after their next answer."""
         return self.node.draining
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> Asker | None:
+    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> DirectAsk | None:
         """Takes the body of a `POST /infer`; `answer` is called exactly once, perhaps at once, unless it is cancelled.
 
         The client waits for `timeout_ms`, and then gets 504; None: it has named no limit.
         """
         try:
-            request_id, text, _ = decode_request(body)
+            request_id, payload, name = decode_request(body)
         except ApiError as error:
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None
-        asker = Asker(self, request_id, answer)
-        return asker if asker.ask(text, timeout_ms) else None
+        asker = PlainAsker(request_id, answer)
+        try:
+            model = self.node.find(name, None)
+        except ApiError as error:
+            asker.on_error(error, self._head_of(error))
+            return None
+        return self.ask(model, payload, asker, timeout_ms)
+
+    def ask(self, model: Model, payload: bytes, asker: Waiter, timeout_ms: int | None) -> DirectAsk | None:
+        """As exchange.Served says."""
+        if timeout_ms is None:
+            timeout_ms = model.record.deadline_ms
+        asked = DirectAsk(self, model, asker)
+        return asked if asked.begin(payload, timeout_ms) else None
+
+    def find(self, name: str | None, version: str | None, /) -> DirectModel:
+        """As exchange.Plane says."""
+        return DirectModel(self, self.node.find(name, version))
+
+    def models(self) -> Sequence[ModelInfo]:
+        """As exchange.Plane says."""
+        return self.node.infos()
+
+    def statistics(self, name: str, version: str, /) -> Statistics:
+        """Of the one that is found under this name and version. Raises ApiError like `find`."""
+        return self.node.find(name, version).tally.statistics
+
+    async def load(self, name: str, /) -> None:
+        """As exchange.Plane says; it holds until a gateway connects, which brings settings of its own."""
+        self._may_order("load", name)
+        self._order(name, loaded=True)
+        try:
+            async with asyncio.timeout(LOAD_WITHIN_S):
+                while self.node.loader.is_pending(name):
+                    await self.node.news.wait()
+        except TimeoutError:
+            message = f"the model {name!r} is still being loaded after {LOAD_WITHIN_S:.0f} s; look at the index for it"
+            raise ApiError(503, "model_not_ready", message, retry_after_s=10) from None
+        if reason := self.node.loader.reason(name):
+            known = name in self.node.loader.names
+            raise ApiError(400 if known else 404, "load_failed" if known else "unknown_model", reason)
+
+    async def unload(self, name: str, /) -> None:
+        """As exchange.Plane says; it holds until a gateway connects, which brings settings of its own."""
+        self._may_order("unload", name)
+        if name not in self.node.loader.names:
+            raise ApiError(404, "unknown_model", f"there is no model {name!r} to unload")
+        self._order(name, loaded=False)
+
+    def _may_order(self, what: str, name: str) -> None:
+        if self.node.gateways:
+            raise ApiError(400, "follows_gateway", f"this worker follows its gateway; {what} {name!r} there")
+
+    def _order(self, name: str, *, loaded: bool) -> None:
+        node = self.node
+        before = node.settings.models.get(name, ModelSettings())
+        wish = msgspec.structs.replace(before, loaded=loaded, order=before.order + 1)
+        node.configure(msgspec.structs.replace(node.settings, models={**node.settings.models, name: wish}))
+
+    def _head_of(self, error: ApiError) -> bytes:
+        head = self.heads[Cache.MISS]
+        return head if error.retry_after_s is None else head + b"retry-after: %d\r\n" % error.retry_after_s
 
 
-class Asker:
+class DirectModel:
+    """A model as clients of the worker itself find it: an exchange.Served."""
+
+    __slots__ = ("_model", "_plane")
+
+    def __init__(self, plane: DirectInfer, model: Model) -> None:
+        self._plane = plane
+        self._model = model
+
+    @property
+    def info(self) -> ModelInfo:
+        """What it takes and gives."""
+        return self._model.info
+
+    def ask(self, payload: bytes, asker: Waiter, timeout_ms: int | None = None, /) -> DirectAsk | None:
+        """As exchange.Served says."""
+        return self._plane.ask(self._model, payload, asker, timeout_ms)
+
+
+class DirectAsk:
     """A client's request that is under way."""
 
-    __slots__ = ("_answer", "_job", "_plane", "_request_id", "_timer")
+    __slots__ = ("_asker", "_job", "_model", "_plane", "_timer")
 
-    def __init__(self, plane: DirectInfer, request_id: str, answer: Answer) -> None:
+    def __init__(self, plane: DirectInfer, model: Model, asker: Waiter) -> None:
         self._plane = plane
-        self._request_id = request_id
-        self._answer = answer
+        self._model = model
+        self._asker = asker
         self._job: Job | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def ask(self, text: bytes, timeout_ms: int | None) -> bool:
-        """Asks the node; whether it is still under way."""
-        self._job = self._plane.node.infer(text, self, _reply, timeout_ms or 0)
+    def begin(self, payload: bytes, timeout_ms: int | None) -> bool:
+        """Asks the model; whether it is still under way."""
+        self._job = self._model.ask(payload, self, _reply, timeout_ms or 0)
         if self._job is not None and timeout_ms is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._expire, timeout_ms)
         return self._job is not None
@@ -71,41 +167,49 @@ class Asker:
         if self._timer is not None:
             self._timer.cancel()
         if self._job is not None:
-            self._plane.node.cancel(self._job, self, _reply)
+            self._model.cancel(self._job, self, _reply)
             self._job = None
 
     def reply(self, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
-        """The node's answer."""
+        """The model's answer."""
         self._job = None
         if self._timer is not None:
             self._timer.cancel()
-        head = self._plane.heads[cache]
+        plane, asker = self._plane, self._asker
+        head = plane.heads[cache]
         if kind is Tell.RESULT:
-            cached = cache is Cache.HIT
-            self._answer(200, head, encode_answer(self._request_id, payload, self._plane.node_json, cached, time_us))
+            asker.on_output(payload, plane.node_json, cache is Cache.HIT, time_us, head)
         elif kind is Tell.REFUSED:
-            self._answer(status, head, b'%b,"request_id":%b}' % (payload[:-1], _encode(self._request_id)))
-        elif kind is Tell.EXPIRED:
-            self._refuse(504, head, "the time for this request passed before it was its turn", "deadline_passed")
-        elif kind is Tell.BUSY:
-            head += b"retry-after: %d\r\n" % max(1, math.ceil(time_us / 1e6))
+            refusal = _decode_refusal(payload)
+            asker.on_error(ApiError(status, refusal.code, refusal.error), head)
+        else:
+            error = self._failure(kind, payload, time_us)
+            asker.on_error(error, plane._head_of(error))
+
+    def _failure(self, kind: Tell, payload: bytes, time_us: int) -> ApiError:
+        if kind is Tell.EXPIRED:
+            return ApiError(504, "deadline_passed", "the time for this request passed before it was its turn")
+        if kind is Tell.BUSY:
             message = (
                 f"this worker has {time_us / 1e6:.1f} s of work waiting, more than it may or this request can wait"
             )
-            self._refuse(503, head, f"{message}; try again later, or ask the gateway", "overloaded")
-        else:
-            self._refuse(503, head + b"retry-after: 1\r\n", payload.decode(errors="replace"), "worker_failed")
+            after_s = max(1, math.ceil(time_us / 1e6))
+            return ApiError(503, "overloaded", f"{message}; try again later, or ask the gateway", retry_after_s=after_s)
+        if kind is Tell.GONE:
+            name, version = self._model.name, self._model.version
+            message = (
+                f"the model {name!r} {version} has just been unloaded, or another version is in its place; try again"
+            )
+            return ApiError(503, "model_not_ready", message, retry_after_s=1)
+        return ApiError(503, "worker_failed", payload.decode(errors="replace"), retry_after_s=1)
 
     def _expire(self, timeout_ms: int) -> None:
-        """The node looks at a deadline when it is the request's turn; the client is not to wait for that."""
+        """The model looks at a deadline when it is the request's turn; the client is not to wait for that."""
         self.cancel()
         message = f"no answer within {timeout_ms} ms; allow more time in X-Request-Timeout-Ms, or try again later"
-        self._refuse(504, self._plane.heads[Cache.MISS], message, "deadline_passed")
-
-    def _refuse(self, status: int, head: bytes, message: str, code: str) -> None:
-        self._answer(status, head, error_body(message, code, self._request_id))
+        self._asker.on_error(ApiError(504, "deadline_passed", message), self._plane.heads[Cache.MISS])
 
 
 def _reply(token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
-    assert isinstance(token, Asker)
+    assert isinstance(token, DirectAsk)
     token.reply(kind, cache, status, payload, time_us)

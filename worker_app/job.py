@@ -8,7 +8,7 @@ import time
 from typing import Protocol
 
 from inference_site.lib.frames import Cache, Tell
-from worker_app.core.keys import Key
+from worker_app.samples import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +30,15 @@ Waiter = tuple[Token, Reply, float, float]
 class Job:
     """A sample, and who waits for its result.
 
-    A job without a key is a check of the engine: nobody may join it, and its result is nobody's answer.
+    A check of the engine is a job too: nobody may join it, and its result is nobody's answer.
     """
 
-    __slots__ = ("key", "sample", "soonest", "waiters", "watched")
+    __slots__ = ("is_check", "sample", "soonest", "waiters", "watched")
 
-    def __init__(self, key: Key | None, sample: bytes, watched: int | None = None) -> None:
-        self.key = key
+    def __init__(self, sample: Sample, watched: int | None = None, *, is_check: bool = False) -> None:
         self.sample = sample
         self.watched = watched  # the routing key of an input that may end the process
+        self.is_check = is_check
         self.waiters: list[Waiter] = []
         self.soonest = math.inf  # no waiter's deadline is before this moment
 

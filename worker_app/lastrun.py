@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from pathlib import Path
@@ -15,11 +16,13 @@ _NOTHING = b"-" * _SIZE
 class LastRun:
     """Notes which watched input runs now. `found` is the one that was running when the process before this one ended.
 
-    A write into a file outlives a process, however it ends. Without a file that can be written nothing is noted.
+    A write into a file outlives a process, however it ends. Without a file that can be written nothing is noted. There
+    is room for one key, so whoever runs such an input holds `lock`.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.found: int | None = None
+        self.lock = asyncio.Lock()
         self._file: int | None = None
         if path is None:
             return

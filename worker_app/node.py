@@ -1,4 +1,4 @@
-"""A worker's heart: cache, single flight and batches around one engine, on one event loop."""
+"""A worker's process: the models that are loaded, who may ask them, and the gateways that do."""
 
 from __future__ import annotations
 
@@ -6,224 +6,176 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from inference_site.lib.errors import ApiError, error_body
-from inference_site.lib.frames import Cache, Tell
+from inference_site.lib.catalog import ModelInfo, Models, State
+from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
-from worker_app.core.admission import Pace
-from worker_app.core.batcher import Batcher
-from worker_app.core.keys import Key, alias_of, key_of
-from worker_app.core.lru import LRU
-from worker_app.engine import Engine, EngineError
-from worker_app.job import Job, Reply, Token, elapsed_us, hand_over
+from inference_site.lib.record import Record
+from worker_app.consumers import run_batches
+from worker_app.core.batcher import Release
+from worker_app.engine import Engine, ModelError
 from worker_app.lastrun import LastRun
+from worker_app.loader import Loader, Make, Want, settle
+from worker_app.model import Model
+from worker_app.repository import Repository
+from worker_app.tally import Tally
 
 logger = logging.getLogger(__name__)
 
-# A model that answers faster than this runs on the loop itself: handing it to a thread would cost more.
-_QUICK_S = 0.0005
-# The estimate of a wait may be this much too short, and an answer that comes too late is work for nothing.
-_MARGIN = 1.1
+# What no gateway uses any more is kept for so long after the last one has left: it may only be connecting anew.
+LINGER_S = 10.0
+_MOST_NUMBERS = 0xFFFF
 
 
 class GatewayStream(Protocol):
     """One of the connections of a gateway."""
 
     bulk: bool
+    uses: frozenset[int] | None  # the numbers of the models that it asks; None: it has not said so yet
 
     def say_draining(self) -> None: ...
 
+    def say_models(self) -> None: ...
+
 
 class Node:
-    """Answers requests; `infer` never blocks and calls back once, or never if cancelled.
-
-    Not safe for concurrent access.
-    """
+    """Holds the models by their numbers. Not safe for concurrent access."""
 
     def __init__(
         self,
         node_id: str,
-        engine: Engine,
+        repository: Repository | None = None,
+        make: Make | None = None,
+        *,
         settings: NodeSettings | None = None,
         last_run: LastRun | None = None,
     ) -> None:
+        """make: loads a model of the repository. Nothing is loaded before `load`."""
         self.node_id = node_id
-        self.engine = engine
+        self.settings = settings or NodeSettings()
         self.last_run = last_run or LastRun()
-        self.settings = settings = settings or NodeSettings()
         self.instance = secrets.token_hex(8)
         self.started_at = time.monotonic()
         self.draining = False
-        self.total_requests = 0
-        self.cache_hits = 0
-        self.joined = 0
-        self.kept = 0  # results taken over from other workers
-        self.errors = 0
-        self.expired = 0  # requests whose time had passed when it was their turn
-        self.abandoned = 0  # samples that nobody waited for any more when it was their turn
         self.gateways: set[GatewayStream] = set()
-        self.results: LRU[Key, bytes] = LRU(settings.cache_entries, settings.cache_bytes)
-        self.aliases: LRU[Key, Key] = LRU(2 * settings.cache_entries, settings.cache_bytes // 4)
-        self.batcher: Batcher[Job] = Batcher(
-            time.monotonic,
-            max_size=settings.batch_size,
-            wait_s=settings.batch_wait_ms / 1000,
-            eager=settings.batch_eager,
-        )
-        self.pace = Pace(engine.fixed_s, engine.each_s)
-        self._admit()
-        self._jobs: dict[Key, Job] = {}
-        self._running: list[Job] = []
-        self._work = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.models: dict[int, Model] = {}
+        self.past = Tally()  # of models that are not loaded any more
+        self.past_batches = dict.fromkeys(Release, 0)
+        self.past_rows = 0
+        self.news = asyncio.Event()  # set, and another in its place, whenever something about the models has changed
+        repository = repository or Repository()
+        self.loader = Loader(repository, make or _no_engine, add=self._add_wanted, changed=self._changed)
+        self._found: dict[tuple[str | None, str | None], Model] = {}
+        self._next_number = 1
+        self._tasks: dict[int, list[asyncio.Task[None]]] | None = None  # by number; None: not started
+        self._left_at: float | None = None  # when the last gateway did
 
     @property
     def in_flight(self) -> int:
         """Samples that wait or run."""
-        return len(self._jobs)
+        return sum(model.in_flight for model in self.models.values())
 
     @property
-    def rate(self) -> float:
-        """Samples per second that the engine gets through while there is enough to do."""
-        return self.pace.rate(self.settings.batch_size)
+    def default(self) -> str:
+        """The name of the model of a plain /infer; "" if there is none."""
+        if self.settings.default_model:
+            return self.settings.default_model
+        file, names = self.loader.repository.file, sorted(model.name for model in self.models.values() if model.current)
+        for model in self.models.values():
+            if model.current and file is not None and model.engine.path == file:
+                return model.name
+        return names[0] if names else ""
 
-    @property
-    def wait_s(self) -> float:
-        """How long a request that comes now would wait for its turn."""
-        return (len(self.batcher) + len(self._running)) * self._sample_s
+    def load(self) -> None:
+        """Loads what is on disk, before there is a loop. Raises ModelError if that leaves nothing to serve."""
+        self.loader.plan(self.settings, {})
+        self.loader.load_now()
+        failed = [info for info in self.loader.infos() if info.state is State.UNAVAILABLE]
+        if not self.models and failed:
+            raise ModelError("\n".join(info.reason for info in failed))
+        if not self.models:
+            logger.warning("there is no model in %s: this worker serves nothing until one is loaded", self._folder)
 
-    def infer(
-        self, text: bytes, token: Token, reply: Reply, left_ms: int = 0, watched: int | None = None
-    ) -> Job | None:
-        """Answers the text of an input_data: from the cache, with one that is under way, or from the engine.
+    def watch(self, last_run: LastRun) -> None:
+        """Notes there what runs that may end this process."""
+        self.last_run = last_run
+        for model in self.models.values():
+            model.last_run = last_run
 
-        What is not run within `left_ms` (0: no limit) is answered EXPIRED, and BUSY at once if that can be told now.
-        `watched`, a key: a worker was lost that had this input. It runs before all that waits, alone.
-        Returns the job that is waited for, for `cancel`; None if it is answered.
-        """
-        began = time.monotonic()
-        self.total_requests += 1
-        alias = alias_of(text)
-        key = self.aliases.get(alias)
-        sample = None
-        if key is None:
-            if self.batcher.full and watched is None:  # so there is no point in reading it
-                self._refuse(token, reply)
-                return None
-            try:
-                sample = self.engine.input.sample(text)
-            except ApiError as error:
-                body = error_body(error.message, error.code)
-                reply(token, Tell.REFUSED, Cache.MISS, error.status, body, elapsed_us(began))
-                return None
-            except Exception as error:  # a bug of ours: another worker may do better, and this stream goes on
-                logger.exception("an input could not be read")
-                self.errors += 1
-                reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), elapsed_us(began))
-                return None
-            key = key_of(sample)
-            self.aliases.put(alias, key, len(alias) + len(key))
-        output = self.results.get(key)
-        if output is not None:
-            self.cache_hits += 1
-            reply(token, Tell.RESULT, Cache.HIT, 200, output, elapsed_us(began))
-            return None
-        job = self._jobs.get(key)
-        if job is not None:
-            self.joined += 1
-            job.join(token, reply, began, left_ms)
-            return job
-        job = Job(key, sample if sample is not None else self.engine.input.sample(text), watched)
-        if watched is None or not self.batcher.put_first(job):
-            if self.batcher.full or (left_ms and self._too_late(left_ms)):
-                self._refuse(token, reply)
-                return None
-            job.watched = None  # it will not run alone
-            self.batcher.put(job)
-        job.join(token, reply, began, left_ms)
-        self._jobs[key] = job
-        self._work.set()
-        return job
+    def start(self) -> None:
+        """Runs the batches of all models from now on."""
+        self._tasks = {}
+        for model in self.models.values():
+            self._run(model)
 
-    def check(self, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
-        """Runs the warm-up input as `infer` runs a request, before all that waits: a RESULT without payload, or FAILED.
+    def add(self, engine: Engine, record: Record | None = None) -> Model:
+        """Takes in a loaded engine under a number of its own; `record` as its operator wants it. Raises ModelError."""
+        if self._next_number > _MOST_NUMBERS:
+            raise ModelError(f"this process has loaded {_MOST_NUMBERS} models; restart it to load more")
+        model = Model(engine, number=self._next_number, settings=self.settings, record=record, last_run=self.last_run)
+        model.when_changed = self._changed
+        self._next_number += 1
+        self.models[model.number] = model
+        self._share_out()
+        if self._tasks is not None:
+            self._run(model)
+        self._found.clear()
+        return model
 
-        The cache has no part in it. Returns like `infer`.
-        """
-        began = time.monotonic()
-        job = Job(None, self.engine.zeros)
-        if not self.batcher.put_first(job):
-            self._refuse(token, reply)
-            return None
-        job.join(token, reply, began, left_ms)
-        self._work.set()
-        return job
+    def find(self, name: str | None, version: str | None) -> Model:
+        """What exchange.Plane.find says."""
+        model = self._found.get((name, version))
+        if model is None:
+            model = self._found[name, version] = self._find(name, version)
+        return model
 
-    def cancel(self, job: Job, token: Token, reply: Reply) -> None:
-        """This asker of a job has left: it gets no reply, and if it was the only one, the job is not run."""
-        job.leave(token, reply)
-        if not job.waiters and self.batcher.discard(job):
-            self.abandoned += 1
-            self._forget(job)
+    def infos(self) -> list[ModelInfo]:
+        """Every version that is loaded, loading or could not be loaded, by name and version."""
+        infos = [*(model.info for model in self.models.values()), *self.loader.infos()]
+        return sorted(infos, key=lambda info: (info.name, int(info.version or 0), info.number))
 
-    def keep(self, alias: Key, key: Key, output: bytes) -> None:
-        """Takes over another worker's result if there is room, as the first to be forgotten."""
-        kept = self.results.put_oldest(key, output, len(key) + len(output))
-        self.kept += kept
-        if kept or key in self.results:
-            self.aliases.put_oldest(alias, key, len(alias) + len(key))
-
-    def wake(self) -> None:
-        """Makes `work` return: there may be something to do."""
-        self._work.set()
-
-    async def work(self) -> None:
-        """Returns once something waits for the engine."""
-        await self._work.wait()
-        self._work.clear()
-
-    async def run_batches(self) -> None:
-        """Runs batch after batch until none is due. One caller at a time: it owns the engine."""
-        loop = asyncio.get_running_loop()
-        began = time.monotonic()
-        while (due_s := self.batcher.due_in()) is not None:
-            if due_s > 0:
-                self._wake_in(loop, due_s)
-                return
-            self._running = self.batcher.take(self._wanted)
-            if not self._running:
-                continue
-            samples = [job.sample for job in self._running]
-            size, watched = len(samples), self._running[0].watched
-            if watched is not None:
-                self.last_run.began(watched)
-            quick = self.engine.typical_s < _QUICK_S
-            results = self._run(samples) if quick else await loop.run_in_executor(self._thread, self._run, samples)
-            if watched is not None:
-                self.last_run.ended()
-            self._finish(results)
-            if quick:
-                await asyncio.sleep(0)  # let what has arrived meanwhile join the next batch
-            ended = time.monotonic()
-            self.pace.note(size, ended - began)
-            self._admit()
-            began = ended
+    def catalog(self, revision: int) -> Models:
+        """The payload of MODELS for a gateway whose last settings were of this revision."""
+        return Models(revision=revision, default=self.default, models=tuple(self.infos()))
 
     def configure(self, settings: NodeSettings) -> None:
-        """Takes new settings, in force from the next request and the next batch on."""
+        """Takes new settings, in force from the next request and the next batch on; loads what they want."""
         self.settings = settings
-        self.results.resize(settings.cache_entries, settings.cache_bytes)
-        self.aliases.resize(2 * settings.cache_entries, settings.cache_bytes // 4)
-        self.batcher.configure(
-            max_size=settings.batch_size, wait_s=settings.batch_wait_ms / 1000, eager=settings.batch_eager
-        )
-        self._admit()
-        self._work.set()  # what waits may be due by the new settings
+        self.loader.plan(settings, {(model.name, model.version): model.made_of for model in self.models.values()})
+        self._changed()
+        if self._tasks is not None:
+            self.loader.start()
+        else:
+            self.loader.load_now()
         logger.info("settings of revision %d are in force: %s", settings.revision, settings)
+
+    def joined(self, gateway: GatewayStream) -> None:
+        """A gateway has connected, and proved what it is."""
+        self.gateways.add(gateway)
+
+    def left(self, gateway: GatewayStream) -> None:
+        """A gateway's connection has ended."""
+        self.gateways.discard(gateway)
+        if not self.gateways:
+            self._left_at = time.monotonic()
+        self.collect()
+
+    def collect(self) -> None:
+        """Unloads what is not current, not used by any gateway, and idle."""
+        old = [model for model in self.models.values() if not model.current]
+        if not old:
+            return
+        if not self.gateways and self._left_at is not None:
+            left_s = self._left_at + LINGER_S - time.monotonic()
+            if left_s > 0:
+                asyncio.get_running_loop().call_later(left_s, self.collect)
+                return
+        streams = [stream for stream in self.gateways if not stream.bulk]
+        for model in old:
+            used = any(stream.uses is None or model.number in stream.uses for stream in streams)
+            if not used and not model.in_flight:
+                self._unload(model)
 
     def drain(self) -> None:
         """Tells the gateways that this process is about to stop; it goes on answering."""
@@ -232,73 +184,95 @@ class Node:
             gateway.say_draining()
 
     def close(self) -> None:
-        """Ends the engine's thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Ends everything at once."""
+        self.loader.close()
+        for tasks in (self._tasks or {}).values():
+            for task in tasks:
+                task.cancel()
+        for model in self.models.values():
+            model.close()
 
-    def _admit(self) -> None:
-        """Takes in what the engine can do in time, as far as is known now."""
-        settings = self.settings
-        self.batcher.limit = self.pace.queue_limit(settings.batch_size, settings.queue_ms / 1000)
-        self._sample_s = 1 / self.rate
+    @property
+    def _folder(self) -> object:
+        return self.loader.repository.folder
 
-    def _too_late(self, left_ms: int) -> bool:
-        """Whether a request that comes now could not be answered in time, its own batch included if that will be full.
+    def _find(self, name: str | None, version: str | None) -> Model:
+        if name is None:
+            name = self.default
+            if not name:
+                raise ApiError(503, "model_not_ready", f"this worker serves no model yet: {self._folder} holds none")
+        found = [model for model in self.models.values() if model.name == name and model.current]
+        for model in sorted(found, key=lambda model: (int(model.version), model.number), reverse=True):
+            if version is None or model.version == version:
+                return model
+        raise self._missing(name, version, [model.version for model in found])
 
-        With less before it than a batch it is let in: what is known of small batches is not good enough to refuse it.
-        """
-        wait_s = self.wait_s
-        if len(self.batcher) >= self.batcher.max_size:
-            wait_s += self.batcher.max_size * self._sample_s
-        return left_ms < 1000 * wait_s * _MARGIN
+    def _missing(self, name: str, version: str | None, there: list[str]) -> ApiError:
+        infos = [info for info in self.loader.infos() if info.name == name and version in (None, info.version)]
+        if any(info.state is State.LOADING for info in infos):
+            return ApiError(
+                503, "model_not_ready", f"the model {name!r} is being loaded; try again soon", retry_after_s=1
+            )
+        if self.loader.unloaded(name):
+            return ApiError(404, "unknown_model", f"the model {name!r} is unloaded; load it to have it served")
+        if there:
+            message = f"the model {name!r} has no version {version!r}; it is served in: {', '.join(sorted(there))}"
+            return ApiError(404, "unknown_model", message)
+        if infos and name in self.loader.names:
+            reason = "; ".join(info.reason for info in infos)
+            return ApiError(503, "model_not_ready", f"the model {name!r} can't be loaded: {reason}")
+        served = sorted({model.name for model in self.models.values() if model.current})
+        return ApiError(404, "unknown_model", f"there is no model {name!r}; this worker serves: {', '.join(served)}")
 
-    def _refuse(self, token: Token, reply: Reply) -> None:
-        """Says BUSY, and for how long."""
-        reply(token, Tell.BUSY, Cache.MISS, 503, b"", int(self.wait_s * 1e6))
+    def _add_wanted(self, engine: Engine, want: Want) -> None:
+        model = self.add(engine, want.record)
+        model.made_of = want.made_of
 
-    def _wanted(self, job: Job) -> bool:
-        """Whether somebody waits for a job whose turn has come; whose time has passed is told so."""
-        now = time.monotonic()
-        if now < job.soonest:
-            return True
-        late = job.take_late(now)
-        self.expired += len(late)
-        if not job.waiters:
-            self._forget(job)
-        for waiter in late:
-            hand_over(waiter, Tell.EXPIRED, Cache.MISS, 504, b"")
-        return bool(job.waiters)
+    def _changed(self) -> None:
+        """Something about the models is not as it was: what is current follows, and whoever must know is told."""
+        for name in {model.name for model in self.models.values()}:
+            models = [model for model in self.models.values() if model.name == name]
+            settle(models, self.loader.wanted, self.loader.unloaded(name))
+        for model in self.models.values():
+            model.when_idle = None if model.current else self.collect
+        self._share_out()
+        self._found.clear()
+        self.news.set()
+        self.news = asyncio.Event()
+        for gateway in tuple(self.gateways):
+            gateway.say_models()
+        self.collect()
 
-    def _run(self, samples: Sequence[bytes]) -> Sequence[bytes | ApiError | EngineError]:
-        try:
-            return self.engine.run(samples)
-        except Exception as error:  # a bug of ours: each asker hears of it, and the next batch runs
-            logger.exception("a batch of %d failed", len(samples))
-            return [EngineError(f"{type(error).__name__}: {error}")] * len(samples)
+    def _share_out(self) -> None:
+        """Gives each model its settings, and its part of the cache's memory."""
+        share = len({model.name for model in self.models.values()})
+        for model in self.models.values():
+            want = self.loader.wanted.get((model.name, model.version))
+            record = want.record if want is not None and want.made_of == model.made_of else model.record
+            model.configure(self.settings, record, share)
 
-    def _finish(self, results: Sequence[bytes | ApiError | EngineError]) -> None:
-        jobs, self._running = self._running, []
-        for job, result in zip(jobs, results, strict=True):
-            key, cache = job.key, Cache.MISS
-            self._forget(job)
-            if isinstance(result, bytes):
-                kind, status, payload = Tell.RESULT, 200, result if key is not None else b""
-                if key is not None:
-                    self.results.put(key, result, len(key) + len(result))
-            elif isinstance(result, ApiError) and key is not None:
-                kind, status, payload = Tell.REFUSED, result.status, error_body(result.message, result.code)
-            else:
-                self.errors += 1
-                kind, status, payload = Tell.FAILED, 503, str(result).encode()
-            for waiter in job.waiters:
-                hand_over(waiter, kind, cache, status, payload)
-                cache = Cache.JOINED
+    def _run(self, model: Model) -> None:
+        assert self._tasks is not None
+        loop = asyncio.get_running_loop()
+        self._tasks[model.number] = [
+            loop.create_task(run_batches(model, slot), name=f"batches of {model.name} {model.version}")
+            for slot in range(model.engine.sessions)
+        ]
 
-    def _forget(self, job: Job) -> None:
-        """Nobody can join this job any more."""
-        if job.key is not None:
-            del self._jobs[job.key]
+    def _unload(self, model: Model) -> None:
+        logger.info("%s %s (number %d) is unloaded: nobody uses it any more", model.name, model.version, model.number)
+        del self.models[model.number]
+        model.close()
+        for task in (self._tasks or {}).pop(model.number, ()):
+            task.cancel()
+        self.past.add(model.tally)
+        for release, count in model.batcher.counts.items():
+            self.past_batches[release] += count
+        self.past_rows += model.batcher.taken
+        self._found.clear()
+        for gateway in tuple(self.gateways):
+            gateway.say_models()
 
-    def _wake_in(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = loop.call_later(seconds, self._work.set)
+
+def _no_engine(*_: object) -> Engine:
+    raise ModelError("this worker has no way to load a model")

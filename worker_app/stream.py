@@ -9,13 +9,13 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import msgspec
-from xxhash import xxh3_64_intdigest
 
-from inference_site.lib import frames, handshake
+from inference_site.lib import asks, frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from worker_app import handoff
 from worker_app.job import Job
+from worker_app.model import Model
 from worker_app.node import Node
 from worker_app.stats import node_stats
 
@@ -27,8 +27,9 @@ LONGEST_US = 0xFFFFFFFF  # the time that a reply's head has room for
 
 _INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
 _INFERENCES = frozenset((_INFER, _FIRST))
+_decode_uses = msgspec.json.Decoder(frozenset[int]).decode
 
-Token = tuple[int, int]  # of a request: its id on this connection, and the key of its input
+Token = tuple[int, int]  # of a request: its id on this connection, and the routing key of its ask
 
 
 class Stream:
@@ -37,11 +38,12 @@ class Stream:
     def __init__(self, node: Node, token: str, send: Any, *, bulk: bool = False) -> None:
         # A bulk connection carries only large bodies; numbers and orders travel on the gateway's other one.
         self.bulk = bulk
+        self.uses: frozenset[int] | None = None
         self._node = node
         self._token = token
         self._send = send
         self._out: list[bytes] = []  # head and payload in turn
-        self._waiting: dict[int, tuple[Job, Token]] = {}  # what has no answer yet, by id
+        self._waiting: dict[int, tuple[Model, Job, Token]] = {}  # what has no answer yet, by id
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
@@ -65,7 +67,7 @@ class Stream:
         self._start(self._write_replies())
         if not self.bulk:
             self._start(self._push_stats())
-        self._node.gateways.add(self)
+        self._node.joined(self)
         try:
             while message["type"] == "websocket.receive":
                 self._take(message.get("bytes") or b"")
@@ -78,15 +80,20 @@ class Stream:
             logger.error("a gateway sent garbage, its stream is closed: %s", error)
             await self._send({"type": "websocket.close", "code": 1002, "reason": str(error)[:100]})
         finally:
-            self._node.gateways.discard(self)
             for task in self._tasks:
                 task.cancel()
             for ident in tuple(self._waiting):
                 self._cancel(ident)
+            self._node.left(self)
 
     def say_draining(self) -> None:
         """Tells the gateway that this process is about to stop."""
         self._put(Tell.DRAINING, 0, b"")
+
+    def say_models(self) -> None:
+        """Tells the gateway which models there are; nothing before it has brought settings."""
+        if self._revision is not None:
+            self._put(Tell.MODELS, 0, msgspec.json.encode(self._node.catalog(self._revision)))
 
     def _take(self, message: bytes) -> None:
         self._reading = True
@@ -95,33 +102,37 @@ class Stream:
         finally:
             self._reading = False
 
-    def _take_frames(self, asks: list[tuple[int, int, int, bytes]]) -> None:
-        infer, reply, waiting = self._node.infer, self._reply, self._waiting
-        for kind, ident, left_ms, payload in asks:
+    def _take_frames(self, found: list[tuple[int, int, int, int, bytes]]) -> None:
+        models, reply, waiting, key_of = self._node.models, self._reply, self._waiting, asks.key_of
+        for kind, number, ident, left_ms, payload in found:
             if kind in _INFERENCES:
-                token = (ident, xxh3_64_intdigest(payload))
-                job = infer(payload, token, reply, left_ms, token[1] if kind == _FIRST else None)
+                model = models.get(number)
+                if model is None:
+                    self._put(Tell.GONE, ident, b"")
+                    continue
+                token = (ident, key_of(payload, model.seed))
+                job = model.ask(payload, token, reply, left_ms, token[1] if kind == _FIRST else None)
                 if job is not None:
-                    waiting[ident] = (job, token)
+                    waiting[ident] = (model, job, token)
             else:
-                self._order(kind, ident, left_ms, payload)
+                self._order(kind, number, ident, left_ms, payload)
 
-    def _order(self, kind: int, ident: int, left_ms: int, payload: bytes) -> None:
+    def _order(self, kind: int, number: int, ident: int, left_ms: int, payload: bytes) -> None:
         if kind == Ask.CANCEL:
             self._cancel(ident)
         elif kind == Ask.PING:
             self._put(Tell.PONG, ident, b"")
         elif kind == Ask.CHECK:
-            token = (ident, 0)
-            job = self._node.check(token, self._reply, left_ms)
-            if job is not None:
-                self._waiting[ident] = (job, token)
+            self._check(number, ident, left_ms)
         elif kind == Ask.SHARE:
-            self._start(self._share(ident))
+            self._start(self._share(number, ident))
         elif kind == Ask.KEEP:
-            handoff.keep(self._node, payload)
+            handoff.keep(self._node.models.values(), payload)
         elif kind == Ask.SETTINGS:
             self._configure(msgspec.json.decode(payload, type=NodeSettings))
+        elif kind == Ask.USES:
+            self.uses = _decode_uses(payload)
+            self._node.collect()
         elif kind != Ask.PROOF:
             raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Ask]}")
 
@@ -129,12 +140,25 @@ class Stream:
         """What a stream brings first is in force, for its database may be new; after that nothing older than it."""
         if self._revision is None or settings.revision >= self._revision:
             self._revision = settings.revision
-            self._node.configure(settings)
+            self._node.configure(settings)  # which says the models to all gateways
+        else:
+            self.say_models()
+
+    def _check(self, number: int, ident: int, left_ms: int) -> None:
+        model = self._node.models.get(number)
+        if model is None:
+            self._put(Tell.GONE, ident, b"")
+            return
+        token = (ident, 0)
+        job = model.check(token, self._reply, left_ms)
+        if job is not None:
+            self._waiting[ident] = (model, job, token)
 
     def _cancel(self, ident: int) -> None:
         waiting = self._waiting.pop(ident, None)
         if waiting is not None:  # else the answer was on its way already
-            self._node.cancel(*waiting, self._reply)
+            model, job, token = waiting
+            model.cancel(job, token, self._reply)
 
     def _reply(self, token: Any, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
         ident, key = token
@@ -158,8 +182,6 @@ class Stream:
                 version=frames.PROTOCOL_VERSION,
                 node_id=node.node_id,
                 instance=node.instance,
-                model=node.engine.record.name,
-                model_digest=node.engine.digest,
                 draining=node.draining,
                 challenge=self._challenge,
                 proof=handshake.worker_proof(self._token, challenge, node.node_id, node.instance),
@@ -170,7 +192,7 @@ class Stream:
     def _proven(self, message: dict[str, Any]) -> bool:
         """Whether a gateway's first message shows that it holds the token."""
         try:
-            (kind, _, _, payload), *_ = frames.asks(message.get("bytes") or b"")
+            (kind, _, _, _, payload), *_ = frames.asks(message.get("bytes") or b"")
         except ValueError:
             return False
         if kind != Ask.PROOF or not handshake.same(
@@ -201,10 +223,11 @@ class Stream:
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "bytes": data})
 
-    async def _share(self, ident: int) -> None:
-        """Sends the hottest results, a chunk at a time, so that answers get their turn."""
+    async def _share(self, number: int, ident: int) -> None:
+        """Sends a model's hottest results, a chunk at a time, so that answers get their turn."""
+        model = self._node.models.get(number)
         with contextlib.suppress(OSError):
-            for chunk in handoff.chunks(self._node):
+            for chunk in handoff.chunks(model) if model is not None else (handoff.END,):
                 await self._write(frames.tell(Tell.ENTRIES, ident, chunk))
                 await asyncio.sleep(0)
 

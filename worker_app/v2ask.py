@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from inference_site.lib.asks import unpack_v2
 from inference_site.lib.datatypes import BYTES, NUMPY
 from inference_site.lib.errors import ApiError
 from worker_app.jsontensors import Place, array_of, decode, depth_of, flatten, kind_of
@@ -47,14 +46,18 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 
 def read_v2(
-    ask: bytes, inputs: Sequence[Tensor], places: Mapping[str, int], outputs: Mapping[str, int]
-) -> tuple[list[np.ndarray | None], View]:
-    """The tensor of each of the model's inputs, None for what is left out, and the view.
+    text: memoryview,
+    tensors: memoryview,
+    inputs: Sequence[Tensor],
+    places: Mapping[str, int],
+    outputs: Mapping[str, int],
+) -> tuple[list[np.ndarray | None], View, dict[int, int] | None]:
+    """The tensor of each of the model's inputs, None for what is left out, the view, and where each input begins in
+    `tensors`, by its place in the model; None if not all are binary numbers, as they are sent.
 
     Binary numbers are not copied. Raises ApiError: 400 for what is malformed, 422 for what the model does not have.
     """
     try:
-        text, tensors = unpack_v2(ask)
         head = _decode_head(text)
     except RecursionError:
         raise ApiError(400, "nested_too_deep", "the request is nested too deep") from None
@@ -62,6 +65,7 @@ def read_v2(
         reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
         raise ApiError(400, "invalid_request", f"the request can't be read: {reason}") from None
     arrays: list[np.ndarray | None] = [None] * len(inputs)
+    begins: dict[int, int] = {}
     offset = 0
     for each in head.inputs:
         if each.datatype not in NUMPY:
@@ -87,6 +91,8 @@ def read_v2(
             arrays[index] = _from_json(each)
         else:
             arrays[index] = _from_binary(each, tensors[offset : offset + size], size)
+            if each.datatype not in (BYTES, "BOOL"):
+                begins[index] = offset
             offset += size
     if offset != len(tensors):
         raise ApiError(
@@ -95,7 +101,7 @@ def read_v2(
             f"{len(tensors)} bytes follow the JSON, binary_data_size of the inputs adds up to {offset}; "
             "make them equal",
         )
-    return arrays, _view(head, outputs)
+    return arrays, _view(head, outputs), begins if len(begins) == len(head.inputs) else None
 
 
 def pack_strings(array: np.ndarray) -> bytes:

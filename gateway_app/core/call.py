@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway_app.core.breaker import Breaker
 from gateway_app.core.pace import Pace
 from inference_site.lib.errors import ApiError
+
+if TYPE_CHECKING:
+    from gateway_app.core.router import Router
 
 MAX_IN_FLIGHT = 4096
 
@@ -42,7 +45,7 @@ class Link(Protocol):
         """Nobody waits for this call here any more: a late answer is dropped, and the worker is told."""
 
     def pending(self) -> Iterable[Call]:
-        """What was sent and has no answer."""
+        """What was sent and has no answer, of every model."""
 
 
 class Call:
@@ -62,6 +65,7 @@ class Call:
         "ident",
         "key",
         "link",
+        "number",
         "patience",
         "payload",
         "permit",
@@ -80,6 +84,7 @@ class Call:
     deadline: float
     sent_at: float
     link: Link  # that it was sent on; its route may have got another one since
+    number: int  # that it was sent to, as the route's
     # Where the link has it, for the link alone.
     channel: object
     ident: int
@@ -141,10 +146,11 @@ class Hedge(Call):
 
 
 class Route:
-    """One worker as the router sees it."""
+    """One worker as the router of one model sees it."""
 
     __slots__ = (
         "breaker",
+        "connected",
         "draining",
         "failures",
         "in_flight",
@@ -153,9 +159,11 @@ class Route:
         "limit",
         "link",
         "name",
+        "number",
         "pace",
         "ramp_from",
         "requests",
+        "router",
         "silent",
         "slow_looks",
         "slow_s",
@@ -163,11 +171,15 @@ class Route:
         "up",
     )
 
+    router: Router  # whose it is
+
     def __init__(self, name: str, breaker: Breaker) -> None:
         self.name = name
         self.breaker = breaker
         self.link: Link | None = None
-        self.up = False  # the link's handshake is done
+        self.connected = False  # the link's handshake is done
+        self.up = False  # and the worker has the model
+        self.number = 0  # under which it has it; 0 if it has not
         self.draining = False  # an operator wants it idle
         self.leaving = False  # its process said that it is about to stop
         self.instance = ""  # of the process that answered last

@@ -57,7 +57,9 @@ def no_worker_available(routes: Collection[Route]) -> ApiError:
 def _state(route: Route) -> str:
     if route.breaker.isolated:
         return "isolated"
-    return route.breaker.state if route.up or route.breaker.state is State.OPEN else "not connected"
+    if route.up or route.breaker.state is State.OPEN:
+        return route.breaker.state
+    return "has not loaded it" if route.connected else "not connected"
 
 
 def _unavailable(code: str, message: str, retry_after_s: int) -> ApiError:

@@ -1,4 +1,4 @@
-"""Which worker gets a request, and what happens when it fails. Pure: links do the sending, a clock is passed in."""
+"""Which worker gets a request for a model, and what happens when it fails. Pure: links do the sending."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inference_site.lib.frames import Cache, Tell
 REPLAY_BYTES = 4 * 2**20
 # What a worker that comes back gets of its share at once.
 RAMP_START = 0.1
-_REFUSED, _BUSY, _EXPIRED = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED)
+_REFUSED, _BUSY, _EXPIRED, _GONE = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED), int(Tell.GONE)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
 _MISS = int(Cache.MISS)
 _BLAME = b'"model_refused_input"'
@@ -29,7 +29,7 @@ _CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
 
 
 class Router:
-    """Sends each call to the first owner of its key that can take it. Not safe for concurrent access."""
+    """Sends each call for one model to the first owner of its key that can take it. Not safe for concurrent access."""
 
     def __init__(
         self,
@@ -131,6 +131,8 @@ class Router:
             first.busy_us = min(first.busy_us or time_us, time_us)
             first.attempts -= 1  # nothing was done there
             self.retry(call, "is full", nothing_done=True)
+        elif kind == _GONE:
+            self._gone(call)
         elif kind == _EXPIRED:
             route.breaker.release(call.permit)
             self.time_out(call)
@@ -163,7 +165,7 @@ class Router:
         route.silent = True
         if route.link is None or not route.breaker.trip(Cause.SILENT, reason):
             return
-        for call in list(route.link.pending()):
+        for call in [each for each in route.link.pending() if each.route is route]:
             if call.flying and self.pass_on(call, reason):
                 route.failures += 1
 
@@ -174,12 +176,19 @@ class Router:
             route.breaker.revive("it answers again")
 
     def came_up(self, route: Route, instance: str, last_run: int | None = None) -> bool:
-        """A worker's link is ready, and this process answers there. Whether it has taken the place of another one.
+        """A worker has the model, and its link is ready. Otherwise like `met`."""
+        route.connected = route.up = True
+        route.leaving = route.silent = False
+        returned = self.met(route, instance, last_run)
+        self.quarantine.dispatch_all()
+        return returned
+
+    def met(self, route: Route, instance: str, last_run: int | None = None) -> bool:
+        """This process answers at the worker's address. Whether it has taken the place of another one.
 
         `last_run` is the key of the suspect that was running when that one ended, if any.
         """
         before, route.instance = route.instance, instance
-        route.up, route.leaving, route.silent = True, False, False
         if instance == before:
             self.suspects.lives(route.name)
             if route.breaker.cause in _CURED_BY_CONNECTING:
@@ -190,8 +199,14 @@ class Router:
             route.pace, route.slow_s = Pace(), 0.0
             if before:
                 self._ramp(route)
-        self.quarantine.dispatch_all()
         return bool(before) and instance != before
+
+    def another(self, route: Route, number: int) -> None:
+        """A worker that is up answers with another file of the model from now on."""
+        route.number = number
+        route.pace, route.slow_s = Pace(), 0.0
+        if route.breaker.cause not in _CURED_BY_CONNECTING:
+            route.breaker.revive(f"{route.name} has loaded another file")
 
     def tick(self) -> None:
         """Lets time pass: to be called some tens of times a second."""
@@ -266,6 +281,7 @@ class Router:
             route.suspect = call
         route.in_flight += 1
         call.link = route.link
+        call.number = route.number
         route.link.send(call)
         return True
 
@@ -304,6 +320,16 @@ class Router:
         first.blamed_by, first.refusal = call.route, (status, payload)
         self.retry(call, "its model failed on this input", paid=True)
         return True
+
+    def _gone(self, call: Call) -> None:
+        """The worker does not have the model under that number any more: nothing was done."""
+        route = call.route
+        route.breaker.release(call.permit)
+        (call.first or call).attempts -= 1
+        again = route.up and route.number != call.number  # it has it under another one
+        if not again:
+            route.up = False
+        self.retry(call, "has unloaded the model", nothing_done=True, again=again)
 
     # Ends.
 
@@ -355,10 +381,13 @@ class Router:
         call.route.breaker.failure(call.permit, reason, cause)
         self.retry(call, reason)
 
-    def retry(self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False) -> None:
-        """What is done with a call that a worker did not answer."""
+    def retry(
+        self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False, again: bool = False
+    ) -> None:
+        """What is done with a call that a worker did not answer; `again`: that worker may be asked once more."""
         first = call.first or call
-        first.tried += (call.route,)
+        if not again:
+            first.tried += (call.route,)
         if any(each is not None and each.flying for each in (first, first.hedge)):
             return  # the other attempt goes on
         call = first
@@ -446,6 +475,7 @@ class Router:
 
     def _new_route(self, name: str, policy: Policy) -> Route:
         route = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter))
+        route.router = self
         route.breaker.on_change = lambda breaker, before, reason: self._changed(route, before, reason)
         route.breaker.may_open = lambda: self._may_open(route)
         return route

@@ -45,7 +45,8 @@ class Watch:
         for route in tuple(self._router.routes.values()):
             if route.in_flight and route.link is not None:
                 probe_s = max(PROBE_FLOOR_S, 3 * route.pace.p99) if route.pace.known else math.inf
-                for call in [each for each in route.link.pending() if _is_due(each, now, hedge_after_s, probe_s)]:
+                pending = [each for each in route.link.pending() if each.route is route]
+                for call in [each for each in pending if _is_due(each, now, hedge_after_s, probe_s)]:
                     if call.flying:  # not taken back meanwhile, with another one
                         self._act(call, now, probe_s)
 

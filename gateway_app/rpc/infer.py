@@ -13,9 +13,9 @@ from gateway_app.rpc.messages import encode, parse
 from gateway_app.rpc.status import Refused
 from gateway_app.rpc.tensors import ask_of, response_of
 from inference_site.exchange import Plane
-from inference_site.heads import MAX_TIMEOUT_MS
-from inference_site.inflight import SMALL_BYTES, InFlightBytes
+from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import ApiError
+from inference_site.v2.request import MAX_TIMEOUT_MS, timeout_ms_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ class Waiting:
 
 
 class Held:
-    """A message whose bytes are counted among those in flight."""
+    """A message whose bytes are counted among those in flight; small ones too, of which a stream may hold many."""
 
     __slots__ = ("_in_flight", "counted_bytes")
 
     def __init__(self, in_flight: InFlightBytes, length: int) -> None:
         self.counted_bytes = 0
         self._in_flight = in_flight
-        if length > SMALL_BYTES and not in_flight.count(self, length):
+        if not in_flight.count(self, length):
             message = (
                 f"the requests of this process would be more than {in_flight.limit} bytes together; "
                 "try again, or raise MAX_IN_FLIGHT_BYTES"
@@ -89,17 +89,19 @@ class Inferences:
         Raises ApiError, or Refused. Cancelled, nothing more is done for it alone.
         """
         with Held(self._in_flight, length):
-            timeout_ms = timeout_ms_of(request, remaining_s)
+            timeout_ms = wait_ms_of(request, remaining_s)
             served = self._plane.find(request.model_name or None, request.model_version or None)
             waiting = Waiting()
-            ticket = served.ask(ask_of(request), waiting, timeout_ms)
+            ask, ident = ask_of(request), request.id
+            del request  # its tensors are in the ask now
+            ticket = served.ask(ask, waiting, timeout_ms)
             try:
                 result, headers = await waiting.future
             except asyncio.CancelledError:
                 if ticket is not None and not waiting.told:
                     ticket.cancel()
                 raise
-            return response_of(result, request, served.info.name, served.info.version), headers
+            return response_of(result, served.info, ident), headers
 
     async def stream(self, context: Any) -> None:
         """Answers each request of a stream, in their order; what is wrong with one is told in its place."""
@@ -158,7 +160,7 @@ class Inferences:
         return encode(pb.ModelStreamInferResponse(error_message=message, infer_response=refused))
 
 
-def timeout_ms_of(request: pb.ModelInferRequest, remaining_s: float | None) -> int | None:
+def wait_ms_of(request: pb.ModelInferRequest, remaining_s: float | None) -> int | None:
     """How long the client waits, by its deadline and the parameter `timeout` in microseconds; None: it has not said.
 
     Raises ApiError 400.
@@ -167,10 +169,11 @@ def timeout_ms_of(request: pb.ModelInferRequest, remaining_s: float | None) -> i
     if "timeout" in request.parameters:
         parameter = request.parameters["timeout"]
         value = getattr(parameter, parameter.WhichOneof("parameter_choice") or "int64_param")
-        if type(value) is not int or not 1 <= value <= MAX_TIMEOUT_MS * 1000:
-            message = f"parameter timeout is {value!r}; send whole microseconds from 1 to {MAX_TIMEOUT_MS * 1000}"
-            raise ApiError(400, "invalid_timeout", message)
-        said.append(-(-value // 1000))
+        if type(value) is not int:
+            raise ApiError(400, "invalid_timeout", f"parameters.timeout is {value!r}; send microseconds as an integer")
+        timeout_ms = timeout_ms_of(value)
+        if timeout_ms is not None:
+            said.append(timeout_ms)
     if remaining_s is not None:
         said.append(min(MAX_TIMEOUT_MS, max(1, int(remaining_s * 1000))))
     return min(said, default=None)

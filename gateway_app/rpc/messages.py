@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from google.protobuf.json_format import ParseDict
+
 from inference_site.lib.errors import ApiError
 
 
@@ -21,3 +24,8 @@ def encode(message: Any) -> bytes:
     """Its bytes."""
     data: bytes = message.SerializeToString()
     return data
+
+
+def message_of(message: Any, document: dict[str, Any]) -> Any:
+    """The message of this type that says what a document of the HTTP side does; their members have the same names."""
+    return ParseDict(msgspec.to_builtins(document), message())

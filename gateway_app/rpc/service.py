@@ -6,25 +6,26 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
-from gateway_app.rpc import describe
 from gateway_app.rpc import open_inference_pb2 as pb
-from gateway_app.rpc.control import require_control
 from gateway_app.rpc.infer import INTERNAL_ERROR, Inferences
-from gateway_app.rpc.messages import encode, parse
+from gateway_app.rpc.messages import encode, message_of, parse
 from gateway_app.rpc.status import Refused, code_of, metadata_of, trailers_of
 from inference_site.exchange import Plane
 from inference_site.inflight import InFlightBytes
 from inference_site.lib.catalog import ModelInfo, State
 from inference_site.lib.errors import ApiError
+from inference_site.v2 import documents
+from inference_site.v2.access import require_control
 
 logger = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
-NAME, VERSION = "inference-site", "2"
-EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
+# Of what has come through a proxy.
+FORWARDED = ("origin", "x-forwarded-for", "forwarded")
 
 # Takes a message and the call's context.
 Method = Callable[[Any, Any], Awaitable[Any]]
@@ -33,10 +34,9 @@ Method = Callable[[Any, Any], Awaitable[Any]]
 class InferenceService(grpc.GenericRpcHandler):
     """Takes and gives messages as bytes, so that what can't be read is answered in this system's words."""
 
-    def __init__(self, plane: Plane, in_flight: InFlightBytes, control_token: str) -> None:
+    def __init__(self, plane: Plane, in_flight: InFlightBytes) -> None:
         self.inferences = Inferences(plane, in_flight)
         self._plane = plane
-        self._control_token = control_token
         self._ordered: set[asyncio.Task[None]] = set()  # loads and unloads; who asked for them may leave
         unary: dict[str, tuple[Any, Method]] = {
             "ServerLive": (pb.ServerLiveRequest, self._server_live),
@@ -64,8 +64,9 @@ class InferenceService(grpc.GenericRpcHandler):
 
     async def _infer(self, data: bytes, context: Any) -> bytes:
         try:
-            request = parse(pb.ModelInferRequest, data)
-            response, headers = await self.inferences.infer(request, len(data), context.time_remaining())
+            response, headers = await self.inferences.infer(
+                parse(pb.ModelInferRequest, data), len(data), context.time_remaining()
+            )
             context.set_trailing_metadata(metadata_of(headers))
             return encode(response)
         except Exception as error:
@@ -84,7 +85,7 @@ class InferenceService(grpc.GenericRpcHandler):
         return pb.ServerLiveResponse(live=True)
 
     async def _server_ready(self, request: Any, context: Any) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=not self._plane.draining)
+        return pb.ServerReadyResponse(ready=not self._plane.draining and bool(self._ready("")))
 
     async def _model_ready(self, request: Any, context: Any) -> pb.ModelReadyResponse:
         try:
@@ -93,39 +94,33 @@ class InferenceService(grpc.GenericRpcHandler):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=not self._plane.draining)
 
-    async def _server_metadata(self, request: Any, context: Any) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name=NAME, version=VERSION, extensions=EXTENSIONS)
+    async def _server_metadata(self, request: Any, context: Any) -> Any:
+        return message_of(pb.ServerMetadataResponse, documents.server())
 
-    async def _model_metadata(self, request: Any, context: Any) -> pb.ModelMetadataResponse:
+    async def _model_metadata(self, request: Any, context: Any) -> Any:
         info = self._find(request)
         versions = [each.version for each in self._ready(info.name)]
-        return describe.metadata(info, versions)
+        return message_of(pb.ModelMetadataResponse, documents.metadata(info, versions))
 
-    async def _model_config(self, request: Any, context: Any) -> pb.ModelConfigResponse:
-        return describe.config(self._find(request))
+    async def _model_config(self, request: Any, context: Any) -> Any:
+        return message_of(pb.ModelConfigResponse, {"config": documents.config(self._find(request))})
 
-    async def _model_statistics(self, request: Any, context: Any) -> pb.ModelStatisticsResponse:
+    async def _model_statistics(self, request: Any, context: Any) -> Any:
+        found = self._ready(request.name)
         if request.name:
-            self._find(request)  # or says what is wrong with it
-        return pb.ModelStatisticsResponse(
-            model_stats=[
-                describe.statistics(each.name, each.version, self._plane.statistics(each.name, each.version))
-                for each in self._ready(request.name)
-                if request.version in ("", each.version)
-            ]
-        )
+            asked = self._find(request)  # or it says what is wrong
+            found = [asked] if request.version else found
+        stats = [documents.model_statistics(each, self._plane.statistics(each.name, each.version)) for each in found]
+        return message_of(pb.ModelStatisticsResponse, {"model_stats": stats})
 
-    async def _repository_index(self, request: Any, context: Any) -> pb.RepositoryIndexResponse:
-        return describe.index(self._plane.models(), request.ready)
+    async def _repository_index(self, request: Any, context: Any) -> Any:
+        return message_of(pb.RepositoryIndexResponse, {"models": documents.index(self._plane.models(), request.ready)})
 
     async def _load(self, request: Any, context: Any) -> pb.RepositoryModelLoadResponse:
-        if request.parameters:
-            raise ApiError(
-                400,
-                "unsupported_parameter",
-                f"loading takes no parameters, and {', '.join(sorted(request.parameters))} was sent;"
-                " put the files into the repository, and edit the model's settings in the admin",
-            )
+        for key in request.parameters:
+            if key == "config" or key.startswith("file:"):
+                message = f"parameter {key[:40]} can't override a file; change the model's record in the admin"
+                raise ApiError(400, "not_supported", message)
         await self._order(context, self._plane.load(request.model_name))
         return pb.RepositoryModelLoadResponse()
 
@@ -135,7 +130,9 @@ class InferenceService(grpc.GenericRpcHandler):
 
     async def _order(self, context: Any, order: Coroutine[Any, Any, None]) -> None:
         try:
-            require_control(self._control_token, context.invocation_metadata() or (), context.peer())
+            sent = dict(context.invocation_metadata() or ())
+            forwarded = any(name in sent for name in FORWARDED)
+            require_control(sent.get("authorization"), host_of(context.peer()), forwarded)
         except ApiError:
             order.close()
             raise
@@ -149,7 +146,17 @@ class InferenceService(grpc.GenericRpcHandler):
 
     def _ready(self, name: str) -> list[ModelInfo]:
         """The versions of this model, or of all, that can be asked."""
-        return [each for each in self._plane.models() if each.state == State.READY and name in ("", each.name)]
+        return [
+            each
+            for each in self._plane.models()
+            if each.state is State.READY and each.current and name in ("", each.name)
+        ]
+
+
+def host_of(peer: str) -> str:
+    """The address in what gRPC says of a peer, such as ipv6:%5B::1%5D:50051."""
+    _, _, address = unquote(peer).partition(":")
+    return address.rpartition(":")[0].strip("[]")
 
 
 def _unary(message: Any, method: Method) -> Method:

@@ -13,6 +13,7 @@ import orjson
 
 from gateway_app.rpc import open_inference_pb2 as pb
 from inference_site.lib.asks import pack_v2, unpack_v2_result
+from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.datatypes import BYTES, NUMPY
 from inference_site.lib.errors import ApiError
 
@@ -70,14 +71,13 @@ def ask_of(request: pb.ModelInferRequest) -> bytes:
         for each, tensor in zip(inputs, tensors, strict=True)
     ]
     outputs = orjson.dumps([_wanted(each) for each in request.outputs]) if request.outputs else None
-    whole = tensors[0] if len(tensors) == 1 else b"".join(tensors)
-    return pack_v2(orjson.dumps(heads), outputs, outputs is None, whole)
+    return pack_v2(orjson.dumps(heads), outputs, outputs is None, *tensors)
 
 
-def response_of(result: bytes, request: pb.ModelInferRequest, name: str, version: str) -> pb.ModelInferResponse:
-    """The response with a result's tensors. Raises ValueError if that is none."""
+def response_of(result: bytes, info: ModelInfo, ident: str) -> pb.ModelInferResponse:
+    """The response with the tensors of a model's result. Raises ValueError if that is none."""
     text, tensors = unpack_v2_result(result)
-    response = pb.ModelInferResponse(model_name=name, model_version=version, id=request.id)
+    response = pb.ModelInferResponse(model_name=info.name, model_version=info.version, id=ident)
     at = 0
     for output in _decode_outputs(text):
         end = at + output.parameters.binary_data_size

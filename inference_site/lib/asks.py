@@ -55,9 +55,9 @@ def unpack_v2(ask: bytes) -> tuple[memoryview, memoryview]:
     return head, view[_V2_HEAD.size + length :]
 
 
-def pack_v2_result(outputs: bytes, tensors: bytes = b"") -> bytes:
-    """The result of a V2 ask; `outputs` is a JSON array."""
-    return _LENGTH.pack(len(outputs)) + outputs + tensors
+def pack_v2_result(outputs: bytes, *tensors: Bytes) -> bytes:
+    """The result of a V2 ask, for which everything is copied once; `outputs` is a JSON array."""
+    return b"".join((_LENGTH.pack(len(outputs)), outputs, *tensors))
 
 
 def unpack_v2_result(result: bytes) -> tuple[memoryview, memoryview]:

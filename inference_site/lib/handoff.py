@@ -19,8 +19,8 @@ else:
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One cached result: who is to have it, how a request finds it, and what it is.
 
-    `routing` is the gateway's routing key, xxh3_64 of the input's text; `alias` and `key` are how workers keep that
-    text and the sample in it: as bytes, or as a digest in text if they are long; `output` is the encoded answer.
+    `routing` is the routing key of an ask (see asks.key_of); `alias` and `key` are how workers keep that ask and the
+    sample in it: as bytes, or as a digest in text if they are long; `output` is the encoded answer.
     """
 
     routing: Annotated[int, msgspec.Meta(ge=0)]
@@ -30,9 +30,11 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Entries(msgspec.Struct, array_like=True):
-    """Results of one model, the hottest first; they are nothing to a worker that runs another."""
+    """Results of one version of a model, the hottest first; they are nothing to a worker without this very one."""
 
-    model_digest: str
+    name: str
+    version: str
+    digest: str
     entries: list[Entry]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 # Bucket i holds durations up to 1 µs x 1.1^i: 10 % wide, the last one (i = 199) begins at about 170 s.
 _BUCKETS = 200
@@ -36,19 +37,25 @@ class LatencyWindow:
 
     def quantiles_ms(self, *quantiles: float) -> list[float | None]:
         """Upper bounds, in ms, that these parts of the durations stay below; None where nothing was counted."""
-        totals = [sum(column) for column in zip(*self._past, self._current, strict=True)]
-        count = sum(totals)
-        if not count:
-            return [None] * len(quantiles)
-        found: list[float | None] = []
-        for quantile in quantiles:
-            seen, rank = 0, max(1, math.ceil(quantile * count))
-            for index, total in enumerate(totals):
-                seen += total
-                if seen >= rank:
-                    found.append(round(1.1**index / 1000, 3))
-                    break
-        return found
+        return quantiles_ms([self], *quantiles)
+
+
+def quantiles_ms(windows: Sequence[LatencyWindow], *quantiles: float) -> list[float | None]:
+    """Like `LatencyWindow.quantiles_ms`, of all that these windows have counted."""
+    seconds = [second for window in windows for second in (*window._past, window._current)]
+    totals = [sum(column) for column in zip(*seconds, strict=True)]
+    count = sum(totals)
+    if not count:
+        return [None] * len(quantiles)
+    found: list[float | None] = []
+    for quantile in quantiles:
+        seen, rank = 0, max(1, math.ceil(quantile * count))
+        for index, total in enumerate(totals):
+            seen += total
+            if seen >= rank:
+                found.append(round(1.1**index / 1000, 3))
+                break
+    return found
 
 
 class RateWindow:

@@ -20,7 +20,7 @@ def require_control(authorization: str | None, peer_host: str | None, forwarded:
     """
     token = settings.MODEL_CONTROL_TOKEN
     if token:
-        if not hmac.compare_digest((authorization or "").encode(), f"Bearer {token}".encode()):
+        if not hmac.compare_digest((authorization or "").encode(errors="replace"), f"Bearer {token}".encode()):
             raise _forbidden("send the header Authorization: Bearer with the server's MODEL_CONTROL_TOKEN")
         return
     how = "set MODEL_CONTROL_TOKEN on the server, and send it as Authorization: Bearer"

@@ -23,7 +23,7 @@ DEFAULTS = {
     "error_rate_percent": 20, "check_seconds": 2, "retry_percent": 20, "queue_ms": 2000, "hand_off": True,
     "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
     "open_seconds": 30, "cache_entries": 1000, "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20,
-    "batch_eager": True, "request_timeout_ms": 10_000,
+    "batch_eager": True, "request_timeout_ms": 10_000, "default_model": "",
 }  # fmt: skip
 
 

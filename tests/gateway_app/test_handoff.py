@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -22,6 +23,8 @@ class Listener:
 
     def __init__(self, route: Route) -> None:
         self.route = route
+        self.name = route.name
+        self.policy = PLAIN
         self.sharing = False
         self.orders: list[tuple[Ask, bytes]] = []
 
@@ -39,16 +42,18 @@ class Bench:
 
     def __init__(self) -> None:
         self.world = World("abc", PLAIN)
+        self.model = "m"  # that results are of
         self.links = {name: Listener(route) for name, route in self.world.router.routes.items()}
         links = cast(dict[str, WorkerLink], self.links)
-        self.handoff = HandOff(self.world.router, links, self.world.clock)
+        models: Any = SimpleNamespace(served={("m", "1"): SimpleNamespace(router=self.world.router)})
+        self.handoff = HandOff(models, links, self.world.clock)
 
     def link(self, name: str) -> WorkerLink:
         return cast(WorkerLink, self.links[name])
 
     def share(self, name: str, *entries: Entry) -> bytes:
         """This worker hands over results; the payload."""
-        payload = encode(Entries("digest", list(entries)))
+        payload = encode(Entries(self.model, "1", "digest", list(entries)))
         self.handoff.take(self.link(name), payload)
         return payload
 
@@ -134,7 +139,16 @@ def test_no_more_is_kept_for_a_worker_than_it_may_share():
 def test_nothing_moves_when_it_is_switched_off_or_cannot_be_read():
     bench = Bench()
     bench.handoff.take(bench.link("b"), b"garbage")
-    bench.world.router.policy = replace(PLAIN, hand_off=False)
+    for link in bench.links.values():
+        link.policy = replace(PLAIN, hand_off=False)
     leave(bench)
     bench.handoff.returned(bench.link("a"))
     assert not any(link.orders or link.sharing for link in bench.links.values())
+
+
+def test_results_of_what_is_not_served_any_more_go_nowhere():
+    bench = Bench()
+    bench.model = "gone"
+    leave(bench)
+    bench.share("a", *map(entry, KEYS))
+    assert not any(bench.kept().values())

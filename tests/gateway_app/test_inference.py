@@ -13,8 +13,9 @@ from gateway_app.core.hotcache import MIN_COUNT
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Router
-from gateway_app.inference import Inference
+from gateway_app.inference import Face, Inference
 from inference_site.lib.frames import Cache, Tell
+from inference_site.plain import PlainAsker
 
 RESULT, REFUSED, FAILED = Tell.RESULT, Tell.REFUSED, Tell.FAILED
 
@@ -27,13 +28,13 @@ class Bench:
         self.sent: list[Call] = []
         self.answers: list[tuple[int, bytes, dict[str, Any]]] = []
         self.router = Router(lambda: self.now)
-        self.inference = Inference(self.router, lambda: self.now)
+        self.digests = dict.fromkeys(names, "model-1")
+        self.inference = Inference(self.router, lambda: self.now, {name: Face(name) for name in names})
         self.router.configure(Ring(dict.fromkeys(names, 1.0), 10, xxh3_64_intdigest), (), Policy(load_factor=0.0))
         for name in names:
             self.router.routes[name].link = self
             self.router.routes[name].up = True
-            self.inference.show(name, name)
-            self.inference.serves(name, "model-1")
+        self.inference.serve(self.digests)
 
     def send(self, call: Call) -> None:
         """Router's `Link`."""
@@ -48,8 +49,15 @@ class Bench:
         return self.sent
 
     def ask(self, text: str = "[1]", request_id: str = "r") -> None:
-        body = f'{{"request_id":"{request_id}","input_data":{text}}}'.encode()
-        self.inference.infer(body, lambda status, head, body: self.answers.append((status, head, json.loads(body))))
+        def answer(status: int, head: bytes, body: bytes) -> None:
+            self.answers.append((status, head, json.loads(body)))
+
+        self.inference.ask(text.encode(), PlainAsker(request_id, answer))
+
+    def serves(self, name: str, digest: str) -> None:
+        """A worker answers with another file from now on."""
+        self.digests[name] = digest
+        self.inference.serve(self.digests)
 
     def answer(self, kind: Tell = RESULT, payload: bytes = b"[5]", cache: Cache = Cache.MISS) -> None:
         call = self.sent.pop(0)
@@ -131,14 +139,14 @@ def heat(bench: Bench) -> None:
 def test_another_model_ends_it_and_a_mixture_of_models_too():
     bench = Bench(("worker_1", "worker_2"))
     heat(bench)
-    bench.inference.serves("worker_1", "model-2")
+    bench.serves("worker_1", "model-2")
     bench.ask()
     assert len(bench.sent) == 1
     bench.answer(payload=b"[6]")
     for _ in range(10):  # worker_2 still has the old model: nothing is kept meanwhile
         bench.ask()
         bench.answer(payload=b"[6]")
-    bench.inference.serves("worker_2", "model-2")
+    bench.serves("worker_2", "model-2")
     bench.ask()
     bench.answer(payload=b"[6]")
     bench.ask()
@@ -177,7 +185,7 @@ def test_a_late_result_of_the_model_before_is_neither_kept_nor_joined():
     heat(bench)
     bench.ask("[2]")
     bench.ask("[2]")
-    bench.inference.serves("worker_1", "model-2")
+    bench.serves("worker_1", "model-2")
     bench.ask("[2]", "after")
     assert len(bench.sent) == 2
     bench.answer(payload=b"[0]")
@@ -192,11 +200,12 @@ def test_a_late_result_of_the_model_before_is_neither_kept_nor_joined():
 def test_a_late_result_of_the_last_worker_with_the_model_before_is_not_kept_either():
     bench = Bench(("worker_1", "worker_2"))
     heat(bench)
-    bench.inference.serves("worker_1", "model-2")
+    bench.serves("worker_1", "model-2")
     for _ in range(MIN_COUNT):
         bench.ask("[2]")
     assert len(bench.sent) == 1
-    bench.inference.gone("worker_2")
+    del bench.digests["worker_2"]
+    bench.inference.serve(bench.digests)
     for _ in range(MIN_COUNT):
         bench.ask("[2]")
     assert len(bench.sent) == 2
@@ -218,9 +227,44 @@ def test_an_asker_that_cannot_take_its_answer_keeps_nobody_else_from_theirs(brok
                 raise RuntimeError("the handler is closed")
             taken.append(status)
 
-        bench.inference.infer(b'{"request_id":"r","input_data":[1]}', answer)
+        bench.inference.ask(b"[1]", PlainAsker("r", answer))
 
     for number in range(3):
         asker(number)
     bench.answer()
     assert taken == [200, 200]
+
+
+def test_what_is_not_to_be_kept_is_neither_kept_nor_joined():
+    bench = Bench()
+    bench.ask()
+    bench.inference.keep_results(False)
+    for _ in range(MIN_COUNT + 2):
+        bench.ask()
+    assert len(bench.sent) == MIN_COUNT + 3
+    for number in range(MIN_COUNT + 3):
+        bench.answer(payload=b"[%d]" % number)
+    assert [body["output_data"] for *_, body in bench.answers] == [[number] for number in range(MIN_COUNT + 3)]
+    assert set(bench.caches()) == {"miss"}
+
+
+def test_workers_that_are_away_say_nothing_about_what_is_kept():
+    bench = Bench(("worker_1", "worker_2"))
+    heat(bench)
+    bench.inference.serve({})
+    bench.inference.serve({"worker_2": "model-1"})
+    bench.ask()
+    assert bench.caches()[-1] == "gateway"
+    bench.inference.serve({"worker_2": "model-1", "worker_1": "model-2"})  # another one has come back
+    bench.ask()
+    assert len(bench.sent) == 1
+
+
+def test_a_model_of_its_own_has_keys_and_a_deadline_of_its_own():
+    bench = Bench()
+    bench.ask()
+    bench.inference.seed, bench.inference.deadline_s = 7, 0.5
+    bench.ask()
+    first, second = bench.sent
+    assert first.key != second.key
+    assert (first.timeout_s, second.timeout_s) == (10.0, 0.5)

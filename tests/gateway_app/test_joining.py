@@ -17,9 +17,10 @@ from gateway_app.core.call import Call
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Router
-from gateway_app.inference import Inference
+from gateway_app.inference import Face, Inference
 from inference_site.exchange import Ticket
 from inference_site.lib.frames import Cache, Tell
+from inference_site.plain import PlainAsker
 
 TICK_S = 0.025
 NAMES = ("worker_1", "worker_2", "worker_3")
@@ -54,15 +55,15 @@ class Bench:
         self.askers: list[Asker] = []
         self.sent: list[Call] = []
         self.router = Router(lambda: self.now)
-        self.inference = Inference(self.router, lambda: self.now)
+        self.digests = dict.fromkeys(NAMES, "model-1")
+        self.inference = Inference(self.router, lambda: self.now, {name: Face(name) for name in NAMES})
+        self.inference.serve(self.digests)
         breaker = BreakerConfig(failure_threshold=10**6, error_ratio=0.0)
         policy = Policy(breaker, timeout_s=1.0, load_factor=0.0, hedging=False, slow_factor=0.0)
         self.router.configure(Ring(dict.fromkeys(NAMES, 1.0), 10, xxh3_64_intdigest), (), policy)
         for name in NAMES:
             self.router.routes[name].link = self
             self.router.came_up(self.router.routes[name], "1")
-            self.inference.show(name, name)
-            self.inference.serves(name, "model-1")
 
     def send(self, call: Call) -> None:
         """Router's `Link`."""
@@ -80,8 +81,7 @@ class Bench:
         limit_s = 1.0 if timeout_ms is None else timeout_ms / 1000
         asker = Asker(len(self.askers), text, self.now + limit_s)
         self.askers.append(asker)
-        body = b'{"request_id":"%b","input_data":%b}' % (asker.request_id.encode(), text)
-        asker.ticket = self.inference.infer(body, asker.answer, timeout_ms)
+        asker.ticket = self.inference.ask(text, PlainAsker(asker.request_id, asker.answer), timeout_ms)
         return asker
 
     def leave(self, asker: Asker) -> None:
@@ -135,7 +135,7 @@ class Bench:
 def hashes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Keys of texts. If they are all the same, every two texts are near twins."""
     if request.param != "real":
-        monkeypatch.setattr(inference_module, "xxh3_64_intdigest", lambda text: 7)
+        monkeypatch.setattr(inference_module, "key_of", lambda ask, seed: 7)
     return str(request.param)
 
 
@@ -154,7 +154,8 @@ def storm(seed: int, steps: int) -> Bench:
             case "wait":
                 bench.pass_time(dice.choice([TICK_S, 0.1, 0.4]))
             case "model":
-                bench.inference.serves(dice.choice(NAMES), dice.choice(["model-1", "model-2"]))
+                bench.digests[dice.choice(NAMES)] = dice.choice(["model-1", "model-2"])
+                bench.inference.serve(bench.digests)
         bench.check()
     bench.end()
     return bench
@@ -245,7 +246,7 @@ def test_a_ticket_that_comes_too_late_does_no_harm():
 
 
 def test_near_twins_neither_join_nor_share_what_is_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(inference_module, "xxh3_64_intdigest", lambda text: 7)
+    monkeypatch.setattr(inference_module, "key_of", lambda ask, seed: 7)
     bench = Bench()
     for _ in range(10):
         askers = [bench.ask(text) for text in (b"[1]", b"[2]", b"[1]")]

@@ -108,11 +108,13 @@ def test_the_list_shows_what_each_worker_says(ada, says):
         ),
         version("text", "2", ("worker_1", "LOADING", "")),
         version("digits", "1", ("worker_1", "READY", "")),
+        version("off", "", ("worker_1", "UNAVAILABLE", "unloaded")),
     ]  # fmt: skip
     page = ada.get(reverse(LIST)).content.decode()
     assert "version 1: READY (worker_1, worker_3)<br>" in page
     assert "version 1: UNAVAILABLE: &lt;b&gt;no memory&lt;/b&gt; (worker_2)<br>" in page
     assert "version 2: LOADING (worker_1)" in page
+    assert "<td>UNAVAILABLE: unloaded (worker_1)</td>" in page
     assert "No worker has it." in page
     assert "Served without settings of their own" in page
     assert f'href="{reverse(ADD)}?name=digits"' in page

@@ -5,8 +5,8 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
-from gateway_app import modelcontrol
-from gateway_app.config import load_snapshot
+from gateway_app import lastgood, modelcontrol
+from gateway_app.config import load_snapshot, with_workers
 from gateway_app.models import ModelRecord, Revision, Tuning
 from gateway_app.snapshot import InvalidConfig, parse
 from inference_site.lib.catalog import ModelSettings
@@ -74,6 +74,16 @@ def test_what_is_saved_reaches_workers_through_the_payload():
     node = load_snapshot().node
     assert node.default_model == "text"
     assert node.models == {"text": ModelSettings(loaded=False, order=3, versions=("2", "1"), record=FULL)}
+
+
+def test_the_last_good_file_holds_models_too(settings, tmp_path):
+    settings.STATE_DIR = tmp_path
+    ModelRecord(name="text", versions="2").take(FULL).save()
+    newest = Revision.objects.latest("id")
+    lastgood.save(newest.pk, newest.payload)
+    assert lastgood.load() == load_snapshot()
+    # Workers of the command line leave them alone.
+    assert with_workers(newest.payload, [("worker_1", "h", 1)])["models"] == newest.payload["models"]
 
 
 def test_changes_are_told_in_words():

@@ -87,6 +87,7 @@ def test_without_a_repository_the_page_says_what_to_set(ada, settings):
     assert "runcluster --repository DIR" in page
     assert '<form method="post" enctype' not in page
     assert send(ada).status_code == 200
+    assert "Set MODEL_REPOSITORY" in begin(ada, 5).json()["error"]
     assert ada.get(f"{FORM}{'0' * 32}/").status_code == 404
 
 

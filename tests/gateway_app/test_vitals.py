@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from gateway_app.checkup import CHECK_FLOOR_S
 from gateway_app.core.breaker import BreakerConfig, Cause, State
+from gateway_app.core.call import Route
 from gateway_app.core.policy import Policy
-from gateway_app.core.router import Router
-from gateway_app.vitals import CHECK_FLOOR_S, IDLE_SILENCE_S, Vitals
+from gateway_app.vitals import IDLE_SILENCE_S, Vitals
 from inference_site.lib.frames import Ask, Tell
 from tests.gateway_app.core.fleet import PLAIN, FakeLink, World
 
@@ -23,8 +24,10 @@ class Patient(FakeLink):
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, world.route(name))
-        self.router: Router = world.router
+        self.policy = world.policy
+        self.routes: list[Route] = [self.route]
         self.asked: list[tuple[Ask, int]] = []
+        self.models: list[int] = []  # that checks were for
         self.bulk_bytes = 0
         self.route.link = self
         self.vitals = Vitals(self, world.clock)
@@ -34,8 +37,9 @@ class Patient(FakeLink):
     def in_flight(self) -> int:
         return len(self.calls)
 
-    def ask(self, kind: Ask, left_ms: int = 0) -> int:
+    def ask(self, kind: Ask, left_ms: int = 0, model: int = 0) -> int:
         self.asked.append((kind, left_ms))
+        self.models += [model] if kind is Ask.CHECK else []
         return len(self.asked)
 
     @property
@@ -170,9 +174,9 @@ def test_silence_switched_off_while_an_answer_is_awaited_ends_the_wait():
     link = patient(QUIET)
     link.wait(0.2)
     assert link.pings == 1
-    link.router.policy = replace(QUIET, silence_s=0.0)
+    link.policy = replace(QUIET, silence_s=0.0)
     link.wait(60)
-    link.router.policy = QUIET
+    link.policy = QUIET
     link.wait(0.2)
     assert link.state() is State.CLOSED
     assert link.pings == 2
@@ -312,3 +316,48 @@ def test_a_silent_worker_is_not_checked():
     link.world.router.tick()
     link.wait(60)
     assert link.checks == checks
+
+
+def test_each_model_of_a_worker_is_checked_and_judged_for_itself():
+    link = patient(CHECKS, busy=False)
+    link.tell(Tell.RESULT)
+    other = World(["a", "b"], replace(CHECKS, breaker=BreakerConfig(failure_threshold=2))).route(link.route.name)
+    link.route.number, other.number = 4, 5
+    link.routes.append(other)
+    link.models.clear()
+    link.wait(TICK_S)
+    link.tell(Tell.FAILED, b"out of memory")
+    for _ in range(3):
+        link.wait(2.0)
+        first, second = len(link.asked) - 1, len(link.asked)
+        models = dict(zip((first, second), link.models[-2:], strict=True))
+        for ident, model in models.items():
+            kind = Tell.RESULT if model == 4 else Tell.FAILED
+            link.vitals.checked(ident, kind, b"" if model == 4 else b"out of memory")
+    assert set(link.models) == {4, 5}
+    assert (link.state(), other.breaker.state) == (State.CLOSED, State.OPEN)
+
+
+def test_a_silent_worker_is_silent_for_each_of_its_models():
+    link = patient(QUIET)
+    other = World(["a", "b"], QUIET).route(link.route.name)
+    away = World(["a", "b"], QUIET).route(link.route.name)
+    away.up = False
+    link.routes += [other, away]
+    link.wait(0.5)
+    assert [route.breaker.state for route in link.routes] == [State.OPEN, State.OPEN, State.CLOSED]
+    link.vitals.heard = True
+    link.wait(TICK_S)
+    assert [route.breaker.state for route in link.routes] == [State.HALF_OPEN, State.HALF_OPEN, State.CLOSED]
+
+
+def test_a_model_that_is_unloaded_takes_its_check_along():
+    link = patient(CHECKS, busy=False)
+    link.route.breaker.trip(Cause.OPERATOR, "by hand")
+    link.route.breaker.revive("again")
+    link.tell(Tell.BUSY)
+    link.wait(TICK_S)
+    assert link.route.breaker.probes == 1
+    link.route.up = False
+    link.wait(TICK_S)
+    assert link.route.breaker.probes == 0

@@ -19,8 +19,8 @@ PROGRAM = Path(__file__).with_name("fake_gateway.py")
 class FakeGateway(Running):
     """`url` is where it serves."""
 
-    def __init__(self, *arguments: str) -> None:
-        super().__init__([sys.executable, str(PROGRAM), *arguments], {**os.environ, "PYTHONUNBUFFERED": "1"})
+    def __init__(self, *arguments: str, **env: str) -> None:
+        super().__init__([sys.executable, str(PROGRAM), *arguments], {**os.environ, "PYTHONUNBUFFERED": "1", **env})
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -35,7 +35,7 @@ class FakeGateway(Running):
 
 @pytest.fixture
 def make_gateway() -> type[FakeGateway]:
-    """make_gateway("--token", "t") is one of this test's own, for a `with`."""
+    """make_gateway("--max-message", "65536", MODEL_CONTROL_TOKEN="t") is one of this test's own, for a `with`."""
     return FakeGateway
 
 

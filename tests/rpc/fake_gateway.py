@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -51,7 +52,11 @@ class FakeModel:
             headers = HEADERS + b"retry-after: 7\r\n" if status == 503 else HEADERS
             asker.on_error(ApiError(status, f"code_{status}", f"status {status} × wanted"), headers)
             return None
-        result = echo(asked, bytes(tensors))
+        try:
+            result = echo(asked, bytes(tensors))
+        except KeyError as error:
+            asker.on_error(ApiError(400, "unknown_output", f"there is no output {error}"), HEADERS)
+            return None
         if name == "never":
             return FakeTicket(asyncio.Event())
         if name == "later":
@@ -175,10 +180,12 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--max-message", type=int, default=16 * 2**20)
+    parser.add_argument("--max-calls", type=int, default=4096)
     parser.add_argument("--in-flight", type=int, default=2**29)
-    parser.add_argument("--token", default="")
     parser.add_argument("--succeeds", action="store_true")
+    parser.add_argument("--soon", action="store_true")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
     plane = FakePlane()
     server = RpcServer(
         plane,  # type: ignore[arg-type]
@@ -186,9 +193,9 @@ async def main() -> None:
         options.port,
         in_flight=InFlightBytes(options.in_flight),
         max_message_bytes=options.max_message,
-        control_token=options.token,
+        max_calls=options.max_calls,
     )
-    await server.start(succeeds=options.succeeds)
+    await (server.start_soon if options.soon else server.start)(succeeds=options.succeeds)
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     say("port", server.port)

@@ -64,6 +64,26 @@ def test_a_port_that_is_taken_is_named(make_gateway):
             assert other.wait() == 1 and "--grpc-port" in other.log
 
 
+def test_a_port_that_gets_free_is_taken_then():
+    with socket.create_server(("127.0.0.1", 0)) as strange:
+        port = str(strange.getsockname()[1])
+        with FakeGateway("--port", port, "--soon") as own:
+            own.wait_for_line("gRPC is not served: cannot listen on port .* tried again each second")
+            strange.close()
+            own.wait_for_line("gRPC on 127.0.0.1:")
+            with triton.InferenceServerClient(own.url) as client:
+                assert client.is_server_ready()
+            assert own.terminate() == 0
+
+
+def test_who_waits_for_a_port_can_be_stopped():
+    with socket.create_server(("127.0.0.1", 0)) as strange:
+        port = str(strange.getsockname()[1])
+        with FakeGateway("--port", port, "--soon") as own:
+            assert own.terminate() == 0
+            assert "Traceback" not in own.log
+
+
 def test_a_successor_takes_over():
     """A call that meets the very end of its connection was not begun, and says so: asked again, it is answered."""
     port = str(free_ports(1)[0])

@@ -44,13 +44,14 @@ def test_configuration(client):
     assert [(each.name, each.data_type, list(each.dims)) for each in config.input] == [("x", 11, [4]), ("s", 13, [-1])]
     assert [(each.name, each.data_type, list(each.dims)) for each in config.output] == [("out_x", 11, [4])]
     assert config.dynamic_batching.max_queue_delay_microseconds == 2500
-    assert config.response_cache.enable
+    assert config.response_cache.enable and not config.model_transaction_policy.decoupled
+    assert list(config.version_policy.specific.versions) == [2]
 
 
 def test_configuration_of_a_model_that_does_not_batch(client):
     config = client.get_model_config("echo", "1").config
     assert config.max_batch_size == 0 and list(config.input[0].dims) == [-1, 4]
-    assert not config.HasField("dynamic_batching") and not config.response_cache.enable
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0 and not config.response_cache.enable
 
 
 def test_statistics(client):

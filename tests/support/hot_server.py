@@ -8,11 +8,12 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import uvicorn
 from uvicorn.server import ServerState
 
+from inference_site.exchange import Plane
 from inference_site.heads import KnownHeads
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.inflight import InFlightBytes
@@ -185,7 +186,7 @@ class HotServer:
                 Protocol.ended += 1
                 return super().eof_received()
 
-        Protocol.plane = plane or self.plane
+        Protocol.plane = plane or cast(Plane, self.plane)
         Protocol.rest = Rest(Protocol.plane)
         Protocol.max_body_bytes = max_body_bytes
         self.protocol = Protocol

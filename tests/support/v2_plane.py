@@ -67,10 +67,14 @@ class EchoModel:
             return held
         if plane.later:
             held = Held(payload, asker, timeout_ms)
-            asyncio.get_running_loop().call_soon(lambda: held.cancelled or self.tell(payload, asker))
+            asyncio.get_running_loop().call_soon(self._tell_later, held)
             return held
         self.tell(payload, asker)
         return None
+
+    def _tell_later(self, held: Held) -> None:
+        if not held.cancelled:
+            self.tell(held.payload, held.asker)
 
     def tell(self, payload: bytes, asker: Asker) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Somebody who asks a node and keeps each answer under the token it came with."""
+"""Somebody who asks a model and keeps each answer under the token it came with."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import orjson
 
 from inference_site.lib.frames import Cache, Tell
 from worker_app.job import Job
+from worker_app.model import Model
 from worker_app.node import Node
 
 
 class Asker:
     """Fails the test on a second answer to the same."""
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, asked: Model | Node) -> None:
+        self.model = asked.find(None, None) if isinstance(asked, Node) else asked
         self.answers: dict[object, tuple[Tell, Cache, int, bytes]] = {}
         self.left: set[object] = set()
         self.times_us: dict[object, int] = {}
@@ -30,7 +31,7 @@ class Asker:
     def job(self, values: object, token: object, *, left_ms: int = 0) -> Job | None:
         self.asked += 1
         text = values if isinstance(values, bytes) else orjson.dumps(values)
-        return self.node.infer(text, token, self.reply, left_ms)
+        return self.model.ask(text, token, self.reply, left_ms)
 
     def reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
         assert token not in self.answers, "answered twice"
@@ -47,18 +48,18 @@ class Asker:
 
     def check(self, token: object) -> None:
         self.asked += 1
-        self.node.check(token, self.reply)
+        self.model.check(token, self.reply)
 
     def leave(self, job: Job | None, token: object) -> None:
         """Does not wait for the answer to a request any more."""
         assert job is not None
         if token not in self.answers:
             self.left.add(token)
-        self.node.cancel(job, token, self.reply)
+        self.model.cancel(job, token, self.reply)
 
     async def everything(self, within_s: float = 10.0) -> None:
         async with asyncio.timeout(within_s):
             while len(self.answers) + len(self.left) < self.asked:
                 self._all.clear()
                 await self._all.wait()
-        assert self.node.in_flight == 0
+        assert self.model.in_flight == 0

@@ -4,54 +4,90 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import orjson
 
+from inference_site.lib.catalog import TensorInfo
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
-from worker_app.engine import Engine, EngineError
+from inference_site.lib.record import Record
+from worker_app.engine import Engine, EngineError, Run
+from worker_app.model import Model
 from worker_app.node import Node
-from worker_app.record import Record
-from worker_app.samples import InputSpec
+from worker_app.results import encode_text, encode_v2
+from worker_app.samples import Reader, Sample
+from worker_app.signature import Signature, Tensor
 
 
 class EchoEngine:
-    """Stands in for `Engine`. `batches` keeps what each run was given; `raises` and `refuses` make it fail."""
+    """Stands in for `Engine`. `runs` keeps what each run was given; `raises` and `refuses` make it fail."""
 
     provider = "EchoExecutionProvider"
     fallback_reason = ""
-    digest = "0" * 64
 
-    def __init__(self, values: int | None = 4, *, takes_s: float = 0.0) -> None:
-        self.input = InputSpec("input", np.dtype("f4"), (values,))
-        self.record = Record(name="echo")
-        self.zeros = bytes(4 * (values or 1))
+    def __init__(
+        self,
+        values: int | None = 4,
+        *,
+        takes_s: float = 0.0,
+        name: str = "echo",
+        version: str = "1",
+        sessions: int = 1,
+        digest: str = "0" * 64,
+    ) -> None:
+        dims = ("batch", values)
+        self._signature = Signature((Tensor("input", "FP32", dims),), (Tensor("output", "FP32", dims),), True)
+        self.name, self.version, self.digest = name, version, digest
+        self.path = Path(f"{name}.onnx")
+        self.record = Record(name=name)
+        self.inputs: tuple[TensorInfo, ...] = tuple(each.info for each in self._signature.inputs)
+        self.outputs: tuple[TensorInfo, ...] = tuple(each.info for each in self._signature.outputs)
+        self.output = "output"
+        self.batches = True
+        self.sessions = sessions
+        self.read = Reader(self._signature).read
+        self.probe = orjson.dumps([0] * (values or 1))
         self.takes_s = takes_s
         self.fixed_s, self.each_s = takes_s, 0.0
-        self.typical_s = takes_s  # what the node looks at to choose between the loop and the thread
-        self.batches: list[list[bytes]] = []
+        self.typical_s = takes_s  # what the model looks at to choose between the loop and the thread
+        self.runs: list[list[bytes]] = []
+        self.slots: list[int] = []  # the session of each run
+        self.shrunk = 0
         self.raises: Exception | None = None
         self.refuses: dict[bytes, ApiError | EngineError] = {}
 
-    def run(self, samples: Sequence[bytes]) -> list[bytes | ApiError | EngineError]:
+    def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
         """The samples as JSON."""
-        self.batches.append(list(samples))
+        data = [sample.arrays[0].tobytes() for sample in samples]
+        self.runs.append(data)
+        self.slots.append(session)
         if self.takes_s:
             time.sleep(self.takes_s)
         if self.raises is not None:
             raise self.raises
-        return [self.refuses.get(sample) or echo(sample) for sample in samples]
+        results = [self.refuses.get(each) or self._answer(sample) for each, sample in zip(data, samples, strict=True)]
+        return Run(results, 1000, 2000, 3000)
+
+    def shrink(self) -> None:
+        """Counts."""
+        self.shrunk += 1
 
     def describe(self) -> dict[str, Any]:
         """For `/health`."""
-        return {"name": "echo"}
+        return {"name": self.name}
+
+    def _answer(self, sample: Sample) -> bytes:
+        if sample.view is None:
+            return encode_text(sample.arrays[0])
+        return encode_v2(sample.view, {0: sample.arrays[0]}, self._signature.outputs)
 
     @property
     def ran(self) -> int:
         """Samples run so far."""
-        return sum(map(len, self.batches))
+        return sum(map(len, self.runs))
 
 
 def echo(sample: bytes) -> bytes:
@@ -59,6 +95,14 @@ def echo(sample: bytes) -> bytes:
     return orjson.dumps(np.frombuffer(sample, "f4"), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def echo_node(engine: EchoEngine | None = None, name: str = "worker_1", **settings: Any) -> Node:
-    """A node around an echo engine."""
-    return Node(name, cast(Engine, engine or EchoEngine()), NodeSettings(**settings))
+def echo_model(engine: EchoEngine | None = None, record: Record | None = None, **settings: Any) -> Model:
+    """A model around an echo engine."""
+    return Model(cast(Engine, engine or EchoEngine()), settings=NodeSettings(**settings), record=record)
+
+
+def echo_node(*engines: EchoEngine, name: str = "worker_1", **settings: Any) -> Node:
+    """A node with a model around each of these echo engines, or around one; numbered from 1."""
+    node = Node(name, settings=NodeSettings(**settings))
+    for engine in engines or (EchoEngine(),):
+        node.add(cast(Engine, engine))
+    return node

@@ -1,14 +1,12 @@
 """The consumer that runs the batches: woken per batch, and it goes on after a failure."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from tests.worker_app.echo_engine import EchoEngine, echo_node
-from worker_app.node import Node
-
-Start = Callable[[Node], Node]
+from tests.worker_app.conftest import Start
+from tests.worker_app.echo_engine import EchoEngine, echo_model
+from worker_app.model import Model
 
 
 class Counting:
@@ -26,44 +24,44 @@ class Counting:
                 await asyncio.sleep(0.005)
 
 
-def ask(node: Node, number: int, reply: Counting) -> None:
-    node.infer(b"[%d,0,0,0]" % number, number, reply)
+def ask(model: Model, number: int, reply: Counting) -> None:
+    model.ask(b"[%d,0,0,0]" % number, number, reply)
 
 
 async def test_it_is_woken_for_a_batch_not_for_a_request(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = EchoEngine()
-    node = echo_node(engine, batch_size=32)
+    model = echo_model(engine, batch_size=32)
     wakes = 0
-    run = node.run_batches
+    run = model.run_batches
 
-    async def counted() -> None:
+    async def counted(slot: int = 0) -> None:
         nonlocal wakes
         wakes += 1
         await run()
 
-    monkeypatch.setattr(node, "run_batches", counted)
-    start(node)
+    monkeypatch.setattr(model, "run_batches", counted)
+    start(model)
     await asyncio.sleep(0)
     replies = Counting()
     for number in range(320):
-        ask(node, number, replies)
+        ask(model, number, replies)
     await replies.reach(320)
-    assert list(map(len, engine.batches)) == [32] * 10
+    assert list(map(len, engine.runs)) == [32] * 10
     assert 1 <= wakes <= 2
 
 
 async def test_it_sleeps_while_nothing_waits(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    node = echo_node()
+    model = echo_model()
     wakes = 0
-    run = node.run_batches
+    run = model.run_batches
 
-    async def counted() -> None:
+    async def counted(slot: int = 0) -> None:
         nonlocal wakes
         wakes += 1
         await run()
 
-    monkeypatch.setattr(node, "run_batches", counted)
-    start(node)
+    monkeypatch.setattr(model, "run_batches", counted)
+    start(model)
     await asyncio.sleep(0.1)
     assert wakes == 0
 
@@ -71,32 +69,32 @@ async def test_it_sleeps_while_nothing_waits(start: Start, monkeypatch: pytest.M
 async def test_it_goes_on_after_a_failure(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    node = echo_node()
-    run, failures = node.run_batches, [RuntimeError("out of luck")]
+    model = echo_model()
+    run, failures = model.run_batches, [RuntimeError("out of luck")]
 
-    async def fails_once() -> None:
+    async def fails_once(slot: int = 0) -> None:
         if failures:
             raise failures.pop()
         await run()
 
-    monkeypatch.setattr(node, "run_batches", fails_once)
-    start(node)
+    monkeypatch.setattr(model, "run_batches", fails_once)
+    start(model)
     replies = Counting()
-    ask(node, 1, replies)
+    ask(model, 1, replies)
     # What waited when it failed is not left until somebody else happens to come.
     await replies.reach(1)
-    assert "the batch consumer failed; it starts again" in caplog.text
-    ask(node, 2, replies)
+    assert "a batch consumer failed; it starts again" in caplog.text
+    ask(model, 2, replies)
     await replies.reach(2)
 
 
 async def test_it_ends_when_cancelled() -> None:
     from worker_app.consumers import run_batches
 
-    node = echo_node()
-    task = asyncio.create_task(run_batches(node))
+    model = echo_model()
+    task = asyncio.create_task(run_batches(model))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 1)
-    node.close()
+    model.close()

@@ -190,7 +190,7 @@ def test_asks_of_all_forms_and_of_any_rows_share_a_batch(tmp_path: Path) -> None
     sizes = count_runs(engine)
     first, several, named, last = engine.run(samples).results
     assert sizes == [7]
-    np.testing.assert_allclose([values(first), values(named)], expected[[0, 4]], atol=1e-6)
+    np.testing.assert_allclose(np.array([values(first), values(named)], "f8"), expected[[0, 4]], atol=1e-6)
     found = answers(several)
     assert list(found) == ["label", "probabilities"]
     np.testing.assert_array_equal(found["label"], expected[1:4].argmax(axis=1))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.worker_app.asker import Asker
-from tests.worker_app.echo_engine import EchoEngine, echo_node
+from tests.worker_app.echo_engine import EchoEngine, echo_model
 from worker_app.lastrun import LastRun
 
 KEY = 2**64 - 2
@@ -55,23 +55,23 @@ def test_without_a_place_to_write_nothing_is_noted(tmp_path: Path) -> None:
 async def test_a_watched_input_runs_alone_before_all_that_waits_and_is_noted_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "running"
     engine = EchoEngine()
-    node = echo_node(engine)
-    node.last_run = LastRun(path)
+    model = echo_model(engine)
+    model.last_run = LastRun(path)
     noted: list[bytes] = []
     run = engine.run
 
-    def look(samples: Any) -> Any:
+    def look(samples: Any, session: int) -> Any:
         noted.append(path.read_bytes())
-        return run(samples)
+        return run(samples, session)
 
-    engine.run = look  # type: ignore[method-assign]
-    asker = Asker(node)
+    engine.run = look  # type: ignore[assignment, method-assign]
+    asker = Asker(model)
     for number in range(3):
         asker.ask([number, 0, 0, 0])
-    assert node.infer(b"[9, 0, 0, 0]", "watched", asker.reply, 0, KEY) is not None
-    await node.run_batches()
+    assert model.ask(b"[9, 0, 0, 0]", "watched", asker.reply, 0, KEY) is not None
+    await model.run_batches()
     assert asker.answers["watched"][3] == b"[9.0,0.0,0.0,0.0]"
-    assert list(map(len, engine.batches)) == [1, 3]
+    assert list(map(len, engine.runs)) == [1, 3]
     assert noted == [b"%016x" % KEY, b"-" * 16]
     assert LastRun(path).found is None
-    node.close()
+    model.close()

@@ -1,378 +1,419 @@
-"""The node: every asker gets the answer to its own input, once, whatever happens around it."""
+"""Several models in one process: each answers for itself, and they come and go without anybody losing an answer."""
+
+from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import orjson
 import pytest
 
+from inference_site.lib.catalog import ModelInfo, ModelSettings, State
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
-from tests.support import onnx_models
+from inference_site.lib.record import Record
 from tests.worker_app.asker import Asker
-from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
-from worker_app.core.batcher import Release
-from worker_app.engine import Engine, EngineError
+from tests.worker_app.conftest import Start
+from tests.worker_app.echo_engine import EchoEngine, echo_node
+from tests.worker_app.file_engine import Shelf, answer
+from worker_app import node as node_module
+from worker_app.engine import ModelError
 from worker_app.node import Node
 from worker_app.stats import node_health, node_stats
 
-Start = Callable[[Node], Node]
+
+class FakeStream:
+    """A gateway's connection that keeps what it is told."""
+
+    def __init__(self, *, bulk: bool = False, uses: frozenset[int] | None = None) -> None:
+        self.bulk = bulk
+        self.uses = uses
+        self.told: list[str] = []
+
+    def say_draining(self) -> None:
+        self.told.append("draining")
+
+    def say_models(self) -> None:
+        self.told.append("models")
 
 
-async def test_a_miss_then_a_hit(start: Start) -> None:
-    engine = EchoEngine()
-    asker = Asker(start(echo_node(engine)))
-    assert await asker.answer([1, 2, 3, 4]) == (Tell.RESULT, Cache.MISS, 200, b"[1.0,2.0,3.0,4.0]")
-    assert await asker.answer([1, 2, 3, 4]) == (Tell.RESULT, Cache.HIT, 200, b"[1.0,2.0,3.0,4.0]")
-    assert engine.ran == 1
-    stats = node_stats(asker.node)
-    assert (stats["total_requests"], stats["cache_hits"], stats["cache_size"]) == (2, 1, 1)
-    assert stats["cache_hit_rate"] == 0.5
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
 
 
-async def test_other_text_for_the_same_sample_is_a_hit_too(start: Start) -> None:
-    engine = EchoEngine()
-    asker = Asker(start(echo_node(engine)))
-    for text in (b"[1,2,3,4]", b"[1.0, 2.0, 3.0, 4.0]", b"[1e0,20e-1,3,4]", b"[ 1 ,2,3,4 ]"):
-        assert (await asker.answer(text))[3] == b"[1.0,2.0,3.0,4.0]"
-    assert engine.ran == 1
+def wish(revision: int, **models: ModelSettings) -> NodeSettings:
+    return NodeSettings(revision=revision, models=models)
 
 
-@pytest.mark.parametrize("takes_s", [0.0, 0.02])
-async def test_a_thousand_identical_requests_are_one_inference(start: Start, takes_s: float) -> None:
-    engine = EchoEngine(takes_s=takes_s)
-    asker = Asker(start(echo_node(engine)))
-    for number in range(1000):
-        asker.ask([5, 6, 7, 8])
-        if number == 500:
-            await asyncio.sleep(takes_s / 2)  # some come while it runs
-    await asker.everything()
-    assert engine.batches == [[np.array([5, 6, 7, 8], "f4").tobytes()]]
-    caches = [cache for _, cache, *_ in asker.answers.values()]
-    assert caches.count(Cache.MISS) == 1
-    assert caches[0] is Cache.MISS
-    assert {payload for *_, payload in asker.answers.values()} == {b"[5.0,6.0,7.0,8.0]"}
+def state_of(node: Node, name: str) -> list[tuple[str, State, bool]]:
+    return [(info.version, info.state, info.current) for info in node.infos() if info.name == name]
 
 
-async def test_two_thousand_mixed_requests_get_their_own_answers(start: Start) -> None:
-    rng = random.Random(1)
-    pool = [[rng.randint(-9, 9) / 4 for _ in range(4)] for _ in range(300)]
-    engine = EchoEngine()
-    asker = Asker(start(echo_node(engine, cache_entries=50, batch_size=7)))
-    expected: dict[object, tuple[Tell, bytes | None]] = {}
-    for number in range(2000):
-        if number % 97 == 0:
-            expected[asker.ask(b"[1,2]")] = (Tell.REFUSED, None)
-        else:
-            values = rng.choice(pool)
-            expected[asker.ask(values)] = (Tell.RESULT, echo(np.array(values, "f4").tobytes()))
-        if rng.random() < 0.05:
+async def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def settled(node: Node) -> None:
+    await until(lambda: not any(info.state is State.LOADING for info in node.infos()))
+
+
+async def ask(node: Node, values: object, name: str | None = None, version: str | None = None) -> bytes:
+    kind, _, _, payload = await Asker(node.find(name, version)).answer(values)
+    assert kind is Tell.RESULT
+    return payload
+
+
+async def test_models_side_by_side_answer_for_themselves(start: Start, shelf: Shelf) -> None:
+    for name in ("b", "a", "c"):
+        shelf.put(name, "1", f"word of {name}")
+    node = start(shelf.node())
+    for _ in range(2):
+        for name in ("a", "b", "c"):
+            assert await ask(node, [1, 2], name) == answer(f"word of {name}", 1, 2)
+    assert await ask(node, [1, 2]) == answer("word of a", 1, 2)  # the first by name
+    node.configure(NodeSettings(revision=1, default_model="c"))
+    assert await ask(node, [1, 2]) == answer("word of c", 1, 2)
+    stats = node_stats(node)
+    assert (stats["total_requests"], stats["cache_hits"], stats["model"]) == (8, 5, "c")
+    assert [(model["name"], model["total_requests"]) for model in stats["models"]] == [("a", 3), ("b", 2), ("c", 3)]
+    assert len({model.number for model in node.models.values()}) == 3
+
+
+async def test_the_newest_version_is_loaded_unless_others_are_wanted(start: Start, shelf: Shelf) -> None:
+    for version in ("1", "2", "10"):
+        shelf.put("a", version, f"v{version}")
+    node = start(shelf.node())
+    assert state_of(node, "a") == [("10", State.READY, True)]
+    node.configure(wish(1, a=ModelSettings(versions=("1", "2"))))
+    await settled(node)
+    assert [info.version for info in node.infos() if info.current] == ["1", "2"]
+    assert await ask(node, [1, 2], "a") == answer("v2", 1, 2)
+    assert await ask(node, [1, 2], "a", "1") == answer("v1", 1, 2)
+    with pytest.raises(ApiError, match=r"has no version '10'; it is served in: 1, 2") as refused:
+        node.find("a", "10")
+    assert refused.value.status == 404
+
+
+async def test_a_new_version_is_loaded_beside_the_old_under_load_and_then_takes_its_place(
+    start: Start, shelf: Shelf
+) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    answers: list[tuple[bool, bytes]] = []
+    swapped = stop = False
+
+    async def client(number: int) -> None:
+        while not stop:
+            before = swapped
+            answers.append((before, await ask(node, [number, len(answers) % 3])))
             await asyncio.sleep(0)
-    await asker.everything()
-    for token, (kind, payload) in expected.items():
-        assert asker.answers[token][0] is kind
-        assert payload is None or asker.answers[token][3] == payload
-    assert max(map(len, engine.batches)) <= 7
-    assert asker.node.total_requests == 2000
+
+    clients = [asyncio.create_task(client(number)) for number in range(20)]
+    await until(lambda: len(answers) > 200)
+    shelf.put("a", "2", "new")
+    shelf.open.clear()
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    assert ("2", State.LOADING, True) in state_of(node, "a")
+    count = len(answers)
+    await until(lambda: len(answers) > count + 200)  # the old one goes on
+    shelf.open.set()
+    await settled(node)
+    swapped = True
+    count = len(answers)
+    await until(lambda: len(answers) > count + 200)
+    stop = True
+    await asyncio.gather(*clients)
+    words = {(after, orjson.loads(payload)[0]) for after, payload in answers}
+    assert words <= {(False, "old"), (False, "new"), (True, "new")}
+    assert {(False, "old"), (True, "new")} <= words
+    await until(lambda: len(node.models) == 1)
+    assert state_of(node, "a") == [("2", State.READY, True)]
 
 
-async def test_the_real_engine_answers_every_token_as_onnxruntime_does(start: Start, tmp_path: Path) -> None:
-    engine = Engine(onnx_models.linear(tmp_path / "m.onnx"))
-    asker = Asker(start(Node("worker_1", engine)))
-    weights, bias = onnx_models.linear_weights()
-    rows = np.random.default_rng(2).standard_normal((1000, 4)).astype("f4")
-    for turn in range(2):
-        for index, row in enumerate(rows):
-            asker.ask([float(value) for value in row], (turn, index))
-            if index % 50 == 0:
-                await asyncio.sleep(0)
-        await asker.everything()
-    for (_, index), (kind, _, _, payload) in asker.answers.items():  # type: ignore[misc]
-        assert kind is Tell.RESULT
-        np.testing.assert_allclose(json.loads(payload), rows[index] @ weights + bias, atol=1e-5)
+async def test_a_changed_file_is_loaded_when_it_is_ordered_and_not_before(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "one")
+    node = start(shelf.node())
+    assert await ask(node, [1, 2]) == answer("one", 1, 2)
+    shelf.put("a", "1", "another")
+    node.configure(NodeSettings(revision=1))
+    assert shelf.loaded == ["one"]
+    node.configure(wish(2, a=ModelSettings(order=1)))
+    await settled(node)
+    assert shelf.loaded == ["one", "another"]
+    assert await ask(node, [1, 2]) == answer("another", 1, 2)
+    node.configure(wish(3, a=ModelSettings(order=2)))  # nothing has changed since
+    await settled(node)
+    assert shelf.loaded == ["one", "another"]
 
 
-async def test_a_slow_engine_does_not_hold_up_the_loop(start: Start) -> None:
-    asker = Asker(start(echo_node(EchoEngine(takes_s=0.2))))
-    asker.ask([1, 2, 3, 4])
-    await asyncio.sleep(0.02)
-    began = asyncio.get_running_loop().time()
-    for _ in range(10):
-        await asyncio.sleep(0.001)
-    assert asyncio.get_running_loop().time() - began < 0.15
-    assert not asker.answers
-    await asker.everything()
+async def test_a_broken_file_leaves_the_old_version_serving_and_says_why(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "good")
+    node = start(shelf.node())
+    shelf.put("a", "2", "broken: half of it is missing")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("good", 1, 2)
+    (failed,) = (info for info in node.infos() if info.state is State.UNAVAILABLE)
+    assert (failed.number, failed.name, failed.version) == (0, "a", "2")
+    assert "half of it is missing" in failed.reason
+    node.configure(wish(2, a=ModelSettings(order=1)))
+    await settled(node)
+    assert shelf.loaded == ["good", "broken: half of it is missing"]  # it is not tried again unasked
+    shelf.put("a", "2", "mended")
+    node.configure(wish(3, a=ModelSettings(order=2)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("mended", 1, 2)
+    assert [info.state for info in node.infos() if info.current] == [State.READY]
 
 
-async def test_what_arrives_while_the_engine_runs_is_the_next_batch(start: Start) -> None:
-    engine = EchoEngine(takes_s=0.05)
-    asker = Asker(start(echo_node(engine, batch_size=32)))
-    asker.ask([0, 0, 0, 0])
-    await asyncio.sleep(0.02)
-    for number in range(1, 41):
-        asker.ask([number, 0, 0, 0])
-    await asker.everything()
-    assert list(map(len, engine.batches)) == [1, 32, 8]
-    order = [int(np.frombuffer(sample, "f4")[0]) for batch in engine.batches for sample in batch]
-    assert order == list(range(41))
-    assert asker.node.batcher.counts == {Release.FULL: 1, Release.TIMEOUT: 0, Release.FREE: 2}
+async def test_a_broken_file_of_the_same_version_too(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "good")
+    node = start(shelf.node())
+    shelf.put("a", "1", "broken")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("good", 1, 2)
+    shelf.put("a", "1", "good")
+    node.configure(wish(2, a=ModelSettings(order=2)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("good", 1, 2)
+    assert not any(info.state is State.UNAVAILABLE for info in node.infos())
 
 
-async def test_a_full_queue_is_busy_and_forgets_what_it_refused() -> None:
-    engine = EchoEngine()
-    asker = Asker(echo_node(engine))
-    asker.node.batcher.limit = 3
-    for number in range(5):
-        asker.ask([number, 0, 0, 0])
-    assert {token: answer[:3] for token, answer in asker.answers.items()} == {
-        3: (Tell.BUSY, Cache.MISS, 503),
-        4: (Tell.BUSY, Cache.MISS, 503),
-    }
-    asker.ask([1, 0, 0, 0])  # the same work, already in the queue, needs no room
-    assert len(asker.answers) == 2
-    assert len(asker.node.batcher) == asker.node.in_flight == 3
-    await asker.node.run_batches()
-    await asker.everything()
-    token = asker.ask([4, 0, 0, 0])
-    await asker.node.run_batches()
-    assert asker.answers[token] == (Tell.RESULT, Cache.MISS, 200, b"[4.0,0.0,0.0,0.0]")
+async def test_an_unloaded_model_is_not_found_and_comes_back_when_it_is_loaded(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "first")
+    shelf.put("b", "1", "second")
+    node = start(shelf.node())
+    node.configure(wish(1, a=ModelSettings(loaded=False)))
+    with pytest.raises(ApiError, match="'a' is unloaded; load it") as refused:
+        node.find("a", None)
+    assert refused.value.status == 404
+    assert await ask(node, [1, 2]) == answer("second", 1, 2)
+    assert [(info.number, info.state, info.reason) for info in node.infos() if info.name == "a"] == [
+        (0, State.UNAVAILABLE, "unloaded")
+    ]
+    assert len(node.models) == 1
+    node.configure(wish(2, a=ModelSettings(loaded=True, order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("first", 1, 2)
 
 
-async def test_what_the_input_cannot_take_is_refused_at_once_and_never_kept() -> None:
-    asker = Asker(echo_node())
-    for body, status in ((b"[1]", 422), (b"[1,2,3,true]", 400), (b"[1,2,3,3.5e38]", 422), (b"[1,2,3", 400)):
-        for _ in range(2):
-            kind, _, found, payload = asker.answers[asker.ask(body)]
-            assert (kind, found) == (Tell.REFUSED, status)
-            assert set(json.loads(payload)) == {"error", "code"}
-    assert len(asker.node.results) == asker.node.in_flight == 0
+async def test_an_old_number_stays_as_long_as_a_gateway_uses_it(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    (number,) = node.models
+    silent, user, bulk = FakeStream(), FakeStream(uses=frozenset((number,))), FakeStream(bulk=True)
+    for stream in (silent, user, bulk):
+        node.joined(stream)
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    old = node.models[number]
+    assert not old.current
+    assert await Asker(old).answer([1, 2]) == (Tell.RESULT, Cache.MISS, 200, answer("old", 1, 2))
+    user.uses = frozenset((2,))
+    node.collect()
+    assert number in node.models  # one has not said yet what it uses
+    silent.uses = frozenset((2,))
+    node.collect()
+    assert set(node.models) == {2}
+    assert user.told[-1] == "models"
+    asker = Asker(old)
+    asker.ask([1, 2], "late")
+    assert asker.answers["late"][0] is Tell.GONE
 
 
-async def test_a_sample_that_the_model_refuses_is_its_own_fault_alone(start: Start) -> None:
-    engine = EchoEngine()
-    bad = np.array([9, 9, 9, 9], "f4").tobytes()
-    engine.refuses[bad] = ApiError(422, "model_refused_input", "no")
-    asker = Asker(start(echo_node(engine)))
-    tokens = [asker.ask([number, number, number, number]) for number in range(12)]
-    await asker.everything()
-    kinds = [asker.answers[token][0] for token in tokens]
-    assert kinds == [Tell.REFUSED if number == 9 else Tell.RESULT for number in range(12)]
-    assert asker.answers[tokens[9]][2] == 422
-    assert asker.node.errors == 0
-    engine.refuses.clear()
-    assert (await asker.answer([9, 9, 9, 9]))[:2] == (Tell.RESULT, Cache.MISS)  # a refusal is not cached
-
-
-@pytest.mark.parametrize("takes_s", [0.0, 0.002])
-async def test_a_failing_engine_is_told_to_each_asker_and_the_next_batch_runs(start: Start, takes_s: float) -> None:
-    engine = EchoEngine(takes_s=takes_s)
-    engine.raises = RuntimeError("segment lost")
-    asker = Asker(start(echo_node(engine)))
-    for number in range(10):
-        asker.ask([number % 5, 0, 0, 0])
-    await asker.everything()
-    for kind, _, status, payload in asker.answers.values():
-        assert (kind, status) == (Tell.FAILED, 503)
-        assert b"segment lost" in payload
-    engine.raises = None
-    assert (await asker.answer([1, 0, 0, 0]))[:2] == (Tell.RESULT, Cache.MISS)  # a failure is not cached
-    engine.refuses[np.array([7, 0, 0, 0], "f4").tobytes()] = EngineError("sick")
-    errors = asker.node.errors
-    assert (await asker.answer([7, 0, 0, 0]))[0] is Tell.FAILED
-    assert asker.node.errors == errors + 1
-
-
-async def test_an_asker_whose_callback_fails_harms_nobody_else(start: Start) -> None:
-    asker = Asker(echo_node())
-
-    def broken(*_: Any) -> None:
-        raise RuntimeError("the client's connection is gone")
-
-    asker.node.infer(b"[0,0,0,0]", None, broken)
-    for number in range(3):
-        asker.ask([number, 0, 0, 0])
-    start(asker.node)
-    await asker.everything(within_s=2)
-    assert (await asker.answer([0, 0, 0, 0]))[0] is Tell.RESULT
-
-
-async def test_without_a_cache_every_request_runs(start: Start) -> None:
-    engine = EchoEngine()
-    asker = Asker(start(echo_node(engine, cache_entries=0)))
-    for _ in range(3):
-        assert (await asker.answer([1, 2, 3, 4]))[:2] == (Tell.RESULT, Cache.MISS)
-    assert engine.ran == 3
-    assert node_stats(asker.node)["cache_size"] == asker.node.results.size_bytes == 0
-
-
-async def test_the_cache_keeps_to_its_entries_and_its_bytes(start: Start) -> None:
-    engine = EchoEngine()
-    node = start(echo_node(engine, cache_entries=10))
+async def test_an_old_number_is_not_taken_from_who_waits_for_it(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = shelf.node()
+    (number,) = node.models
     asker = Asker(node)
-    for number in range(50):
-        await asker.answer([number, 0, 0, 0])
-        assert len(node.results) <= 10
-    node.configure(NodeSettings(revision=1, cache_entries=1000, cache_bytes=500))
-    assert node.results.size_bytes <= 500
-    for number in range(50, 100):
-        await asker.answer([number, 0, 0, 0])
-        assert node.results.size_bytes <= 500
-    assert 0 < len(node.results) < 20
-    ran = engine.ran
-    assert (await asker.answer([99, 0, 0, 0]))[1] is Cache.HIT
-    assert (await asker.answer([50, 0, 0, 0]))[1] is Cache.MISS
-    assert engine.ran == ran + 1
-
-
-async def test_lazy_batches_wait_until_their_time(start: Start) -> None:
-    engine = EchoEngine()
-    asker = Asker(start(echo_node(engine, batch_eager=False, batch_wait_ms=80.0, batch_size=32)))
-    began = asyncio.get_running_loop().time()
-    for number in range(5):
-        asker.ask([number, 0, 0, 0])
-    await asyncio.sleep(0.02)
-    assert not asker.answers
+    asker.ask([1, 2], "early")
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    assert not node.models[number].current
+    start(node)
     await asker.everything()
-    assert asyncio.get_running_loop().time() - began >= 0.079
-    assert list(map(len, engine.batches)) == [5]
-    assert asker.node.batcher.counts == {Release.FULL: 0, Release.TIMEOUT: 1, Release.FREE: 0}
+    assert asker.answers["early"][3] == answer("old", 1, 2)
+    await until(lambda: number not in node.models)
 
 
-async def test_lazy_batches_go_when_full_without_waiting(start: Start) -> None:
-    engine = EchoEngine()
-    asker = Asker(start(echo_node(engine, batch_eager=False, batch_wait_ms=200.0, batch_size=4)))
-    began = asyncio.get_running_loop().time()
-    for number in range(8):
-        asker.ask([number, 0, 0, 0])
-    await asker.everything()
-    assert asyncio.get_running_loop().time() - began < 0.15
-    for number in range(8, 14):
-        asker.ask([number, 0, 0, 0])
-        await asyncio.sleep(0.001)
-    await asker.everything()
-    assert list(map(len, engine.batches)) == [4, 4, 4, 2]
-    assert asker.node.batcher.counts == {Release.FULL: 3, Release.TIMEOUT: 1, Release.FREE: 0}
-    assert node_stats(asker.node)["batch_processor"] == {
-        "total_batches": 4,
-        "avg_batch_size": 3.5,
-        "timeout_batches": 1,
-        "full_batches": 3,
-        "free_batches": 0,
-    }
+async def test_a_gateway_that_only_connects_anew_finds_the_old_number(
+    start: Start, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "LINGER_S", 0.2)
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    stream = FakeStream(uses=frozenset((1,)))
+    node.joined(stream)
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    node.left(stream)
+    assert 1 in node.models
+    await until(lambda: 1 not in node.models)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        NodeSettings(revision=1, batch_eager=True),
-        NodeSettings(revision=1, batch_eager=False, batch_wait_ms=1.0),
-        NodeSettings(revision=1, batch_eager=False, batch_wait_ms=60_000.0, batch_size=3),
-    ],
-)
-async def test_new_settings_release_what_waits(start: Start, settings: NodeSettings) -> None:
-    asker = Asker(start(echo_node(batch_eager=False, batch_wait_ms=60_000.0)))
-    for number in range(3):
-        asker.ask([number, 0, 0, 0])
-    await asyncio.sleep(0.03)
-    assert not asker.answers
-    asker.node.configure(settings)
-    await asker.everything(within_s=2)
+async def test_what_was_done_before_an_unload_still_counts(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    for _ in range(3):
+        await ask(node, [1, 2])
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    await ask(node, [1, 2])
+    stats = node_stats(node)
+    assert (stats["total_requests"], stats["cache_hits"]) == (4, 2)
+    assert stats["batch_processor"]["total_batches"] == 2
+    assert [model["total_requests"] for model in stats["models"]] == [1]
 
 
-async def test_settings_change_under_load_without_a_wrong_or_missing_answer(start: Start) -> None:
-    rng = random.Random(5)
-    asker = Asker(start(echo_node()))
-    expected = {}
-    for number in range(1500):
-        values = [rng.randint(0, 60), 0, 0, 0]
-        expected[asker.ask(values)] = echo(np.array(values, "f4").tobytes())
-        if number % 15 == 0:
-            asker.node.configure(
-                NodeSettings(
-                    revision=number,
-                    cache_entries=rng.choice([0, 5, 1000]),
-                    cache_bytes=rng.choice([0, 300, 10**6]),
-                    batch_size=rng.choice([1, 3, 32]),
-                    batch_wait_ms=rng.choice([0.0, 2.0]),
-                    batch_eager=rng.random() < 0.5,
-                )
-            )
-            await asyncio.sleep(0.0005)
-    await asker.everything()
-    assert {token: answer[3] for token, answer in asker.answers.items()} == expected
+async def test_settings_of_a_model_are_in_force_at_once_and_only_some_need_a_new_engine(
+    start: Start, shelf: Shelf
+) -> None:
+    shelf.put("a", "1", "a")
+    shelf.put("b", "1", "b")
+    node = start(shelf.node())
+    record = Record(batch_size=3, cache_entries=7, batch_wait_ms=2.5, deadline_ms=400)
+    settings = wish(1, a=ModelSettings(record=record))
+    node.configure(settings)
+    model = node.find("a", None)
+    assert (model.batcher.max_size, model.results.max_entries, model.batcher.wait_s) == (3, 7, 0.0025)
+    assert (model.info.max_batch_size, model.info.deadline_ms) == (3, 400)
+    assert node.find("b", None).batcher.max_size == 32
+    assert shelf.loaded == ["a", "b"]
+    for more in (Record(sessions=2), Record(output="output"), Record(pad_with_zeros=True)):
+        count = len(shelf.loaded)
+        node.configure(wish(2, a=ModelSettings(record=more)))
+        await settled(node)
+        assert shelf.loaded[count:] == ["a"]
+    node.configure(wish(3, a=ModelSettings(record=Record(pad_with_zeros=True, cached=False))))
+    assert not node.find("a", None).info.cached
 
 
-def test_settings_show_in_the_health() -> None:
-    node = echo_node()
-    node.configure(NodeSettings(revision=7, cache_entries=5))
-    assert (node.settings.revision, node.results.max_entries) == (7, 5)
-    assert node_health(node)["settings"]["cache_entries"] == node_health(node)["cache_capacity"] == 5
+async def test_the_memory_of_the_cache_is_divided_among_the_models(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "a")
+    node = start(shelf.node(cache_bytes=1000))
+    assert node.find("a", None).results.max_bytes == 1000
+    shelf.put("b", "1", "b")
+    node.configure(NodeSettings(revision=1, cache_bytes=1000, models={"b": ModelSettings(order=1)}))
+    await settled(node)
+    assert [node.find(name, None).results.max_bytes for name in "ab"] == [500, 500]
+
+
+async def test_what_is_wanted_and_not_there_is_told(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "a")
+    node = start(shelf.node())
+    node.configure(wish(1, nobody=ModelSettings(order=1), a=ModelSettings(versions=("1", "8"))))
+    await settled(node)
+    reasons = {(info.name, info.version): info.reason for info in node.infos() if info.state is State.UNAVAILABLE}
+    assert reasons["a", "8"] == "a has no version 8; there are: 1"
+    assert str(shelf.folder / "nobody" / "1" / "model.onnx") in reasons["nobody", ""]
+    assert await ask(node, [1, 2], "a") == answer("a", 1, 2)
+
+
+async def test_only_the_last_of_many_orders_counts(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "first")
+    node = start(shelf.node())
+    shelf.open.clear()
+    for number in range(2, 8):
+        shelf.put("a", str(number), f"v{number}")
+        node.configure(wish(number, a=ModelSettings(order=number)))
+        await asyncio.sleep(0)
+    shelf.open.set()
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("v7", 1, 2)
+    assert len(shelf.loaded) <= 3
+    await until(lambda: len(node.models) == 1)
+
+
+async def test_an_order_back_and_forth_leaves_one_instance(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "one")
+    node = start(shelf.node())
+    node.joined(FakeStream())  # which keeps every number
+    for number, word in enumerate(("two", "one", "two"), start=1):
+        shelf.put("a", "1", word)
+        node.configure(wish(number, a=ModelSettings(order=number)))
+        await settled(node)
+        assert await ask(node, [1, 2]) == answer(word, 1, 2)
+        assert sum(model.current for model in node.models.values()) == 1
+
+
+def test_an_empty_repository_serves_nothing_and_says_so(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    node = shelf.node()
+    assert "serves nothing until one is loaded" in caplog.text
+    with pytest.raises(ApiError, match="serves no model yet") as refused:
+        node.find(None, None)
+    assert refused.value.status == 503
+    health = node_health(node)
+    assert (health["model"], health["models"], health["ready"]) == ({}, [], True)
     node.close()
 
 
-async def test_near_twins_never_share_an_answer(start: Start) -> None:
-    asker = Asker(start(echo_node(EchoEngine(values=None))))
-    twins: list[list[float]] = [
-        [1, 2],
-        [1, 2, 0],
-        [0, 1, 2],
-        [12],
-        [1.0, 2.0000002],
-        [1, -2],
-        [0.0],
-        [-0.0],
-        [0, 0],
-        [1] * 600,
-        [1] * 601,
-        [*[1.0] * 599, 2.0],
-    ]
-    for _ in range(2):
-        for twin in twins:
-            assert (await asker.answer(twin))[3] == echo(np.array(twin, "f4").tobytes()), twin
+def test_one_broken_model_does_not_keep_the_others_from_starting(shelf: Shelf) -> None:
+    shelf.put("a", "1", "broken")
+    shelf.put("b", "1", "good")
+    node = shelf.node()
+    assert state_of(node, "b") == [("1", State.READY, True)]
+    with pytest.raises(ApiError, match=r"'a' can't be loaded: .*it is broken") as refused:
+        node.find("a", None)
+    assert refused.value.status == 503
+    with pytest.raises(ApiError, match="there is no model 'c'; this worker serves: b") as refused:
+        node.find("c", None)
+    assert refused.value.status == 404
+    node.close()
 
 
-async def test_a_sample_made_to_look_like_the_digest_of_another_gets_its_own_answer(start: Start) -> None:
-    # A long sample is kept under its digest; anybody can compute that and send it as eight floats.
-    for seed in range(100):
-        long = np.random.default_rng(seed).standard_normal(1000).astype("f4")
-        forged = np.frombuffer(hashlib.blake2b(long.tobytes(), digest_size=32).digest(), "f4")
-        if np.isfinite(forged).all():
-            break
-    for first, second in ((long, forged), (forged, long)):
-        asker = Asker(start(echo_node(EchoEngine(values=None))))
-        for values in (first, second):
-            answer = await asker.answer([float(value) for value in values])
-            assert answer[1] is Cache.MISS
-            assert answer[3] == echo(values.tobytes())
-
-
-def test_equal_numbers_for_models_of_other_types_have_other_keys(tmp_path: Path) -> None:
-    floats = Engine(onnx_models.linear(tmp_path / "a.onnx"), warm_up_batch=1)
-    integers = Engine(onnx_models.integer_input(tmp_path / "b.onnx"), warm_up_batch=1)
-    assert floats.input.sample(b"[1,2,3,4]") != integers.input.sample(b"[1,2,3,4]")
+def test_nothing_but_broken_models_is_no_start(shelf: Shelf) -> None:
+    shelf.put("a", "1", "broken")
+    with pytest.raises(ModelError, match="can't be loaded: it is broken"):
+        shelf.node()
 
 
 def test_draining_is_told_to_every_gateway() -> None:
     node = echo_node()
-    told: list[str] = []
-
-    class FakeStream:
-        bulk = False
-
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def say_draining(self) -> None:
-            told.append(self.name)
-
-    node.gateways |= {FakeStream("a"), FakeStream("b")}
+    streams = FakeStream(), FakeStream()
+    node.gateways |= set(streams)
     node.drain()
-    assert sorted(told) == ["a", "b"]
+    assert [stream.told for stream in streams] == [["draining"], ["draining"]]
     assert node_health(node)["ready"] is False
+    node.close()
+
+
+def test_settings_and_every_model_show_in_the_health() -> None:
+    node = echo_node(EchoEngine(), EchoEngine(name="other"))
+    node.configure(NodeSettings(revision=7, cache_entries=5))
+    health = node_health(node)
+    assert health["settings"]["cache_entries"] == 5
+    assert health["cache_capacity"] == 10
+    assert health["model"] == {"name": "echo"}
+    assert [(model["name"], model["state"], model["default"]) for model in health["models"]] == [
+        ("echo", "READY", True),
+        ("other", "READY", False),
+    ]
+    assert {"inputs", "digest", "queue", "statistics", "provider"} <= set(health["models"][0])
+    assert orjson.dumps(health)
+    node.close()
+
+
+def test_no_number_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "_MOST_NUMBERS", 2)
+    node = echo_node(EchoEngine(), EchoEngine(name="b"))
+    with pytest.raises(ModelError, match="restart it"):
+        node.add(EchoEngine(name="c"))  # type: ignore[arg-type]
+    node.close()
+
+
+def test_an_info_can_be_told_and_read() -> None:
+    node = echo_node()
+    (info,) = node.catalog(3).models
+    assert isinstance(info, ModelInfo)
+    assert (info.number, info.name, info.version, info.output, info.batches) == (1, "echo", "1", "output", True)
+    assert node.catalog(3).default == "echo"
     node.close()

@@ -4,22 +4,27 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from inference_site.lib import frames, handoff, handshake
+from inference_site.lib import asks, frames, handoff, handshake
+from inference_site.lib.catalog import Models, ModelSettings
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
+from tests.worker_app.file_engine import Shelf
+from tests.worker_app.file_engine import answer as word
 from worker_app import stream as stream_module
+from worker_app.model import Model
 from worker_app.node import Node
 from worker_app.stream import Stream
 
 CHALLENGE = "c" * 32
-Start = Callable[[Node], Node]
 Reply = tuple[int, int, int, int, int, bytes, int]
 
 
@@ -36,6 +41,7 @@ class GatewaySide:
             "query_string": b"bulk" if bulk else b"",
             "headers": [(handshake.CHALLENGE_HEADER.encode(), CHALLENGE.encode())],
         }
+        self.node = node
         self.stream = Stream(node, token, self.send, bulk=bulk)
         self.task = asyncio.create_task(self.stream.serve(scope, self.incoming.get))
 
@@ -95,8 +101,12 @@ async def connect() -> AsyncIterator[Connect]:
         await side.end()
 
 
-def infer(ident: int, *values: float, left_ms: int = 0) -> bytes:
-    return frames.ask(Ask.INFER, ident, json.dumps(values).encode(), left_ms)
+def infer(ident: int, *values: float, left_ms: int = 0, model: int = 1) -> bytes:
+    return frames.ask(Ask.INFER, ident, json.dumps(values).encode(), left_ms, model)
+
+
+def the_model(node: Node) -> Model:
+    return node.models[1]
 
 
 def answer_to(*values: float) -> bytes:
@@ -115,7 +125,7 @@ async def test_the_greeting_proves_who_is_there(connect: Connect) -> None:
     side = connect(node)
     hello = await side.hello()
     assert side.sent[0] == {"type": "websocket.accept"}
-    assert (hello.node_id, hello.instance, hello.model) == ("worker_7", node.instance, "echo")
+    assert (hello.node_id, hello.instance) == ("worker_7", node.instance)
     assert hello.version == frames.PROTOCOL_VERSION
     assert hello.proof == handshake.worker_proof("secret", CHALLENGE, "worker_7", node.instance)
     assert not hello.draining
@@ -162,7 +172,7 @@ async def test_a_wrong_token_is_closed_with_4401_and_nothing_answered(
     await asyncio.wait_for(side.task, 1)
     assert side.close_code == 4401
     assert [reply[0] for reply in side.replies] == [Tell.HELLO]
-    assert (node.total_requests, engine.ran, node.settings.revision) == (0, 0, 0)
+    assert (the_model(node).tally.requests, engine.ran, node.settings.revision) == (0, 0, 0)
     assert not node.gateways
 
 
@@ -184,7 +194,7 @@ async def test_without_a_proof_nothing_is_done(connect: Connect, first: bytes) -
     side.give(first)
     await side.until(lambda: side.close_code)
     assert side.close_code == 4401
-    assert node.total_requests == 0
+    assert the_model(node).tally.requests == 0
 
 
 async def test_a_proof_for_another_connection_is_worth_nothing(connect: Connect) -> None:
@@ -225,12 +235,13 @@ async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypat
     [
         b"x",
         b"\0" * 11,
-        frames.pack_ask_head(Ask.INFER, 1, 5000, 0) + b"short",
+        frames.pack_ask_head(Ask.INFER, 1, 1, 5000, 0) + b"short",
         frames.ask(99, 1, b"what"),
         frames.ask(0, 0, b""),
         frames.ask(Ask.SETTINGS, 0, b"not json"),
+        frames.ask(Ask.USES, 0, b"not numbers"),
         frames.ask(Ask.KEEP, 0, b"not entries"),
-        frames.ask(Ask.KEEP, 0, msgspec.msgpack.encode(("digest", [(1, 2, 3, 4)]))),
+        frames.ask(Ask.KEEP, 0, msgspec.msgpack.encode(("name", "1", "digest", [(1, 2, 3, 4)]))),
         frames.ask(Ask.SETTINGS, 0, b'{"batch_size": "many"}'),
     ],
 )
@@ -295,10 +306,10 @@ async def test_settings_are_applied_also_with_the_proof(connect: Connect) -> Non
     first = msgspec.json.encode(NodeSettings(revision=3, cache_entries=7))
     side.give(await side.proof("secret") + frames.ask(Ask.SETTINGS, 0, first))
     await side.until(lambda: node.settings.revision == 3)
-    assert node.results.max_entries == 7
+    assert the_model(node).results.max_entries == 7
     side.give(frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=4, batch_size=2))))
     await side.until(lambda: node.settings.revision == 4)
-    assert node.batcher.max_size == 2
+    assert the_model(node).batcher.max_size == 2
 
 
 async def test_an_older_revision_is_ignored_but_not_that_of_a_new_database(connect: Connect) -> None:
@@ -370,7 +381,7 @@ async def test_what_a_gateway_that_leaves_had_waiting_is_not_run(connect: Connec
     await stayer.until(lambda: node.in_flight == 9)
     leaver.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
     await asyncio.wait_for(leaver.task, 1)
-    assert (node.in_flight, node.abandoned) == (2, 7)
+    assert (node.in_flight, the_model(node).tally.abandoned) == (2, 7)
     start(node)
     await stayer.until(lambda: len(stayer.of(Tell.RESULT)) == 2)
     assert engine.ran == 2
@@ -382,7 +393,7 @@ async def test_cancelled_requests_get_no_reply_and_are_not_run(connect: Connect,
     side = await proven(connect, node)
     side.give(b"".join(infer(ident, ident, 2, 3, 4) for ident in range(1, 5)))
     side.give(frames.ask(Ask.CANCEL, 2, b"") + frames.ask(Ask.CANCEL, 4, b"") + frames.ask(Ask.CANCEL, 77, b""))
-    await side.until(lambda: node.abandoned == 2)
+    await side.until(lambda: the_model(node).tally.abandoned == 2)
     start(node)
     await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
     side.give(frames.ask(Ask.CANCEL, 1, b"") + infer(5, 5, 2, 3, 4))  # too late: nothing happens
@@ -395,7 +406,7 @@ async def test_a_ping_is_answered_while_the_engine_is_busy(connect: Connect, sta
     engine = EchoEngine(takes_s=0.5)
     side = await proven(connect, start(echo_node(engine)))
     side.give(infer(1, 1, 2, 3, 4))
-    await side.until(lambda: engine.batches)
+    await side.until(lambda: engine.runs)
     side.give(frames.ask(Ask.PING, 9, b""))
     await side.until(lambda: side.of(Tell.PONG))
     assert [reply[3] for reply in side.of(Tell.PONG)] == [9]
@@ -411,7 +422,7 @@ async def test_large_bodies_in_a_row_leave_a_turn_to_other_streams(
 
     def put(kind: Tell, ident: int, payload: bytes) -> None:
         if kind is Tell.PONG:
-            read.append(node.total_requests)
+            read.append(the_model(node).tally.requests)
 
     monkeypatch.setattr(small.stream, "_put", put)
     for number in range(5):
@@ -425,9 +436,9 @@ async def test_a_check_is_answered_under_its_id(connect: Connect, start: Start) 
     engine = EchoEngine()
     node = echo_node(engine)
     side = await proven(connect, node)
-    side.give(infer(1, 0, 0, 0, 0) + frames.ask(Ask.CHECK, 2, b"", 60_000) + frames.ask(Ask.CHECK, 3, b"", 1))
-    side.give(frames.ask(Ask.CHECK, 4, b"") + frames.ask(Ask.CANCEL, 4, b""))
-    await side.until(lambda: node.abandoned == 1)
+    side.give(infer(1, 0, 0, 0, 0) + frames.ask(Ask.CHECK, 2, b"", 60_000, 1) + frames.ask(Ask.CHECK, 3, b"", 1, 1))
+    side.give(frames.ask(Ask.CHECK, 4, b"", 0, 1) + frames.ask(Ask.CANCEL, 4, b""))
+    await side.until(lambda: the_model(node).tally.abandoned == 1)
     await asyncio.sleep(0.005)
     start(node)
     await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
@@ -441,7 +452,7 @@ async def test_results_are_shared_and_kept_over_streams(connect: Connect, start:
     one, other = await proven(connect, giver), await proven(connect, taker)
     one.give(infer(1, 1, 2, 3, 4))
     await one.until(lambda: one.of(Tell.RESULT))
-    one.give(frames.ask(Ask.SHARE, 5, b"") + frames.ask(Ask.SHARE, 6, b""))
+    one.give(frames.ask(Ask.SHARE, 5, b"", 0, 1) + frames.ask(Ask.SHARE, 6, b"", 0, 1))
     await one.until(lambda: len(one.of(Tell.ENTRIES)) == 4)
     payloads = {ident: [reply[5] for reply in one.of(Tell.ENTRIES) if reply[3] == ident] for ident in (5, 6)}
     assert payloads[5] == payloads[6]
@@ -482,3 +493,105 @@ async def test_two_gateways_with_the_same_ids_get_their_own_answers(connect: Con
         await side.until(lambda side=side: len(side.of(Tell.RESULT)) == 50)  # type: ignore[misc]
         for reply in side.of(Tell.RESULT):
             assert reply[5] == answer_to(number, reply[3], 0, 0)
+
+
+def settings(revision: int, **models: ModelSettings) -> bytes:
+    return frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=revision, models=models)))
+
+
+def uses(*numbers: int) -> bytes:
+    return frames.ask(Ask.USES, 0, msgspec.json.encode(numbers))
+
+
+def told(side: GatewaySide) -> list[Models]:
+    return [msgspec.json.decode(reply[5], type=Models) for reply in side.of(Tell.MODELS)]
+
+
+async def test_the_models_are_told_after_settings_and_not_before(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node(EchoEngine(), EchoEngine(name="b"))))
+    side.give(frames.ask(Ask.PING, 1, b""))
+    await side.until(lambda: side.of(Tell.PONG))
+    assert not told(side)
+    side.give(settings(4))
+    await side.until(lambda: told(side))
+    (models,) = told(side)
+    assert (models.revision, models.default) == (4, "b")
+    assert [(info.number, info.name, info.state) for info in models.models] == [(2, "b", "READY"), (1, "echo", "READY")]
+    side.give(settings(3))  # older: not in force, but answered
+    await side.until(lambda: len(told(side)) == 2)
+    assert told(side)[1].revision == 4
+
+
+async def test_each_model_answers_under_its_number_and_another_number_is_gone(connect: Connect, start: Start) -> None:
+    engines = EchoEngine(), EchoEngine(values=2, name="b")
+    side = await proven(connect, start(echo_node(*engines)))
+    side.give(infer(1, 1, 2, 3, 4, model=1) + infer(2, 5, 6, model=2) + infer(3, 5, 6, model=3) + infer(4, 5, model=0))
+    side.give(frames.ask(Ask.CHECK, 5, b"", 0, 3) + frames.ask(Ask.CHECK, 6, b"", 0, 2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 3)
+    results = {reply[3]: reply[5] for reply in side.of(Tell.RESULT)}
+    assert results == {1: answer_to(1, 2, 3, 4), 2: answer_to(5, 6), 6: b""}
+    assert [reply[3] for reply in side.of(Tell.GONE)] == [3, 4, 5]
+
+
+async def test_a_result_is_bound_to_its_model_too(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node(EchoEngine(), EchoEngine(name="b"))))
+    side.give(infer(1, 1, 2, 3, 4, model=1) + infer(2, 1, 2, 3, 4, model=2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
+    for reply, name in zip(sorted(side.of(Tell.RESULT), key=lambda reply: reply[3]), ("echo", "b"), strict=True):
+        key = asks.key_of(b"[1, 2, 3, 4]", asks.seed_of(name, "1"))
+        assert reply[6] == frames.check_of(reply[5], key)
+
+
+async def test_a_new_version_is_told_while_it_loads_and_the_old_one_goes_when_it_is_let_go(
+    connect: Connect, start: Start, tmp_path: Path
+) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    side = await proven(connect, node)
+    side.give(settings(1) + uses(1))
+    await side.until(lambda: told(side))
+    shelf.put("a", "2", "new")
+    shelf.open.clear()
+    side.give(settings(2, a=ModelSettings(order=1)))
+    await side.until(lambda: len(told(side)) == 2)
+    assert [(info.version, info.state) for info in told(side)[1].models] == [("1", "READY"), ("2", "LOADING")]
+    side.give(infer(1, 1, 2, model=1))
+    await side.until(lambda: side.of(Tell.RESULT))
+    shelf.open.set()
+    await side.until(lambda: len(told(side)) == 3)
+    both = {info.number: (info.version, info.state, info.current) for info in told(side)[2].models}
+    assert both == {1: ("1", "READY", False), 2: ("2", "READY", True)}
+    assert told(side)[2].revision == 2
+    side.give(infer(2, 1, 2, model=1) + infer(3, 1, 2, model=2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 3)
+    results = {reply[3]: reply[5] for reply in side.of(Tell.RESULT)}
+    assert results == {1: word("old", 1, 2), 2: word("old", 1, 2), 3: word("new", 1, 2)}
+    side.give(uses(2) + infer(4, 1, 2, model=1))
+    await side.until(lambda: side.of(Tell.GONE))
+    assert [info.number for info in told(side)[-1].models] == [2]
+
+
+async def test_what_could_not_be_loaded_is_told(connect: Connect, start: Start, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.put("a", "1", "old")
+    side = await proven(connect, start(shelf.node()))
+    shelf.put("a", "2", "broken")
+    side.give(settings(1, a=ModelSettings(order=1)))
+    await side.until(lambda: len(told(side)) == 2)
+    good, bad = told(side)[1].models
+    assert (good.number, good.current, good.state) == (1, True, "READY")
+    assert (bad.number, bad.state) == (0, "UNAVAILABLE")
+    assert "it is broken" in bad.reason
+
+
+async def test_results_of_one_model_are_shared_and_of_none_only_the_end(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node(EchoEngine(), EchoEngine(name="b"))))
+    side.give(infer(1, 1, 2, 3, 4, model=2))
+    await side.until(lambda: side.of(Tell.RESULT))
+    side.give(b"".join(frames.ask(Ask.SHARE, number, b"", 0, number) for number in (1, 2, 3)))
+    await side.until(lambda: len(side.of(Tell.ENTRIES)) == 4)
+    found = [(reply[3], handoff.decode(reply[5])) for reply in side.of(Tell.ENTRIES)]
+    counts = {number: [len(each.entries) for ident, each in found if ident == number] for number in (1, 2, 3)}
+    assert counts == {1: [0], 2: [1, 0], 3: [0]}
+    assert {(each.name, each.version) for ident, each in found if ident == 2} == {("b", "1")}

@@ -1,10 +1,12 @@
-"""How texts and samples are kept: short ones as they are, long ones as a digest."""
+"""How asks and samples are kept: short ones as they are, long ones as a digest."""
 
 from __future__ import annotations
 
 import hashlib
 
-from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
+from xxhash import xxh3_64_hexdigest
+
+from inference_site.lib import asks
 
 # Larger ones are kept as their digest: 32 bytes of BLAKE2b, which nobody can make collide.
 _LONG_BYTES = 2048
@@ -24,19 +26,19 @@ def key_of(*parts: bytes | memoryview) -> Key:
     return found.hexdigest()
 
 
-def alias_of(text: bytes) -> Key:
-    """Likewise; a digest has the gateway's routing key of the text before it, which could not be told from it later."""
-    return text if len(text) <= _LONG_BYTES else xxh3_64_hexdigest(text) + _digest(text)
+def alias_of(ask: bytes, seed: int) -> Key:
+    """Likewise; a digest has the ask's routing key before it, which could not be told from it later."""
+    return ask if len(ask) <= _LONG_BYTES else xxh3_64_hexdigest(ask, seed) + _digest(ask)
 
 
-def routing_of(alias: Key) -> int:
-    """The gateway's routing key of the text that this is the alias of."""
-    return int(alias[:16], 16) if isinstance(alias, str) else xxh3_64_intdigest(alias)
+def routing_of(alias: Key, seed: int) -> int:
+    """The routing key of the ask that this is the alias of; `seed` is the model's."""
+    return int(alias[:16], 16) if isinstance(alias, str) else asks.key_of(alias, seed)
 
 
-def belong_together(alias: Key, routing: int) -> bool:
+def belong_together(alias: Key, routing: int, seed: int) -> bool:
     """Whether `routing_of` would say so; for an alias that came from outside and may be anything."""
-    return alias.startswith(f"{routing:016x}") if isinstance(alias, str) else xxh3_64_intdigest(alias) == routing
+    return alias.startswith(f"{routing:016x}") if isinstance(alias, str) else asks.key_of(alias, seed) == routing
 
 
 def _digest(data: bytes) -> str:

@@ -183,7 +183,7 @@ class World:
 
     def break_link(self, link: FakeLink, reason: str = "the connection was lost") -> None:
         if link.route.link is link:
-            link.route.up = False
+            link.route.up = link.route.connected = False
         calls, link.calls = link.calls, []
         self.router.lost(link.route, calls, reason, orderly=link.route.leaving)
 

@@ -149,9 +149,11 @@ def test_who_is_left_to_say_when_to_come_back_says_when_the_first_one_will_try_a
 def test_nobody_connected_and_nobody_configured_are_told_apart() -> None:
     world = World(["a"])
     world.route("a").up = False
+    assert "a has not loaded it" in world.submit().error.message
+    world.route("a").connected = False
     error = world.submit().error
     assert (error.status, error.code, error.retry_after_s) == (503, "no_worker_available", 1)
-    assert "not connected" in error.message
+    assert "a not connected" in error.message
     world.configure({})
     error = world.submit().error
     assert (error.status, error.code, error.retry_after_s) == (503, "no_workers", 1)

@@ -11,6 +11,8 @@ from inference_site.lib.handoff import Entries, Entry
 KEYS = st.binary(max_size=50) | st.text(max_size=50)
 ENTRIES = st.builds(
     Entries,
+    st.text(max_size=20),
+    st.text(max_size=3),
     st.text(max_size=64),
     st.lists(st.builds(Entry, st.integers(0, 2**64 - 1), KEYS, KEYS, st.binary(max_size=50)), max_size=5),
 )
@@ -41,7 +43,7 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 )
 def test_entries_of_another_shape_are_refused(entry: tuple[object, ...]) -> None:
     with pytest.raises(msgspec.ValidationError):
-        handoff.decode(msgspec.msgpack.encode(("digest", [entry])))
+        handoff.decode(msgspec.msgpack.encode(("name", "1", "digest", [entry])))
 
 
 @given(entries=ENTRIES, cut=st.integers(1, 1000))

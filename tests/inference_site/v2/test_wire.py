@@ -7,6 +7,7 @@ import json
 import struct
 import threading
 import zlib
+from functools import partial
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def test_the_smaller_timeout_counts(v2: V2Server):
             (None, None, None), (5000, None, 5), (1, None, 1), (0, None, None), (None, 7, 7), (5000, 7, 5),
             (9000, 7, 7), (10**15, None, 600_000), (0, 7, 7),
         ):  # fmt: skip
-            more = {} if body_us is None else {"parameters": {"timeout": body_us}}
+            more: dict[str, Any] = {} if body_us is None else {"parameters": {"timeout": body_us}}
             lines = [] if header_ms is None else [f"X-Request-Timeout-Ms: {header_ms}"]
             assert client.ask(request("POST", FP32, json_body(**more), lines)).status == 200
             assert v2.v2.timeouts[-1] == expected
@@ -317,7 +318,7 @@ def test_unpacked_bodies_count_as_those_in_flight(small_v2: V2Server):
     clients = [small_v2.connect() for _ in range(3)]
     for number, client in enumerate(clients[:2]):
         client.send(request("POST", FP32, packed, ["Content-Encoding: gzip"]))
-        wait_until("the plane has it", lambda number=number: len(small_v2.v2.held) == number + 1)
+        wait_until("the plane has it", partial(_holds, small_v2, number + 1))
     assert 10**6 < small_v2.protocol.in_flight.used < 2 * 10**6
     reply = clients[2].ask(request("POST", FP32, packed, ["Content-Encoding: gzip"]))
     assert_v2_error(reply, 503, "overloaded")
@@ -343,6 +344,10 @@ def test_a_host_that_is_not_allowed_is_djangos(v2: V2Server):
     with v2.connect() as client:
         reply = client.ask(b"GET /v2 HTTP/1.1\r\nHost: evil.example\r\n\r\n")
         assert reply.json["path"] == "/v2"
+
+
+def _holds(server: V2Server, count: int) -> bool:
+    return len(server.v2.held) == count
 
 
 def _send_quietly(client: Wire, data: bytes) -> None:

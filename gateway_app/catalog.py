@@ -1,0 +1,258 @@
+"""Which model each worker has under which number, and which versions are served. Pure: what workers say goes in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from inference_site.lib.catalog import ModelInfo, Models, ModelSettings, State
+
+Key = tuple[str, str]  # name and version
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One version of a model that requests are sent to.
+
+    Each of `numbers` and `digests` is by worker. Those have one digest, but for a worker that has no other.
+    """
+
+    info: ModelInfo
+    numbers: Mapping[str, int]
+    digests: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Worker:
+    """What a worker has said last, and how much of it holds."""
+
+    models: Models
+    connected: bool = True
+    leaving: bool = False
+    gone: set[int] = field(default_factory=set)  # numbers that it does not know any more
+
+    def ready(self, name: str) -> list[ModelInfo]:
+        """What it can be asked of a model."""
+        return [
+            info
+            for info in self.models.models
+            if info.name == name and info.state is State.READY and info.number and info.number not in self.gone
+        ]
+
+
+class Catalog:
+    """Follows what workers say of their models. After each change, `serving` is what is served by which of them.
+
+    A version is served once a worker has loaded it. The one that answers for its model (`newest`) changes only when all
+    workers that have the model have the new one: so none of them answers with what others do not have yet. The same
+    goes for another file of the same version. A worker that could not load it keeps it from all. Not safe for
+    concurrent access.
+    """
+
+    def __init__(self) -> None:
+        self.serving: dict[Key, Serving] = {}
+        self.newest: dict[str, str] = {}  # by name, the version that answers
+        self.default = ""  # the name of the model of a plain /infer
+        self._workers: dict[str, _Worker] = {}
+        self._settings: Mapping[str, ModelSettings] = {}
+        self._wanted_default = ""
+
+    def configure(self, settings: Mapping[str, ModelSettings], default: str) -> None:
+        """What an operator wants: a model that is not to be loaded is not served from now on."""
+        self._settings, self._wanted_default = settings, default
+        self._settle()
+
+    def announce(self, worker: str, models: Models) -> None:
+        """A connected worker says what it has."""
+        before = self._workers.get(worker)
+        self._workers[worker] = _Worker(models, leaving=before is not None and before.connected and before.leaving)
+        self._settle()
+
+    def leaves(self, worker: str) -> None:
+        """A worker is about to stop: nobody waits for what it may load yet."""
+        if worker in self._workers:
+            self._workers[worker].leaving = True
+            self._settle()
+
+    def lost(self, worker: str) -> None:
+        """A worker is not connected any more. What it has said is known, for it may come back."""
+        if worker in self._workers:
+            self._workers[worker].connected = self._workers[worker].leaving = False
+            self._settle()
+
+    def forget(self, worker: str) -> None:
+        """A worker is no longer configured."""
+        if self._workers.pop(worker, None) is not None:
+            self._settle()
+
+    def rename(self, before: str, after: str) -> None:
+        """A worker turns out to have another name."""
+        if before in self._workers:
+            self._workers[after] = self._workers.pop(before)
+            self._settle()
+
+    def gone(self, worker: str, number: int) -> None:
+        """A worker does not know this number any more, though it has not said so before."""
+        if worker in self._workers:
+            self._workers[worker].gone.add(number)
+            self._settle()
+
+    def said(self, name: str) -> dict[str, list[ModelInfo]]:
+        """By connected worker, all that it says of a model."""
+        return {
+            worker: [info for info in each.models.models if info.name == name]
+            for worker, each in self._connected().items()
+        }
+
+    def reasons(self, name: str | None = None, version: str | None = None) -> str:
+        """Why a model, or any, is not served, in the workers' words."""
+        found: dict[str, list[str]] = {}
+        for worker, each in sorted(self._connected().items()):
+            for info in each.models.models:
+                if name in (None, info.name) and version in (None, info.version) and info.state is not State.READY:
+                    what = "is loading it" if info.state is State.LOADING else info.reason or "could not load it"
+                    what = what if name is not None else f"{info.name}: {what}"
+                    found.setdefault(what, []).append(worker)
+        return "; ".join(f"{', '.join(workers)}: {what}" for what, workers in found.items())
+
+    def is_unloaded(self, name: str) -> bool:
+        """Whether an operator wants it so."""
+        settings = self._settings.get(name)
+        return settings is not None and not settings.loaded
+
+    def known(self) -> list[ModelInfo]:
+        """Every version of every model that anybody has spoken of, by name and version; numbers are 0."""
+        found = {key: self._state_of(key) for key in {*self.serving, *(_key(info) for info in self._all())}}
+        for name, settings in self._settings.items():
+            if not settings.loaded and not any(key[0] == name for key in found):
+                found[name, ""] = _unloaded(name, "")
+        return [found[key] for key in sorted(found, key=lambda key: (key[0], _order(key[1])))]
+
+    def _state_of(self, key: Key) -> ModelInfo:
+        serving = self.serving.get(key)
+        if serving is not None and serving.numbers:
+            return serving.info
+        said = [info for info in self._all(connected=True) if _key(info) == key]
+        for state in (State.LOADING, State.UNAVAILABLE):
+            for info in said:
+                if info.state is state:
+                    return msgspec.structs.replace(info, number=0)
+        if serving is not None:
+            reason = "no worker that has it is connected"
+            return msgspec.structs.replace(serving.info, state=State.UNAVAILABLE, reason=reason)
+        return _unloaded(*key)
+
+    def _all(self, *, connected: bool = False) -> Iterable[ModelInfo]:
+        for each in self._workers.values():
+            if each.connected or not connected:
+                yield from each.models.models
+
+    def _connected(self) -> dict[str, _Worker]:
+        return {name: each for name, each in self._workers.items() if each.connected}
+
+    def _settle(self) -> None:
+        """Decides what is served, by what was served until now and by what workers say now."""
+        known = sorted({info.name for info in self._all() if info.state is State.READY})
+        connected = self._connected()
+        newest, serving = {}, {}
+        for name in known:
+            if self.is_unloaded(name):
+                continue
+            offers = {worker: found for worker, each in connected.items() if (found := each.ready(name))}
+            staying = {worker: found for worker, found in offers.items() if not connected[worker].leaving}
+            version = _newest(self.newest.get(name), staying or offers)
+            if version is None:
+                continue
+            newest[name] = version
+            here = {info.version for found in offers.values() for info in found if info.current}
+            for each in {version, *here, *self._awaited(name)}:
+                before = self.serving.get((name, each))
+                found_serving = _serving(each, before, staying or offers, offers)
+                if found_serving is not None:
+                    serving[name, each] = found_serving
+        self.newest, self.serving = newest, serving
+        self.default = self._find_default(connected)
+
+    def _awaited(self, name: str) -> set[str]:
+        """Served versions that a worker had when its connection was lost."""
+        away = [each for each in self._workers.values() if not each.connected]
+        versions = {info.version for each in away for info in each.ready(name) if info.current}
+        return {version for version in versions if (name, version) in self.serving}
+
+    def _find_default(self, connected: Mapping[str, _Worker]) -> str:
+        if self._wanted_default:
+            return self._wanted_default
+        said = Counter(each.models.default for each in connected.values() if each.models.default)
+        if said:  # it may be loading yet: no other model answers in its place
+            return min(said, key=lambda name: (-said[name], name != self.default, name))
+        return self.default or min(self.newest, default="")
+
+
+def _newest(present: str | None, offers: Mapping[str, list[ModelInfo]]) -> str | None:
+    """The version that answers for its model: the highest of which all have the same file; else the one that most
+    workers can answer with, rather the one that does so now."""
+    if not offers:
+        return present
+    current = [files for found in offers.values() if (files := {(i.version, i.digest) for i in found if i.current})]
+    everywhere = {version for version, _ in set.intersection(*current)} if current else set()
+    versions = [{version for version, _ in files} for files in current]
+    if present is not None and versions and all(present in each for each in versions):
+        everywhere.add(present)  # one of them may have another file of it
+    if everywhere:
+        return max(everywhere, key=_order)
+    score = Counter(version for each in versions for version in each)
+    if present is not None:
+        score[present] = sum(any(info.version == present for info in found) for found in offers.values())
+    score = +score
+    if not score:
+        return None
+    return max(score, key=lambda version: (score[version], version == present, _order(version)))
+
+
+def _serving(
+    version: str,
+    before: Serving | None,
+    judges: Mapping[str, list[ModelInfo]],
+    offers: Mapping[str, list[ModelInfo]],
+) -> Serving | None:
+    """Who answers with which file of a version; `judges` are the workers that decide about a change."""
+    mine = {worker: [info for info in found if info.version == version] for worker, found in offers.items()}
+    here = [info for found in mine.values() for info in found]
+    if not here:
+        return None if before is None else Serving(before.info, {}, {})
+    current = Counter(info.digest for worker in judges for info in mine[worker] if info.current)
+    current = current or Counter(info.digest for info in here if info.current)
+    everywhere = set(current).intersection(
+        *({info.digest for info in mine[worker]} for worker in judges if mine[worker])
+    )
+    digest = before.info.digest if before is not None else ""
+    if len(current) == len(everywhere) == 1 or not any(info.digest == digest for info in here):
+        ranked = current or Counter(info.digest for info in here)
+        digest = min(ranked, key=lambda each: (-ranked[each], each))
+    chosen: dict[str, ModelInfo] = {}
+    for worker, found in mine.items():
+        usable = [info for info in found if info.digest == digest] or [info for info in found if info.current]
+        if usable:
+            chosen[worker] = max(usable, key=lambda info: (info.current, info.number))
+    info = min((info for info in chosen.values() if info.digest == digest), key=lambda info: info.number)
+    return Serving(
+        msgspec.structs.replace(info, number=0, current=True, reason=""),
+        {worker: each.number for worker, each in sorted(chosen.items())},
+        {worker: each.digest for worker, each in sorted(chosen.items())},
+    )
+
+
+def _key(info: ModelInfo) -> Key:
+    return info.name, info.version
+
+
+def _order(version: str) -> tuple[int, str]:
+    """Versions are numbers; what is none comes first."""
+    return (int(version) if version.isdecimal() else -1), version
+
+
+def _unloaded(name: str, version: str) -> ModelInfo:
+    return ModelInfo(number=0, name=name, version=version, state=State.UNAVAILABLE, reason="it is unloaded")

@@ -1,0 +1,79 @@
+"""Loading and unloading models on every worker: ordered in the database, followed until the workers have settled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from gateway_app import modelcontrol
+from inference_site.lib.catalog import ModelInfo, State
+from inference_site.lib.errors import ApiError
+
+if TYPE_CHECKING:
+    from gateway_app.gateway import Gateway
+
+# Large models on slow disks take minutes; who asked is told to look later then.
+WAIT_S = 120.0
+LOOK_S = 0.02
+NOTE = "repository API"
+
+
+class Orders:
+    """Carries out a gateway's `load` and `unload`. Who is away is told on coming back."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def load(self, name: str) -> None:
+        """Returns once the model is served in what is newest of it; raises ApiError with the workers' reasons."""
+        await self._settled(name, await asyncio.to_thread(modelcontrol.order_load, name, NOTE))
+        said = self._gateway.lineup.catalog.said(name)
+        found = {worker: infos for worker, infos in said.items() if infos}
+        failed = {worker: why for worker, infos in found.items() if (why := _failure(infos))}
+        if failed:
+            reasons = "; ".join(f"{worker}: {why}" for worker, why in sorted(failed.items()))
+            stays = "what was loaded before serves on" if name in self._gateway.lineup.catalog.newest else "none serves"
+            raise ApiError(400, "model_not_loaded", f"the model {name!r} could not be loaded ({reasons}); {stays}")
+        if name not in self._gateway.lineup.catalog.newest:
+            where = "no worker is connected" if not said else "no worker has found it in its MODEL_REPOSITORY"
+            raise ApiError(400, "model_not_loaded", f"the model {name!r} could not be loaded: {where}")
+
+    async def unload(self, name: str) -> None:
+        """Returns once the model is not found any more; its workers let go of it when its last requests have ended."""
+        if not any(info.name == name for info in self._gateway.models()):
+            raise ApiError(404, "unknown_model", f"there is no model {name!r} to unload")
+        await self._settled(name, await asyncio.to_thread(modelcontrol.order_unload, name, NOTE))
+
+    async def _settled(self, name: str, revision: int) -> None:
+        """Waits until every connected worker has done what this revision says of the model."""
+        gateway, until = self._gateway, time.monotonic() + WAIT_S
+        gateway.watcher.wake()
+        while gateway.snapshot.revision < revision or self._waits_for(name, revision):
+            if time.monotonic() > until:
+                slow = ", ".join(self._waits_for(name, revision)) or "this gateway"
+                message = f"{slow} has not done so within {WAIT_S:.0f} s; v2/repository/index will show when"
+                raise ApiError(504, "model_is_loading", f"the model {name!r} was ordered, but {message}")
+            await asyncio.sleep(LOOK_S)
+
+    def _waits_for(self, name: str, revision: int) -> list[str]:
+        links, said = self._gateway.links, self._gateway.lineup.catalog.said(name)
+        return [
+            worker
+            for worker, link in sorted(links.items())
+            if link.up
+            and (
+                not link.ready
+                or link.revision < revision
+                or any(info.state is State.LOADING for info in said.get(worker, ()))
+            )
+        ]
+
+
+def _failure(infos: list[ModelInfo]) -> str:
+    """Why a worker has not loaded what it was to load; "" if it has."""
+    return "; ".join(
+        f"version {info.version}: {info.reason or 'no reason given'}"
+        for info in infos
+        if info.state is State.UNAVAILABLE
+    )

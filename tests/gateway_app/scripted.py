@@ -1,0 +1,247 @@
+"""Workers that do as a test tells them, behind real WebSocket servers on the test's own loop, and links to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+import uvicorn
+from xxhash import xxh3_64_intdigest
+
+from gateway_app.core.breaker import BreakerConfig
+from gateway_app.core.call import Call, Route
+from gateway_app.core.policy import Policy
+from gateway_app.core.ring import Ring
+from gateway_app.core.router import Router
+from gateway_app.links import WorkerLink
+from inference_site.lib import frames, handshake
+from inference_site.lib.catalog import ModelInfo, Models, State
+from inference_site.lib.errors import ApiError
+from inference_site.lib.frames import Ask, Tell
+from inference_site.lib.nodesettings import NodeSettings
+from worker_app.consumers import run_batches
+from worker_app.node import Node
+from worker_app.stream import Stream
+
+from worker_app.stream import Stream
+
+TOKEN = "secret"
+INFERENCES = (Ask.INFER, Ask.FIRST)
+# What a test has asked for, with the keys that say whose it is: a worker's answer is bound to them.
+KEYS: dict[bytes, int] = {}
+
+class Server(uvicorn.Server):
+    """uvicorn on the test's own loop, without its signal handlers."""
+
+    def __init__(self, app: Any, port: int = 0) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                ws="websockets-sansio",
+                ws_max_size=2**28,
+                ws_per_message_deflate=False,
+                lifespan="off",
+                log_config=None,
+            )
+        )
+        self.sock = socket.create_server(("127.0.0.1", port))
+        self.port: int = self.sock.getsockname()[1]
+        self.task = asyncio.create_task(self.serve(sockets=[self.sock]))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @property
+    def transports(self) -> list[Any]:
+        return [each.transport for each in self.server_state.connections if each.transport is not None]
+
+    async def die(self) -> None:
+        """Ends as a killed process does: nothing more is said on any connection."""
+        await until(lambda: self.started)
+        for transport in self.transports:
+            transport.abort()
+        self.should_exit = self.force_exit = True
+        await self.task
+        self.sock.close()
+
+
+class Connection:
+    """One WebSocket at a scripted worker."""
+
+    def __init__(self, bulk: bool, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        self.bulk = bulk
+        self.asks: list[tuple[int, int, int, bytes]] = []
+        self.open = True
+        self._send = send
+
+    async def send(self, data: bytes) -> None:
+        await self._send({"type": "websocket.send", "bytes": data})
+
+    async def close(self) -> None:
+        await self._send({"type": "websocket.close", "code": 1000})
+
+    def infers(self) -> list[tuple[int, bytes]]:
+        return [(ident, payload) for kind, ident, _, payload in self.asks if kind in INFERENCES]
+
+
+class ScriptedWorker:
+    """A worker that greets as it is told, notes what it gets, and answers only if `answers`."""
+
+    def __init__(self, name: str = "worker_1", token: str = TOKEN) -> None:
+        self.name = name
+        self.token = token
+        self.instance = "first"
+        self.version = frames.PROTOCOL_VERSION
+        self.draining = False
+        self.answers = True
+        self.greets: Callable[[Connection], bool] = lambda connection: True
+        self.greeting: Callable[[str], bytes] = self.hello
+        self.connections: list[Connection] = []
+
+    def hello(self, challenge: str) -> bytes:
+        greeting = handshake.Hello(
+            version=self.version,
+            node_id=self.name,
+            instance=self.instance,
+            model="echo",
+            model_digest="0",
+            draining=self.draining,
+            challenge="w" * 32,
+            proof=handshake.worker_proof(self.token, challenge, self.name, self.instance),
+        )
+        return frames.tell(Tell.HELLO, 0, msgspec.json.encode(greeting))
+
+    @property
+    def open(self) -> list[Connection]:
+        return [connection for connection in self.connections if connection.open]
+
+    @property
+    def asked(self) -> list[tuple[int, bytes]]:
+        return [infer for connection in self.connections for infer in connection.infers()]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        connection = Connection(scope["query_string"] == b"bulk", send)
+        self.connections.append(connection)
+        challenge = dict(scope["headers"])[handshake.CHALLENGE_HEADER.encode()].decode()
+        await receive()
+        await send({"type": "websocket.accept"})
+        if self.greets(connection):
+            await connection.send(self.greeting(challenge))
+        while (message := await receive())["type"] == "websocket.receive":
+            for ask in frames.asks(message["bytes"]):
+                connection.asks.append(ask)
+                if ask[0] in INFERENCES and self.answers:
+                    await connection.send(result(ask[1], ask[3], ask[3]))
+        connection.open = False
+
+
+class WaitingCall(Call):
+    """A call that a test waits for."""
+
+    def __init__(self, payload: bytes, key: int) -> None:
+        super().__init__(key, payload)
+        self.outcomes: list[tuple[str, Any]] = []
+
+    def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
+        self.outcomes.append(("result", payload))
+
+    def on_refusal(self, status: int, payload: bytes) -> None:
+        self.outcomes.append(("refusal", status))
+
+    def on_error(self, error: ApiError) -> None:
+        self.outcomes.append(("error", error))
+
+    async def outcome(self, within_s: float = 30.0) -> tuple[str, Any]:
+        await until(lambda: self.outcomes, within_s)
+        (found,) = self.outcomes
+        return found
+
+
+def result(ident: int, text: bytes, output: bytes) -> bytes:
+    """A worker's answer to a request for this text."""
+    return frames.tell(Tell.RESULT, ident, output, 200, check=frames.check_of(output, KEYS[text]))
+
+
+async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class Bench:
+    """A router with links to servers, all ended with the test."""
+
+    def __init__(self) -> None:
+        self.router = Router(time.monotonic)
+        self.servers: list[Server] = []
+        self.links: dict[str, WorkerLink] = {}
+        self.named: list[str] = []
+        self.breaker = BreakerConfig()
+        self._batches: list[asyncio.Task[None]] = []
+        self._nodes: list[Node] = []
+
+    def serve(self, app: Any, port: int = 0) -> Server:
+        server = Server(app, port)
+        self.servers.append(server)
+        return server
+
+    def serve_node(self, node: Node, token: str = TOKEN, port: int = 0) -> Server:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await Stream(node, token, send, bulk=scope["query_string"] == b"bulk").serve(scope, receive)
+
+        self._nodes.append(node)
+        self._batches.append(asyncio.create_task(run_batches(node)))
+        return self.serve(app, port)
+
+    def link(self, name: str, port: int, *, expected: str | None = "", token: str = TOKEN) -> WorkerLink:
+        weights = {**dict.fromkeys(self.router.routes, 1.0), name: 1.0}
+        self.router.configure(Ring(weights, 50, xxh3_64_intdigest), set(), Policy(self.breaker, load_factor=0.0))
+        self.links[name] = WorkerLink(
+            self.router,
+            self.router.routes[name],
+            "127.0.0.1",
+            port,
+            token,
+            NodeSettings(revision=5, cache_entries=123),
+            expected_name=name if expected == "" else expected,
+            on_named=lambda link, node_id: self.named.append(node_id),
+            clock=time.monotonic,
+        )
+        return self.links[name]
+
+    async def connected(self, name: str, port: int, **more: Any) -> WorkerLink:
+        link = self.link(name, port, **more)
+        await until(lambda: link.route.up)
+        return link
+
+    def route(self, name: str) -> Route:
+        return self.router.routes[name]
+
+    def call(self, values: list[float] | bytes, first: str | None = None) -> WaitingCall:
+        """Submits a request; `first` is the worker that is to own it."""
+        payload = values if isinstance(values, bytes) else json.dumps(values).encode()
+        key = xxh3_64_intdigest(payload)
+        while first is not None and self.router.ring.owners(key)[0] != first:
+            key = (key + 2**56) % 2**64
+        KEYS[payload] = key
+        call = WaitingCall(payload, key)
+        self.router.submit(call)
+        return call
+
+    async def end(self) -> None:
+        await asyncio.gather(*(link.retire(0) for link in self.links.values()))
+        for task in self._batches:
+            task.cancel()
+        for node in self._nodes:
+            node.close()
+        for server in self.servers:
+            if not server.task.done():
+                await server.die()
+

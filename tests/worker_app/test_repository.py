@@ -1,0 +1,124 @@
+"""What a worker finds on disk."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from worker_app.repository import Repository, newest
+
+
+def put(folder: Path, name: str, version: str, content: bytes = b"x") -> Path:
+    path = folder / name / version / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_every_version_of_every_model_is_found(tmp_path: Path) -> None:
+    for name, version in (("a", "1"), ("a", "2"), ("a", "10"), ("b.c-d_e", "3")):
+        put(tmp_path, name, version)
+    found = Repository(folder=tmp_path).look()
+    assert {name: sorted(versions, key=int) for name, versions in found.items()} == {
+        "a": ["1", "2", "10"],
+        "b.c-d_e": ["3"],
+    }
+    source = found["a"]["10"]
+    assert (source.name, source.version, source.path) == ("a", "10", tmp_path / "a/10/model.onnx")
+    assert newest(found["a"]) == "10"
+    assert newest({}) is None
+
+
+def test_what_is_no_model_is_ignored_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path, "a", "1")
+    for name, version in ((".hidden", "1"), ("two words", "1"), ("a", "latest"), ("a", "01"), ("a", "0"), ("a", ".2")):
+        put(tmp_path, name, version)
+    (tmp_path / "a" / "7").mkdir()
+    (tmp_path / "a" / "9").touch()
+    (tmp_path / "README.md").touch()
+    (tmp_path / "empty").mkdir()
+    repository = Repository(folder=tmp_path)
+    for _ in range(2):
+        assert {name: list(versions) for name, versions in repository.look().items()} == {"a": ["1"]}
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(set(said)) == 5
+    assert any("two words is ignored: a model's name is" in line for line in said)
+    assert any("latest is ignored: a version is a whole number" in line for line in said)
+    assert any("7 is ignored: there is no model.onnx in it" in line for line in said)
+    assert not any(".hidden" in line or "README" in line for line in said)
+
+
+def test_a_name_that_leads_out_of_the_folder_is_none(tmp_path: Path) -> None:
+    put(tmp_path, "outside", "1")
+    (tmp_path / "repository").mkdir()
+    repository = Repository(folder=tmp_path / "repository")
+    for name in ("../outside", "..", ".", "", "/etc", "a/b"):
+        assert repository.versions(name) == {}
+
+
+def test_a_record_beside_the_file_comes_before_that_of_the_model(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        put(tmp_path, "a", version)
+    (tmp_path / "a" / "model.json").write_text(json.dumps({"batch_size": 4}))
+    (tmp_path / "a" / "2" / "model.json").write_text(json.dumps({"batch_size": 8}))
+    found = Repository(folder=tmp_path).look()["a"]
+    assert found["1"].record.batch_size == 4
+    assert found["2"].record.batch_size == 8
+
+
+def test_a_record_that_cannot_be_read_is_that_models_fault_alone(tmp_path: Path) -> None:
+    put(tmp_path, "a", "1")
+    put(tmp_path, "b", "1")
+    (tmp_path / "a" / "1" / "model.json").write_text('{"batch_size": "many"}')
+    found = Repository(folder=tmp_path).look()
+    assert "model.json" in found["a"]["1"].fault
+    assert found["b"]["1"].fault == ""
+
+
+def test_the_one_file_is_named_by_its_record_or_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "digits_v3.onnx"
+    path.write_bytes(b"x")
+    assert list(Repository(path).look()) == ["digits_v3"]
+    path.with_suffix(".json").write_text(json.dumps({"name": "digits"}))
+    found = Repository(path).look()
+    assert found["digits"]["1"].path == path
+    assert Repository(path).versions("digits").keys() == {"1"}
+    assert Repository(path).versions("other") == {}
+
+
+def test_the_one_file_comes_before_a_model_of_the_same_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"x")
+    put(tmp_path / "models", "a", "5")
+    put(tmp_path / "models", "b", "1")
+    repository = Repository(path, tmp_path / "models")
+    assert {name: list(versions) for name, versions in repository.look().items()} == {"a": ["1"], "b": ["1"]}
+    assert repository.versions("a")["1"].path == path
+    assert "is ignored" in caplog.text
+
+
+def test_touched_files_are_told_from_untouched_ones(tmp_path: Path) -> None:
+    path = put(tmp_path, "a", "1")
+    repository = Repository(folder=tmp_path)
+
+    def state() -> object:
+        return repository.versions("a")["1"].state
+
+    first = state()
+    assert state() == first
+    (path.parent / "weights.bin").write_bytes(b"w")
+    second = state()
+    assert second != first
+    os.utime(path.parent / "weights.bin", (5, 5))
+    assert state() != second
+    third = state()
+    (path.parent / "model.json").write_text("{}")
+    assert state() == third  # what it says is compared itself
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert Repository(folder=tmp_path / "none").look() == {}
+    assert Repository().look() == {}
+    assert Repository(folder=tmp_path).versions("a") == {}
+    assert str(tmp_path / "a" / "1" / "model.onnx") in Repository(folder=tmp_path).where("a")

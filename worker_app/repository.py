@@ -1,0 +1,148 @@
+"""The models that a worker finds on disk: one file, or a folder of them, `<name>/<version>/model.onnx`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_site.lib.record import Record
+from worker_app.record import RecordError, load_record
+
+logger = logging.getLogger(__name__)
+
+FILE = "model.onnx"
+FILE_VERSION = "1"  # of the model that is given by its file alone
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+# Name, time of change in ns and size of each file that a model is made of.
+State = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One version of a model on disk."""
+
+    name: str
+    version: str
+    path: Path
+    record: Record
+    state: State  # equal ones: nobody has touched its files
+    fault: str = ""  # why it can't be loaded
+
+
+class Repository:
+    """Looks for models in a file, in a folder or in both. It does no more than list folders and read records."""
+
+    def __init__(self, file: Path | None = None, folder: Path | None = None) -> None:
+        self.file = file
+        self.folder = folder
+        self._ignored: set[Path] = set()
+
+    def look(self) -> dict[str, dict[str, Source]]:
+        """Every version of every model, by name and version."""
+        found: dict[str, dict[str, Source]] = {}
+        for name in self._names():
+            if versions := self.versions(name):
+                found[name] = versions
+        if self.file is not None:
+            source = self._given(self.file)
+            if source.name in found:
+                self._ignore(self.folder_of(source.name), f"{self.file} is the model {source.name!r} already")
+            found[source.name] = {FILE_VERSION: source}
+        return found
+
+    def versions(self, name: str) -> dict[str, Source]:
+        """The versions of one model."""
+        if self.file is not None and (source := self._given(self.file)).name == name:
+            return {FILE_VERSION: source}
+        found = {}
+        for each in _entries(self.folder_of(name)) if self.folder is not None and NAME.fullmatch(name) else ():
+            if not each.is_dir():
+                continue
+            if not VERSION.fullmatch(each.name):
+                self._ignore(each, "a version is a whole number, such as 1")
+            elif not (each / FILE).is_file():
+                self._ignore(each, f"there is no {FILE} in it")
+            else:
+                found[each.name] = _source(name, each.name, each / FILE)
+        return found
+
+    def folder_of(self, name: str) -> Path:
+        """Where the versions of a model are, or would be."""
+        assert self.folder is not None
+        return self.folder / name
+
+    def where(self, name: str) -> str:
+        """Where a model of this name would have to be; for people."""
+        if self.folder is None:
+            return f"this worker serves {self.file} alone; set MODEL_REPOSITORY to serve more"
+        return f"put it at {self.folder_of(name) / '1' / FILE}"
+
+    def _names(self) -> list[str]:
+        names = []
+        for each in _entries(self.folder):
+            if not each.is_dir():
+                continue
+            if NAME.fullmatch(each.name):
+                names.append(each.name)
+            else:
+                self._ignore(each, "a model's name is 1 to 100 of letters, digits, '.', '_', '-'")
+        return names
+
+    def _given(self, path: Path) -> Source:
+        """The model of the one file; its name is in its record, else the file's."""
+        source = _source(path.stem, FILE_VERSION, path)
+        name = source.record.name or path.stem
+        return Source(name, FILE_VERSION, path, source.record, source.state, source.fault)
+
+    def _ignore(self, path: Path, reason: str) -> None:
+        if path not in self._ignored:
+            self._ignored.add(path)
+            logger.warning("%s is ignored: %s", path, reason)
+
+
+def newest(versions: dict[str, Source]) -> str | None:
+    """The highest version; None of none."""
+    return max(versions, key=int, default=None)
+
+
+def _source(name: str, version: str, path: Path) -> Source:
+    try:
+        return Source(name, version, path, _record(path), _state(path))
+    except RecordError as error:
+        return Source(name, version, path, Record(), _state(path), str(error))
+
+
+def _record(path: Path) -> Record:
+    """Beside the file; or beside the version's folder, for all versions of a model."""
+    if path.name == FILE and not any(path.with_name(each).is_file() for each in ("model.json", f"{FILE}.json")):
+        return load_record(path.parent.parent / FILE)
+    return load_record(path)
+
+
+def _state(path: Path) -> State:
+    """Of the file, and of those that may hold its weights."""
+    files = [path] if path.name != FILE else [each for each in _entries(path.parent) if each.suffix != ".json"]
+    found = []
+    for each in files:
+        try:
+            about = each.stat()
+        except OSError:
+            continue
+        found.append((each.name, about.st_mtime_ns, about.st_size))
+    return tuple(found)
+
+
+def _entries(folder: Path | None) -> list[Path]:
+    """What is in a folder, in order, hidden ones left out; nothing if it can't be read."""
+    if folder is None:
+        return []
+    try:
+        return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        if folder.exists():
+            logger.warning("%s can't be read: %s", folder, error)
+        return []
