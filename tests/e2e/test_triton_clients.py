@@ -67,7 +67,8 @@ def test_what_a_client_asks_of_the_server(client: triton.InferenceServerClient) 
     assert config["max_batch_size"] == 32
     assert [each["name"] for each in config["input"]] == ["input"]
     assert [each["name"] for each in config["output"]] == ["output"]
-    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 20_000
+    # A batch starts when the model is free.
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 0
     assert config["response_cache"]["enable"] is True
     index = client.get_model_repository_index()
     assert [(each["name"], each["version"], each["state"]) for each in index] == [

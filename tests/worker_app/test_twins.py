@@ -1,15 +1,24 @@
 """Near twins never share an answer: 100,000 requests that differ in little, asked of the real engine in bursts, so that
-they meet each other in batches, in flight and in the cache."""
+they meet each other in batches, in flight and in the caches of a worker, and in those of a gateway before it."""
 
 import asyncio
 import random
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
+from gateway_app.core.call import Call
+from gateway_app.core.policy import Policy
+from gateway_app.core.ring import Ring
+from gateway_app.core.router import Router
+from gateway_app.inference import Face, Inference
+from inference_site.lib.asks import seed_of
+from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
@@ -47,30 +56,102 @@ class Judge:
 
     def __init__(self) -> None:
         self.faults: list[str] = []
-        self.caches: Counter[Cache] = Counter()
+        self.caches: Counter[str] = Counter()
         self.refused = 0
         self.waiting = 0
         self.done = asyncio.Event()
 
     def reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
         assert isinstance(token, Twin)
+        self.judge(token, status, payload, cache.name.lower())
+
+    def judge(self, twin: Twin, status: int, payload: bytes, cache: str) -> None:
         self.waiting -= 1
         if not self.waiting:
             self.done.set()
-        if token.wrong:
+        if twin.wrong:
             self.refused += 1
-            fault = "" if (kind, status) == (Tell.REFUSED, 422) else f"{kind!r} {status} instead of a refusal"
-        elif kind == Tell.RESULT:
+            fault = "" if status == 422 else f"{status} instead of a refusal"
+        elif status == 200:
             self.caches[cache] += 1
-            fault = token.fault_of(payload)
+            fault = twin.fault_of(payload)
         else:
-            fault = f"{kind!r} {status} {payload!r}"
+            fault = f"{status} {payload!r}"
         if fault:
-            self.faults.append(f"{token}: {fault}")
+            self.faults.append(f"{twin}: {fault}")
+
+
+class Client:
+    """Who asked a gateway."""
+
+    def __init__(self, judge: Judge, twin: Twin) -> None:
+        self._judge = judge
+        self._twin = twin
+
+    def on_output(self, output: bytes, node_json: bytes, cached: bool, time_us: int, headers: bytes, /) -> None:
+        cache = headers.partition(b"x-cache: ")[2].partition(b"\r")[0].decode()
+        self._judge.judge(self._twin, 200, output, cache)
+
+    def on_error(self, error: ApiError, headers: bytes, /) -> None:
+        self._judge.judge(self._twin, error.status, error.message.encode(), "")
+
+
+class Link:
+    """A gateway's caches before one model of a worker; what is sent arrives in the next turn of the loop."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.router = Router(time.monotonic)
+        self.router.configure(Ring({"worker_1": 1.0}, 10, xxh3_64_intdigest), (), Policy(load_factor=0.0))
+        self.router.routes["worker_1"].link = self
+        self.router.routes["worker_1"].up = True
+        seed = seed_of(model.name, model.version)
+        self.inference = Inference(self.router, time.monotonic, {"worker_1": Face("worker_1")}, seed)
+        self.inference.serve({"worker_1": model.engine.digest})
+
+    def send(self, call: Call) -> None:
+        """Router's `Link`."""
+        asyncio.get_running_loop().call_soon(self._model.ask, call.payload, call, self._reply)
+
+    def withdraw(self, call: Call) -> None:
+        """Router's `Link`."""
+
+    def pending(self) -> list[Call]:
+        """Router's `Link`."""
+        return []
+
+    def _reply(self, token: object, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
+        assert isinstance(token, Call)
+        self.router.answered(token, kind, cache, status, payload, time_us)
 
 
 async def test_near_twins_never_share_an_answer(models: Models) -> None:
-    judge, rng = Judge(), random.Random(1)
+    judge = Judge()
+
+    def ask(twin: Twin, payload: bytes) -> None:
+        models[twin.model, twin.version].ask(payload, twin, judge.reply)
+
+    await ask_all(judge, ask)
+    # Each way to an answer was taken often.
+    assert min(judge.caches[each] for each in ("miss", "hit", "joined")) > COUNT / 100, judge.caches
+    sizes = {size for model in models.values() for size in model.tally.statistics.batches}
+    assert max(sizes) > 8, "no batches were formed"
+
+
+async def test_nor_do_they_in_a_gateway(models: Models) -> None:
+    judge = Judge()
+    links = {key: Link(model) for key, model in models.items()}
+
+    def ask(twin: Twin, payload: bytes) -> None:
+        links[twin.model, twin.version].inference.ask(payload, Client(judge, twin))
+
+    await ask_all(judge, ask)
+    assert min(judge.caches[each] for each in ("miss", "hit", "joined", "gateway")) > COUNT / 100, judge.caches
+
+
+async def ask_all(judge: Judge, ask: Callable[[Twin, bytes], None]) -> None:
+    """In bursts; returns when all have been answered, each rightly."""
+    rng = random.Random(1)
     requests = twins.sequence(COUNT, seed=1)
     payloads = {twin: twin.ask() for twin in set(requests)}
     place = 0
@@ -80,13 +161,7 @@ async def test_near_twins_never_share_an_answer(models: Models) -> None:
         judge.waiting += len(burst)
         judge.done.clear()
         for twin in burst:
-            models[twin.model, twin.version].ask(payloads[twin], twin, judge.reply)
+            ask(twin, payloads[twin])
         await asyncio.wait_for(judge.done.wait(), 10)
     assert not judge.faults, f"{len(judge.faults)} wrong; {judge.faults[:3]}"
     assert sum(judge.caches.values()) + judge.refused == COUNT
-    # Each way to an answer was taken often.
-    assert min(judge.caches[each] for each in Cache) > COUNT / 100, judge.caches
-    sizes = Counter[int]()
-    for model in models.values():
-        sizes.update(model.tally.statistics.batches.keys())
-    assert max(sizes) > 8, "no batches were formed"
