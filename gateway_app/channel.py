@@ -62,6 +62,7 @@ class Channel(WSListener):
         self._last_id = 0
         self._checks: dict[int, None] = {}  # ids of those whose answer may come
         self._reason = "the connection was lost"
+        self._closed = False
 
     @classmethod
     async def open(cls, owner: Owner, url: str, challenge: str, within_s: float) -> Channel:
@@ -123,13 +124,16 @@ class Channel(WSListener):
         self._put(_pack(kind, 0, 0, len(payload), 0), payload)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection, also one that is being made."""
+        self._closed = True
         if self._transport is not None:
             self._transport.disconnect()
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """picows: the upgrade is done."""
         self._transport = transport
+        if self._closed:
+            transport.disconnect(False)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """picows: a message has come."""

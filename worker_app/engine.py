@@ -16,7 +16,7 @@ from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Record
 from worker_app.batch import Batch, NotABatch, Serving
 from worker_app.padding import Padder
-from worker_app.providers import CPU, CUDA, ModelError, create_session
+from worker_app.providers import CPU, CUDA, ModelError, create_sessions
 from worker_app.reader import Reader
 from worker_app.record import digest_of
 from worker_app.samples import Sample
@@ -72,9 +72,9 @@ class Engine:
         if not path.is_file():
             raise ModelError(f"there is no model at {path}; set MODEL_PATH or name an .onnx file")
         self._device = device
-        created = [create_session(path, threads=threads, device=device) for _ in range(record.sessions or 1)]
-        self._sessions = [session for session, _ in created]
-        self.fallback_reason = created[0][1]
+        self._sessions, self.fallback_reason = create_sessions(
+            path, record.sessions or 1, threads=threads, device=device
+        )
         self.provider: str = self._sessions[0].get_providers()[0]
         try:
             self.digest = digest_of(path, record)

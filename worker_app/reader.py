@@ -15,6 +15,7 @@ from worker_app.listinput import ListInput
 from worker_app.padding import Padder
 from worker_app.plan import Plans
 from worker_app.samples import Sample
+from worker_app.shapes import check_shape, wrong_shape
 from worker_app.signature import Signature, Tensor
 from worker_app.v2ask import TEXT, View, pack_strings, read_v2
 
@@ -91,20 +92,21 @@ class Reader:
         for name, value in members.items():
             index = self._places.get(name)
             if index is None:
-                raise unknown_input(name, self._inputs)
+                raise _unknown_input(name, self._inputs)
             arrays[index] = self._lists[index].read(bytes(value), Place(f"inputs.{name}"))
         return arrays
 
     def _finish(self, arrays: list[np.ndarray | None], view: View) -> Sample:
+        missing = [index for index, array in enumerate(arrays) if array is None and index != self._makes]
+        if missing:
+            names = ", ".join(repr(self._inputs[index].name) for index in missing)
+            raise ApiError(422, "missing_input", f"the model also needs {names}; send each of its inputs")
         sizes = self._check(arrays)
         if self._makes is not None and arrays[self._makes] is None:
             mask = self._inputs[self._makes]
             shape = tuple(dim if isinstance(dim, int) else sizes[dim or ""] for dim in mask.dims)
             arrays[self._makes] = np.ones(shape, mask.dtype)
         whole = [array for array in arrays if array is not None]
-        if len(whole) != len(self._inputs):
-            names = ", ".join(repr(self._inputs[i].name) for i, array in enumerate(arrays) if array is None)
-            raise ApiError(422, "missing_input", f"the model also needs {names}; send each of its inputs")
         shapes = [array.shape for array in whole]
         rows = shapes[0][0] if self._batch_axis else 1
         parts = (_head(view, shapes), *map(_bytes, whole))
@@ -123,34 +125,18 @@ class Reader:
         for spec, array in zip(self._inputs, arrays, strict=True):
             if array is None:
                 continue
-            if array.ndim != len(spec.dims):
-                raise wrong_shape(spec, array, f"it has {array.ndim} dimensions instead of {len(spec.dims)}")
-            for axis, (dim, size) in enumerate(zip(spec.dims, array.shape, strict=True)):
-                if size == 0:
-                    raise wrong_shape(spec, array, "an empty tensor can't be run")
-                if isinstance(dim, int):
-                    if dim != size:
-                        raise wrong_shape(spec, array, f"dimension {axis} has to be {dim}")
-                elif dim is not None and sizes.setdefault(dim, size) != size:
-                    raise wrong_shape(spec, array, f"{dim!r} is {sizes[dim]} elsewhere; make them equal")
+            check_shape(spec, array.shape)
+            for dim, size in zip(spec.dims, array.shape, strict=True):
+                if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
+                    raise wrong_shape(spec, array.shape, f"{dim!r} is {sizes[dim]} elsewhere; make them equal")
             if self._batch_axis and (rows := rows or len(array)) != len(array):
-                raise wrong_shape(spec, array, f"another input has a batch of {rows}; make them equal")
+                raise wrong_shape(spec, array.shape, f"another input has a batch of {rows}; make them equal")
         return sizes
 
 
-def unknown_input(name: str, inputs: Sequence[Tensor]) -> ApiError:
-    """A name that the model does not have."""
+def _unknown_input(name: str, inputs: Sequence[Tensor]) -> ApiError:
     names = ", ".join(repr(each.name) for each in inputs)
     return ApiError(422, "unknown_input", f"the model has no input {name[:100]!r}; it takes {names}")
-
-
-def wrong_shape(spec: Tensor, array: np.ndarray, why: str) -> ApiError:
-    """A shape that does not fit."""
-    return ApiError(
-        422,
-        "wrong_shape",
-        f"input {spec.name!r} has shape {list(array.shape)}, the model takes {spec.shape_text}: {why}",
-    )
 
 
 def _mask_that_can_be_made(signature: Signature, padder: Padder | None) -> int | None:

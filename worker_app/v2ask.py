@@ -12,6 +12,7 @@ import numpy as np
 from inference_site.lib.datatypes import BYTES, NUMPY
 from inference_site.lib.errors import ApiError
 from worker_app.jsontensors import Place, array_of, decode, depth_of, flatten, kind_of
+from worker_app.shapes import check_shape
 from worker_app.signature import Tensor, size_of
 
 # How an answer is wanted: the outputs in their order, each by its place in the model and whether it is binary; None:
@@ -87,6 +88,7 @@ def read_v2(
                 f"input {each.name!r} has the datatype {each.datatype}, the model takes {inputs[index].datatype}",
             )
         size = _binary_size(each)
+        check_shape(inputs[index], each.shape)  # first of all, for not every shape can be made
         if size is None:
             arrays[index] = _from_json(each)
         else:
@@ -117,7 +119,9 @@ def _binary_size(each: _Input) -> int | None:
     """The input's bytes after the JSON; None if it is in the JSON."""
     for dim in each.shape:
         if dim < 0:
-            raise ApiError(400, "invalid_shape", f"input {each.name!r} has shape {each.shape}; no size may be negative")
+            raise ApiError(
+                400, "invalid_shape", f"input {each.name!r} has the size {str(dim)[:20]}; none may be negative"
+            )
     parameters = each.parameters or {}
     if _SHARED in parameters:
         raise ApiError(400, "no_shared_memory", f"input {each.name!r} is in shared memory; send its data instead")
@@ -133,7 +137,9 @@ def _binary_size(each: _Input) -> int | None:
     if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
     raise ApiError(
-        400, "wrong_binary_size", f"input {each.name!r} has the binary_data_size {size!r}; it is a number of bytes"
+        400,
+        "wrong_binary_size",
+        f"input {each.name!r} has the binary_data_size {str(size)[:40]!r}; it is a number of bytes",
     )
 
 
@@ -226,7 +232,9 @@ def _view(head: _Head, outputs: Mapping[str, int]) -> View:
         binary = parameters.get("binary_data", False)
         if not isinstance(binary, bool):
             raise ApiError(
-                400, "invalid_parameter", f"output {each.name!r}: binary_data is {binary!r}; send true or false"
+                400,
+                "invalid_parameter",
+                f"output {each.name!r}: binary_data is {str(binary)[:40]!r}; send true or false",
             )
         view[index] = binary
     return tuple(view.items())

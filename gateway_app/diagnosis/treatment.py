@@ -36,8 +36,8 @@ def served_name(file: Path) -> str:
 def why_not_served(file: Path) -> str:
     folder = settings.MODEL_REPOSITORY or "MODEL_REPOSITORY"
     return (
-        f"--apply: no worker serves {file}, so there are no settings to save; put it at {folder}/<name>/<version>/{FILE},"
-        " or set MODEL_PATH to it"
+        f"--apply: no worker serves {file}, so there are no settings to save; put it at"
+        f" {folder}/<name>/<version>/{FILE}, or set MODEL_PATH to it"
     )
 
 

@@ -133,6 +133,23 @@ def test_every_field_of_the_tuning(running, admin, load):
     )
 
 
+def test_a_models_own_settings_come_before_the_tuning(running, admin, load):
+    def capacities() -> set[int]:
+        return {running.health(name)["cache_capacity"] for name in running.names}
+
+    page = admin.add_model(name="small", cache_entries=11, batch_size=0)
+    assert "0 is out of range. Choose from 1 to 1,024." in page
+    page = admin.add_model(name="small", cache_entries=11, batch_size=7)
+    assert "was added successfully" in page
+    in_force("its cache", lambda: capacities() == {11})
+    served = [each for each in running.stats()["models"] if each["name"] == "small"]
+    assert [(each["state"], each["max_batch_size"]) for each in served] == [("READY", 7)]
+    load.wait_for(300)
+    assert all(running.health(name)["cache_size"] <= 11 for name in running.names)
+    assert "was deleted successfully" in admin.remove_model("small")
+    in_force("what is usual", lambda: capacities() == {1000})
+
+
 def test_an_invalid_value_is_refused_with_a_sentence(running, admin, load):
     revision = running.stats()["gateway"]["revision"]
     before = settings(running)

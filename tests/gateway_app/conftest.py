@@ -1,10 +1,21 @@
 """Databases as gateways have them: files, open to all threads and processes."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from django.core.management import call_command
 from django.db import connection
 
+from tests.gateway_app.scripted import Bench
 from tests.support.database import database_file
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """Links to servers of the test."""
+    made = Bench()
+    yield made
+    await made.end()
 
 
 @pytest.fixture(scope="session")

@@ -21,20 +21,21 @@ from gateway_app.core.ring import Ring
 from gateway_app.core.router import Router
 from gateway_app.links import WorkerLink
 from inference_site.lib import frames, handshake
+from inference_site.lib.asks import key_of, seed_of
 from inference_site.lib.catalog import ModelInfo, Models, State
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Tell
 from inference_site.lib.nodesettings import NodeSettings
-from worker_app.consumers import run_batches
 from worker_app.node import Node
-from worker_app.stream import Stream
-
 from worker_app.stream import Stream
 
 TOKEN = "secret"
 INFERENCES = (Ask.INFER, Ask.FIRST)
 # What a test has asked for, with the keys that say whose it is: a worker's answer is bound to them.
 KEYS: dict[bytes, int] = {}
+# Of the model of an echo node.
+SEED = seed_of("echo", "1")
+
 
 class Server(uvicorn.Server):
     """uvicorn on the test's own loop, without its signal handlers."""
@@ -77,7 +78,7 @@ class Connection:
 
     def __init__(self, bulk: bool, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self.bulk = bulk
-        self.asks: list[tuple[int, int, int, bytes]] = []
+        self.asks: list[tuple[int, int, int, int, bytes]] = []
         self.open = True
         self._send = send
 
@@ -88,11 +89,20 @@ class Connection:
         await self._send({"type": "websocket.close", "code": 1000})
 
     def infers(self) -> list[tuple[int, bytes]]:
-        return [(ident, payload) for kind, ident, _, payload in self.asks if kind in INFERENCES]
+        return [(ident, payload) for kind, _, ident, _, payload in self.asks if kind in INFERENCES]
+
+    def orders(self, kind: Ask) -> list[bytes]:
+        return [each[4] for each in self.asks if each[0] == kind]
+
+
+def ready(number: int = 1, name: str = "echo", version: str = "1", digest: str = "0", **more: Any) -> ModelInfo:
+    """A model as a worker says that it has it."""
+    return ModelInfo(number=number, name=name, version=version, state=State.READY, digest=digest, **more)
 
 
 class ScriptedWorker:
-    """A worker that greets as it is told, notes what it gets, and answers only if `answers`."""
+    """A worker that greets as it is told, says that it has `models`, notes what it gets, and answers only if `answers`:
+    with the payload, or with `output(number, payload)`."""
 
     def __init__(self, name: str = "worker_1", token: str = TOKEN) -> None:
         self.name = name
@@ -101,6 +111,10 @@ class ScriptedWorker:
         self.version = frames.PROTOCOL_VERSION
         self.draining = False
         self.answers = True
+        self.models: tuple[ModelInfo, ...] = (ready(),)
+        self.says_models = True
+        self.revision = -1  # of the settings that it was sent last
+        self.output: Callable[[int, bytes], bytes] = lambda number, payload: payload
         self.greets: Callable[[Connection], bool] = lambda connection: True
         self.greeting: Callable[[str], bytes] = self.hello
         self.connections: list[Connection] = []
@@ -110,8 +124,6 @@ class ScriptedWorker:
             version=self.version,
             node_id=self.name,
             instance=self.instance,
-            model="echo",
-            model_digest="0",
             draining=self.draining,
             challenge="w" * 32,
             proof=handshake.worker_proof(self.token, challenge, self.name, self.instance),
@@ -126,6 +138,22 @@ class ScriptedWorker:
     def asked(self) -> list[tuple[int, bytes]]:
         return [infer for connection in self.connections for infer in connection.infers()]
 
+    async def tell_models(self, *models: ModelInfo) -> None:
+        """Says what it has, from now on these if any are given, on each of its connections for small bodies."""
+        self.models = models or self.models
+        said = Models(revision=self.revision, default=self.models[0].name if self.models else "", models=self.models)
+        for connection in self.open:
+            if not connection.bulk:
+                await connection.send(frames.tell(Tell.MODELS, 0, msgspec.json.encode(said)))
+
+    def used(self) -> set[int]:
+        """The numbers that the gateway says it uses."""
+        orders = [order for each in self.open for order in each.orders(Ask.USES)]
+        return set(msgspec.json.decode(orders[-1])) if orders else set()
+
+    def _seed(self, number: int) -> int:
+        return next(seed_of(info.name, info.version) for info in self.models if info.number == number)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         connection = Connection(scope["query_string"] == b"bulk", send)
         self.connections.append(connection)
@@ -137,8 +165,15 @@ class ScriptedWorker:
         while (message := await receive())["type"] == "websocket.receive":
             for ask in frames.asks(message["bytes"]):
                 connection.asks.append(ask)
-                if ask[0] in INFERENCES and self.answers:
-                    await connection.send(result(ask[1], ask[3], ask[3]))
+                kind, number, ident, _, payload = ask
+                if kind in INFERENCES and number not in {info.number for info in self.models}:
+                    await connection.send(frames.tell(Tell.GONE, ident, b""))
+                elif kind in INFERENCES and self.answers:
+                    await connection.send(result(ident, payload, self.output(number, payload), self._seed(number)))
+                elif kind == Ask.SETTINGS:
+                    self.revision = msgspec.json.decode(payload, type=NodeSettings).revision
+                    if self.says_models:
+                        await self.tell_models()
         connection.open = False
 
 
@@ -164,27 +199,29 @@ class WaitingCall(Call):
         return found
 
 
-def result(ident: int, text: bytes, output: bytes) -> bytes:
+def result(ident: int, text: bytes, output: bytes, seed: int = SEED) -> bytes:
     """A worker's answer to a request for this text."""
-    return frames.tell(Tell.RESULT, ident, output, 200, check=frames.check_of(output, KEYS[text]))
+    key = KEYS.get(text, key_of(text, seed))
+    return frames.tell(Tell.RESULT, ident, output, 200, check=frames.check_of(output, key))
 
 
-async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 class Bench:
-    """A router with links to servers, all ended with the test."""
+    """A router with links to servers, all ended with the test. It is the links' owner, and sends all to the first model
+    that a worker says it has."""
 
     def __init__(self) -> None:
         self.router = Router(time.monotonic)
         self.servers: list[Server] = []
         self.links: dict[str, WorkerLink] = {}
-        self.named: list[str] = []
+        self.named_as: list[str] = []
+        self.gone_numbers: list[int] = []
         self.breaker = BreakerConfig()
-        self._batches: list[asyncio.Task[None]] = []
         self._nodes: list[Node] = []
 
     def serve(self, app: Any, port: int = 0) -> Server:
@@ -196,29 +233,32 @@ class Bench:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await Stream(node, token, send, bulk=scope["query_string"] == b"bulk").serve(scope, receive)
 
-        self._nodes.append(node)
-        self._batches.append(asyncio.create_task(run_batches(node)))
+        if node not in self._nodes:
+            self._nodes.append(node)
+            node.start()
         return self.serve(app, port)
 
     def link(self, name: str, port: int, *, expected: str | None = "", token: str = TOKEN) -> WorkerLink:
         weights = {**dict.fromkeys(self.router.routes, 1.0), name: 1.0}
-        self.router.configure(Ring(weights, 50, xxh3_64_intdigest), set(), Policy(self.breaker, load_factor=0.0))
+        policy = Policy(self.breaker, load_factor=0.0)
+        self.router.configure(Ring(weights, 50, xxh3_64_intdigest), set(), policy)
         self.links[name] = WorkerLink(
-            self.router,
-            self.router.routes[name],
+            self,
+            name,
             "127.0.0.1",
             port,
             token,
             NodeSettings(revision=5, cache_entries=123),
+            policy,
             expected_name=name if expected == "" else expected,
-            on_named=lambda link, node_id: self.named.append(node_id),
             clock=time.monotonic,
         )
+        self.links[name].routes = (self.router.routes[name],)
         return self.links[name]
 
     async def connected(self, name: str, port: int, **more: Any) -> WorkerLink:
         link = self.link(name, port, **more)
-        await until(lambda: link.route.up)
+        await until(lambda: link.routes[0].up)
         return link
 
     def route(self, name: str) -> Route:
@@ -227,7 +267,7 @@ class Bench:
     def call(self, values: list[float] | bytes, first: str | None = None) -> WaitingCall:
         """Submits a request; `first` is the worker that is to own it."""
         payload = values if isinstance(values, bytes) else json.dumps(values).encode()
-        key = xxh3_64_intdigest(payload)
+        key = key_of(payload, SEED)
         while first is not None and self.router.ring.owners(key)[0] != first:
             key = (key + 2**56) % 2**64
         KEYS[payload] = key
@@ -237,11 +277,29 @@ class Bench:
 
     async def end(self) -> None:
         await asyncio.gather(*(link.retire(0) for link in self.links.values()))
-        for task in self._batches:
-            task.cancel()
         for node in self._nodes:
             node.close()
         for server in self.servers:
             if not server.task.done():
                 await server.die()
 
+    # links.Owner
+
+    def named(self, link: WorkerLink, node_id: str) -> None:
+        self.named_as.append(node_id)
+
+    def announced(self, link: WorkerLink, models: Models) -> None:
+        number = next((info.number for info in models.models if info.state is State.READY), 0)
+        for route in link.routes:
+            link.serve(route, number)
+        link.use()
+
+    def gone(self, link: WorkerLink, number: int) -> None:
+        self.gone_numbers.append(number)
+
+    def lost(self, link: WorkerLink) -> None: ...
+    def leaves(self, link: WorkerLink) -> None: ...
+    def handed_over(self, link: WorkerLink, payload: bytes) -> None: ...
+
+    def can_do_without(self, link: WorkerLink) -> bool:
+        return any(route.routable for route in self.router.routes.values())

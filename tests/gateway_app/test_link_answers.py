@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import time
 from typing import Any
 
 import pytest
-from xxhash import xxh3_64_intdigest
 
-from gateway_app import links
-from gateway_app.core.breaker import BreakerConfig, State
-from gateway_app.core.policy import Policy
-from gateway_app.core.ring import Ring
+from gateway_app.core.breaker import BreakerConfig
 from inference_site.lib import frames
 from inference_site.lib.frames import Ask, Cache, Tell
-from inference_site.lib.nodesettings import NodeSettings
-from tests.gateway_app.scripted import INFERENCES, KEYS, TOKEN, Bench, Connection, ScriptedWorker, WaitingCall, result, until
-from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
-from worker_app.consumers import run_batches
-from worker_app.stream import Stream
+from tests.gateway_app.scripted import (
+    INFERENCES,
+    KEYS,
+    Bench,
+    ScriptedWorker,
+    result,
+    until,
+)
 
 
 async def test_a_late_answer_is_dropped(bench: Bench) -> None:
@@ -37,7 +34,7 @@ async def test_a_late_answer_is_dropped(bench: Bench) -> None:
     bench.router.tick()  # half of its time is over: a second worker is asked too
     assert await call.outcome() == ("result", b"[1, 2, 3, 4]")
     ((ident, text),) = late.asked
-    await until(lambda: [each[1] for each in late.open[0].asks if each[0] == Ask.CANCEL] == [ident])
+    await until(lambda: [each[2] for each in late.open[0].asks if each[0] == Ask.CANCEL] == [ident])
     await late.open[0].send(result(ident, text, b"[666]"))
     await asyncio.sleep(0.05)
     assert call.outcomes == [("result", b"[1, 2, 3, 4]")]
@@ -58,7 +55,7 @@ async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
     assert not any(call.outcomes for call in new)
     assert link.in_flight == link.routes[0].in_flight == 3
     await until(lambda: sum(each[0] == Ask.CANCEL for each in silent.open[0].asks) == 3)
-    left = [left_ms for kind, _, left_ms, _ in silent.open[0].asks if kind in INFERENCES]
+    left = [left_ms for kind, _, _, left_ms, _ in silent.open[0].asks if kind in INFERENCES]
     assert len(left) == 6
     assert all(9_950 < each <= 10_000 for each in left[3:])
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import time
-from typing import Any
 
+import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest
 
 from gateway_app import links
-from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.core.breaker import State
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from inference_site.lib import frames
-from inference_site.lib.frames import Ask, Cache, Tell
-from inference_site.lib.nodesettings import NodeSettings
-from tests.gateway_app.scripted import INFERENCES, KEYS, TOKEN, Bench, Connection, ScriptedWorker, WaitingCall, result, until
+from inference_site.lib.asks import key_of
+from inference_site.lib.frames import Ask, Tell
+from tests.gateway_app.scripted import (
+    INFERENCES,
+    SEED,
+    Bench,
+    ScriptedWorker,
+    WaitingCall,
+    result,
+    until,
+)
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
-from worker_app.consumers import run_batches
-from worker_app.stream import Stream
 
 
 def answer_to(values: list[float]) -> bytes:
@@ -61,7 +65,7 @@ async def test_a_kill_under_load_loses_nothing_and_mixes_nothing_up(bench: Bench
     asked: list[tuple[list[float], WaitingCall]] = []
     for number in range(1500):
         values = [float(number % 700), 1.0, 2.0, float(number % 3)]
-        call = WaitingCall(text := json.dumps(values).encode(), xxh3_64_intdigest(text))
+        call = WaitingCall(text := json.dumps(values).encode(), key_of(text, SEED))
         bench.router.submit(call)
         asked.append((values, call))
         if number == 700:
@@ -82,7 +86,8 @@ async def test_the_deadlines_of_a_retiring_link_hold(bench: Bench) -> None:
     call = bench.call([1, 2, 3, 4])
     await until(lambda: silent.asked)
     bench.router.configure(Ring({}, 50, xxh3_64_intdigest), set(), bench.router.policy)
-    link.routes[0].up, link.routes[0].link = False, None
+    route = link.routes[0]
+    route.up, route.link = False, None
     retiring = asyncio.create_task(link.retire(60))
     assert (await call.outcome())[1].code == "deadline_passed"
     await asyncio.wait_for(retiring, 30)
@@ -171,7 +176,7 @@ async def test_a_leaving_worker_hands_over_its_results_first(
     leaver, other = ScriptedWorker("a"), ScriptedWorker("b")
     link = await bench.connected("a", bench.serve(leaver).port)
     await bench.connected("b", bench.serve(other).port)
-    monkeypatch.setattr(link, "_on_leaving", lambda link: setattr(link, "sharing", True))
+    monkeypatch.setattr(bench, "leaves", lambda link: setattr(link, "sharing", True))
     await leaver.connections[0].send(frames.tell(Tell.DRAINING, 0, b""))
     await until(lambda: link.routes[0].leaving)
     await asyncio.sleep(0.1)

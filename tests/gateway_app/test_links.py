@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import time
 from typing import Any
 
 import pytest
-from xxhash import xxh3_64_intdigest
 
 from gateway_app import links
 from gateway_app.core.breaker import BreakerConfig, State
-from gateway_app.core.policy import Policy
-from gateway_app.core.ring import Ring
 from inference_site.lib import frames
-from inference_site.lib.frames import Ask, Cache, Tell
+from inference_site.lib.frames import Tell
 from inference_site.lib.nodesettings import NodeSettings
-from tests.gateway_app.scripted import INFERENCES, KEYS, TOKEN, Bench, Connection, ScriptedWorker, WaitingCall, result, until
-from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
-from worker_app.consumers import run_batches
+from tests.gateway_app.scripted import (
+    INFERENCES,
+    TOKEN,
+    Bench,
+    Connection,
+    ScriptedWorker,
+    until,
+)
+from tests.worker_app.echo_engine import echo_node
 from worker_app.stream import Stream
 
 
@@ -37,7 +37,7 @@ async def test_it_connects_and_brings_answers_settings_and_numbers(bench: Bench)
     assert (node.settings.revision, node.settings.cache_entries) == (5, 123)
     link.configure(NodeSettings(revision=6, batch_size=3))
     await until(lambda: node.settings.revision == 6)
-    assert node.batcher.max_size == 3
+    assert node.find(None, None).batcher.max_size == 3
     route = bench.route("worker_1")
     assert (route.in_flight, link.in_flight, route.requests, route.breaker.failures) == (0, 0, 2, 0)
 
@@ -94,7 +94,7 @@ async def test_a_gateway_with_a_wrong_token_is_told_by_the_worker(bench: Bench) 
     link = bench.link("worker_1", bench.serve_node(node).port, token="other")
     await until(lambda: link.last_error)
     assert (await bench.call([1, 2, 3, 4]).outcome())[0] == "error"
-    assert node.total_requests == 0
+    assert node.find(None, None).tally.requests == 0
     assert not link.routes[0].up
 
 
@@ -156,7 +156,7 @@ async def test_a_worker_given_by_its_address_says_its_name_once_and_keeps_it(ben
     worker = ScriptedWorker("worker_9")
     server = bench.serve(worker)
     link = await bench.connected("127.0.0.1:1", server.port, expected=None)
-    assert bench.named == ["worker_9"]
+    assert bench.named_as == ["worker_9"]
     await server.die()
     impostor = ScriptedWorker("worker_8")
     second = bench.serve(impostor, port=server.port)
@@ -165,7 +165,7 @@ async def test_a_worker_given_by_its_address_says_its_name_once_and_keeps_it(ben
     await second.die()
     bench.serve(worker, port=server.port)
     await until(lambda: link.routes[0].up)
-    assert bench.named == ["worker_9"]
+    assert bench.named_as == ["worker_9"]
 
 
 async def test_bodies_over_64_kib_travel_on_the_bulk_connection(bench: Bench) -> None:
@@ -195,13 +195,12 @@ async def test_what_is_ready_in_one_turn_goes_out_together(bench: Bench) -> None
 
         await Stream(node, TOKEN, send, bulk=scope["query_string"] == b"bulk").serve(scope, counted)
 
-    batches = asyncio.create_task(run_batches(node))
+    node.start()
     await bench.connected("worker_1", bench.serve(app).port)
     calls = [bench.call([number, 0, 0, 0]) for number in range(100)]
     for call in calls:
         assert (await call.outcome())[0] == "result"
     assert [count for count in messages if count] == [100]
-    batches.cancel()
     node.close()
 
 

@@ -96,6 +96,8 @@ def test_changes_are_told_in_words():
     modelcontrol.order_load("digits")
     modelcontrol.order_unload("digits")
     modelcontrol.order_load("other")
+    modelcontrol.order_unload("third")
+    ModelRecord.objects.create(name="fourth", loaded=False)
     ModelRecord.objects.filter(name="digits").delete()
     assert summaries() == [
         "settings of model digits added (cached off, batch size 8)",
@@ -105,6 +107,8 @@ def test_changes_are_told_in_words():
         "model digits ordered to load",
         "model digits ordered to unload",
         "settings of model other added; model other ordered to load",
+        "settings of model third added; model third ordered to unload",
+        "settings of model fourth added (loaded off)",
         "settings of model digits removed",
     ]
 
@@ -129,7 +133,7 @@ def test_an_order_with_settings_and_a_version_joins_what_is_pinned():
     )
 
 
-@pytest.mark.parametrize("name", ["", "a b", ".hidden", "-x", "a/b", "../x", "stats", "x" * 101, "a\n"])
+@pytest.mark.parametrize("name", ["", "a b", ".hidden", "-x", "_x", "a/b", "../x", "stats", "x" * 101, "a\n"])
 def test_an_order_for_what_is_no_name_is_refused(name):
     with pytest.raises(ApiError) as caught:
         modelcontrol.order_load(name)

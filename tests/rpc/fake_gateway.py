@@ -205,6 +205,7 @@ async def main() -> None:
     say("draining")
     await asyncio.sleep(2)
     await server.stop(1)
+    await asyncio.sleep(0.2)
     say("stopped")
 
 

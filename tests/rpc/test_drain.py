@@ -51,6 +51,22 @@ def test_a_drain_ends_streams_after_their_last_answer(make_gateway):
         assert "Traceback" not in own.log
 
 
+def test_what_never_ends_does_not_hold_up_the_end(make_gateway):
+    with make_gateway() as own, triton.InferenceServerClient(own.url) as client:
+        told: queue.Queue = queue.Queue()
+        client.async_infer("never", floats(1), lambda result, error: told.put(error))
+        client.start_stream(lambda result, error: told.put(error))
+        client.async_stream_infer("never", floats(1))
+        wait_until("both are asked", lambda: own.log.count("asked never") == 2)
+        assert own.terminate() == 0
+        assert own.log.count("cancelled\n") == 2 and "Traceback" not in own.log
+        assert {told.get(timeout=10).status(), told.get(timeout=10).status()} <= {
+            "StatusCode.CANCELLED",
+            "StatusCode.UNAVAILABLE",
+        }
+        client.stop_stream()
+
+
 def test_a_port_that_is_taken_is_named(make_gateway):
     with make_gateway() as own:
         other = Running([*own.argv, "--port", str(own.port)], own._env)

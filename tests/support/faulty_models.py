@@ -197,6 +197,20 @@ def endless(path: Path) -> Path:
     )
 
 
+def only_one_width(path: Path, width: int) -> Path:
+    """`input` float [batch, width] -> twice it; whatever its shapes say, it takes one width alone."""
+    return _write(
+        path,
+        [
+            helper.make_node("Add", ["input", "two"], ["sum"]),
+            helper.make_node("MatMul", ["sum", "weights"], ["output"]),
+        ],
+        [_float("input", "batch", "width")],
+        [_float("output", "batch", 2)],
+        {"two": np.array(2, np.float32), "weights": np.ones((width, 2), np.float32)},
+    )
+
+
 def words(path: Path) -> Path:
     """`text` string [batch, 1] -> `number` float [batch, 1]: only text that is a number can be read."""
     return _write(

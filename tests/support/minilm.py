@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -100,7 +101,7 @@ class _Graph:
         absent = self.add("Mul", [self.add("Sub", ["unit", weighed]), "never"])
         self.bias = self.add("Unsqueeze", [self.add("Unsqueeze", [absent, "one"]), "two"])  # [batch, 1, 1, sequence]
 
-    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: object) -> str:
+    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         output = output or f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output

@@ -157,6 +157,26 @@ def test_an_element_type_that_cannot_be_served_is_named(tmp_path: Path) -> None:
         load(path)
 
 
+def test_an_output_that_is_no_tensor_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    floats = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 2])
+    rows = helper.make_tensor_sequence_value_info("rows", TensorProto.FLOAT, None)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["input"], ["output"]),
+            helper.make_node("SequenceConstruct", ["input", "input"], ["rows"]),
+        ],
+        "sequence",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 2])],
+        [rows, floats],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    engine = load(path)
+    assert "output 'rows' is seq(tensor(float)), which is not served" in caplog.text
+    assert ([each.name for each in engine.outputs], engine.batches) == (["output"], True)
+    assert ask(engine, b"[1,2]") == b"[1.0,2.0]"
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model at .*gone\.onnx; set MODEL_PATH"):
         load(tmp_path / "gone.onnx")

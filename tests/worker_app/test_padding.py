@@ -89,6 +89,15 @@ def test_a_mask_left_out_is_made_and_one_that_is_sent_is_heeded(path: Path) -> N
     np.testing.assert_allclose(json.loads(ask(engine, b'{"ids":[1,3]}')), table[[1, 3]].mean(axis=0), rtol=1e-5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "payload", [b"{}", b'{"mask":[1,1]}', binary_ask({}), binary_ask({"mask": np.ones((1, 2), "i8")})]
+)
+def test_without_the_ids_there_is_nothing_to_make_a_mask_for(path: Path, payload: bytes) -> None:
+    with pytest.raises(ApiError, match="also needs 'ids'") as caught:
+        load(path, PADDED).read(payload)
+    assert (caught.value.status, caught.value.code) == (422, "missing_input")
+
+
 def test_the_ids_and_their_mask_have_one_length(path: Path) -> None:
     engine = load(path, PADDED)
     with pytest.raises(ApiError, match=r"'mask' has shape \[1, 3\].*'sequence' is 5 elsewhere") as caught:

@@ -9,10 +9,16 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
+from inference_site.lib.record import Record
 from tests.support import onnx_models
 from tests.support.engines import load
 from worker_app import providers
 from worker_app.providers import CPU, CUDA, ModelError, cores, device_count, device_of, plan_threads
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "_said", set())
 
 
 def test_without_a_driver_it_says_why_and_runs_on_the_cpu(
@@ -25,11 +31,23 @@ def test_without_a_driver_it_says_why_and_runs_on_the_cpu(
     monkeypatch.setattr(ctypes, "CDLL", no_driver)
     with caplog.at_level(logging.INFO):
         engine = load(onnx_models.linear(tmp_path / "m.onnx"))
+        load(onnx_models.linear(tmp_path / "n.onnx"))
     assert engine.provider == CPU
     assert "libcuda.so.1: cannot open" in engine.fallback_reason
     assert sum("CUDA failed to load: no NVIDIA driver" in line for line in caplog.messages) == 1
     assert caplog.messages.count("Falling back to CPU Provider...") == 1
     assert device_count() == 0
+
+
+def test_what_it_runs_on_is_said_once_for_all_sessions_and_the_reason_once_for_all_models(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        engine = load(onnx_models.linear(tmp_path / "m.onnx"), Record(sessions=3))
+        load(onnx_models.linear(tmp_path / "n.onnx"))
+    for name in ("m", "n"):
+        assert sum(f"{name}.onnx runs on {engine.provider}" in line for line in caplog.messages) == 1
+    assert sum("Falling back" in line for line in caplog.messages) == (engine.provider == CPU)
 
 
 def test_a_build_without_cuda_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

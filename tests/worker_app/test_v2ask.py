@@ -171,6 +171,8 @@ UNFIT: dict[str, tuple[Any, Any, bytes]] = {
     "too few dimensions": (changed(shape=[4]), None, b""),
     "too many dimensions": (changed(shape=[1, 4, 1]), None, b""),
     "another size": (changed(shape=[1, 5], data=[1, 2, 3, 4, 5]), None, b""),
+    "a hundred dimensions": (changed(shape=[1] * 100, data=[1]), None, b""),
+    "a size beyond all memory": (size(0, shape=[2**70, 0]), None, b""),
     "out of range": (changed(data=[1, 2, 1e39, 4]), None, b""),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,12 +92,13 @@ def try_out(chart: Chart, patient: Patient) -> bool:
     """Finds inputs that it runs on, and whether it runs on the zeros that a worker warms it up with."""
     first_reason = ""
     for recipe in recipes(patient.inputs, patient.batch, chart.record.warm_up or ()):
+        began = time.perf_counter()
         try:
             patient.run(feeds.random(patient.inputs, recipe, patient.batch, np.random.default_rng(1)))
         except Exception as error:
             first_reason = first_reason or reason_of(error)
             continue
-        chart.recipe = recipe
+        chart.recipe, chart.run_s = recipe, time.perf_counter() - began
         chart.good("run", f"runs on random inputs{recipe}")
         return _warm_up(chart, patient)
     chart.bad(

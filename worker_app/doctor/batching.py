@@ -13,7 +13,7 @@ from worker_app.doctor.reasons import reason_of
 from worker_app.doctor.report import Chart
 
 REPEATS = 4
-BATCHES = (2, 3, 8, 8)
+BATCHES, BATCHES_OF_SLOW_ONES = (2, 3, 8, 8), (2, 3)
 FIXED_INSIDE = "export it without sizes fixed inside (a Reshape to [1, …], say); until then requests run one by one"
 LOUD = 30.0  # how much larger the neighbours of a quiet row are
 
@@ -45,9 +45,10 @@ def look_at_batching(chart: Chart, patient: Patient) -> None:
         return
     rng = np.random.default_rng(5)
     found: list[Difference] = []
-    for rows in BATCHES:
+    sizes = BATCHES_OF_SLOW_ONES if chart.is_slow else BATCHES
+    for rows in sizes:
         problem, difference = _together(patient, feeds.random(patient.inputs, chart.recipe, patient.batch, rng, rows))
-        if not problem and rows == BATCHES[-1] and difference is not None:
+        if not problem and rows == sizes[-1] and difference is not None:
             quiet = _beside_loud_rows(patient, feeds.random(patient.inputs, chart.recipe, patient.batch, rng, rows))
             difference = worst([difference, quiet]) if quiet is not None else difference
         if problem:
@@ -76,7 +77,7 @@ def look_at_batching(chart: Chart, patient: Patient) -> None:
         return
     chart.batches = True
     chart.propose("batches", True, f"rows together are answered as each alone: {apart}")
-    chart.good("batching", f"{', '.join(map(str, sorted(set(BATCHES))))} rows together answer as each alone: {apart}")
+    chart.good("batching", f"{', '.join(map(str, sorted(set(sizes))))} rows together answer as each alone: {apart}")
 
 
 def _why_none(chart: Chart, patient: Patient) -> None:
@@ -96,7 +97,8 @@ def _why_none(chart: Chart, patient: Patient) -> None:
     fixed = next((each for each in tensors if not (each.symbols and each.symbols[0])), None)
     why = "the first sizes of its inputs and outputs do not count the same thing"
     if fixed is not None:
-        why = f"{'input' if fixed in patient.inputs else 'output'} {fixed} has no first size that may vary"
+        kind = "input" if fixed in patient.inputs else "output"
+        why = f"{kind} {fixed.name!r} is {fixed.sizes}, without a first size that may vary"
     chart.note(
         "batching",
         f"requests run one by one: {why}",

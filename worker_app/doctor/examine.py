@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ COMMAND = (sys.executable, "-m", "worker_app.doctor.child")
 DEFAULT_TIMEOUT_S = 120.0
 # Each group in a process of its own, with the share that it may take of the time left.
 GROUPS = (("answers", 0.6), ("sizes", 0.7), ("serving", 1.0))
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 FATAL = ("loading", "running for the first time")
 
 
@@ -96,7 +98,7 @@ def _crashed(chart: Chart, status: int, err: bytes) -> None:
     how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     if status == -signal.SIGKILL:
         how += ", as when memory runs out"
-    said = err.decode("utf-8", "replace").strip().splitlines()
+    said = COLOURS.sub("", err.decode("utf-8", "replace")).strip().splitlines()
     detail = f"the process that examined it died at {doing} ({how})" + (f": {said[-1][:200]}" if said else "")
     fix = "a worker would die as well: give it more memory, or export the model again"
     if doing in FATAL or not chart.runs:

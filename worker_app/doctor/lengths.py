@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -14,11 +15,12 @@ from worker_app.doctor.patient import Patient
 from worker_app.doctor.reasons import reason_of
 from worker_app.doctor.report import Chart, Recipe, Tensor
 
-LENGTHS = (1, 2, 3, 5, 8, 13, 32, 64)
+LENGTHS = (1, 2, 3, 5, 7, 8, 16, 32, 64)
+LENGTHS_OF_SLOW_ONES = (3, 5, 7, 8, 16)
 BUCKETS = (16, 32, 64, 128, 256, 512)
 SHORT_BUCKETS = (2, 4, 8)
-# Unlike each other, and no powers of two: what an operator rounds up inside shows.
-FILLED = ((5, 8), (7, 16), (3, 32), (2, 5))
+# (length, what it is filled up to), unlike each other: what an operator rounds up inside shows.
+FILLED = ((5, 8), (7, 16), (3, 32), (2, 5), (32, 64))
 
 
 def look_at_lengths(chart: Chart, patient: Patient) -> None:
@@ -30,15 +32,16 @@ def look_at_lengths(chart: Chart, patient: Patient) -> None:
         chart.good("lengths", "every size is fixed" if fixed else "every size but the first is fixed")
         return
     able: dict[str, list[int]] = {}
+    lengths = LENGTHS_OF_SLOW_ONES if chart.is_slow else LENGTHS
     for symbol in symbols:
-        able[symbol] = list(_lengths_that_run(chart, patient, symbol, LENGTHS))
+        able[symbol] = list(_lengths_that_run(chart, patient, symbol, lengths))
         if len(able[symbol]) > 1:
             chart.good("lengths", f"{symbol!r} may be {', '.join(map(str, able[symbol]))}")
         else:
             chart.note(
                 "lengths",
                 f"{symbol!r} is said to vary, but it runs only with {chart.recipe.lengths[symbol]}"
-                f" (tried: {', '.join(map(str, LENGTHS))})",
+                f" (tried: {', '.join(map(str, lengths))})",
                 "export it with that size fixed, or with nothing inside that fixes it",
             )
     choice = _choose(chart, patient, [symbol for symbol in symbols if len(able[symbol]) > 1])
@@ -47,12 +50,13 @@ def look_at_lengths(chart: Chart, patient: Patient) -> None:
 
 
 def _choose(chart: Chart, patient: Patient, symbols: list[str]) -> str | None:
-    """The one that padding would fill up: the record's; else one with a mask, else that of the most inputs."""
+    """The one that padding would fill up: the record's; else one with a mask; else the only one, if it batches."""
     if chart.record.padding is not None:
         return chart.record.padding.dimension if chart.record.padding.dimension in symbols else None
-    named = [symbol for symbol in symbols if not symbol.startswith("?")]
-    count = {symbol: sum(symbol in each.symbols for each in patient.inputs) for symbol in named}
-    return max(named, key=lambda symbol: (_mask_of(patient, symbol) is not None, count[symbol]), default=None)
+    masked = [symbol for symbol in symbols if _mask_of(patient, symbol) is not None]
+    alone = symbols if len(symbols) == 1 and chart.batches else []
+    # What has no name in the file can't be named in a record.
+    return next((symbol for symbol in (*masked, *alone) if not symbol.startswith("?")), None)
 
 
 def _lengths_that_run(chart: Chart, patient: Patient, symbol: str, lengths: tuple[int, ...]) -> Iterator[int]:
@@ -68,15 +72,15 @@ def _lengths_that_run(chart: Chart, patient: Patient, symbol: str, lengths: tupl
 def _look_at_padding(chart: Chart, patient: Patient, symbol: str, able: list[int]) -> None:
     said = chart.record.padding
     mask = _mask_of(patient, symbol) if said is None else said.mask
-    best: tuple[str, Difference | None, int] | None = None
+    first: tuple[str, Difference | None] | None = None
     for fill in _fills(chart, patient, symbol, mask):
-        problem, difference = _fill_up(chart, patient, symbol, mask, fill)
+        problem, difference = _fill_up(chart, patient, symbol, mask, fill, able)
         if not problem and difference is not None and difference.within:
             _propose(chart, patient, symbol, mask, fill, able, difference)
             return
-        best = best or (problem, difference, 0)
-    problem, difference = (best[0], best[1]) if best else ("nothing to fill up", None)
-    what = f"filling {symbol!r} up changes the answers: {problem or difference}"
+        first = first or (problem, difference)
+    problem, difference = first or ("", None)
+    what = f"filling {symbol!r} up {'fails' if problem else 'changes the answers'}: {problem or difference}"
     if said is not None:
         chart.bad("padding", f"{what}, but its record has padding", "remove padding from its record")
     elif mask is not None:
@@ -106,11 +110,12 @@ def _fills(chart: Chart, patient: Patient, symbol: str, mask: str | None) -> lis
 
 
 def _fill_up(
-    chart: Chart, patient: Patient, symbol: str, mask: str | None, fill: dict[str, float]
+    chart: Chart, patient: Patient, symbol: str, mask: str | None, fill: dict[str, float], able: list[int]
 ) -> tuple[str, Difference | None]:
     """(why it can't be done, largest difference) of inputs filled up and answers cut back; alone and in a batch."""
     found: list[Difference] = []
-    for number, (length, bucket) in enumerate(FILLED):
+    pairs = [pair for pair in FILLED if set(pair) <= set(able)] or list(pairwise(able))
+    for number, (length, bucket) in enumerate(pairs[:2] if chart.is_slow else pairs):
         rng = np.random.default_rng(7 + number)
         rows = 2 if chart.batches else 1
         try:
@@ -122,8 +127,6 @@ def _fill_up(
                 filled = {name: np.concatenate([value, full[name]]) for name, value in filled.items()}
             answers = patient.run(filled)
         except Exception as error:
-            if len(found) >= 2:  # a bucket too large for it is no fault
-                continue
             return reason_of(error), None
         if rows > 1:
             answers = [value[:1] for value in answers]
@@ -169,6 +172,8 @@ def _with(recipe: Recipe, symbol: str, length: int) -> Recipe:
 
 def _filled(tensor: Tensor, value: Array, symbol: str, bucket: int, mask: str | None, fill: dict[str, float]) -> Array:
     filler = 0 if tensor.name == mask else fill.get(tensor.name, "" if value.dtype.kind == "O" else 0)
+    if symbol not in tensor.symbols:
+        return value
     widths = [(0, bucket - size if own == symbol else 0) for size, own in zip(value.shape, tensor.symbols, strict=True)]
     return np.pad(value, widths, constant_values=filler)
 

@@ -39,10 +39,11 @@ def measure_sizes(chart: Chart, patient: Patient, emit: Callable[[], None], end_
     first_s = time.perf_counter() - began
     for rows in ROWS if chart.batches else ROWS[:1]:
         feed = _feed(chart, patient, rows)
-        memory.forget_peak()
+        forgotten = memory.forget_peak()
         times = _time(patient, feed, end_s)
         ms = statistics.median(times) * 1e3
-        grown = max(0.0, memory.peak_mib() - base_mib)
+        # Without a peak of its own: what ONNX Runtime's arena has taken, and holds.
+        grown = max(0.0, (memory.peak_mib() if forgotten else memory.resident_mib()) - base_mib)
         chart.sizes.append(Size(rows, round(ms, 3), round(rows * 1e3 / ms, 1), round(grown, 1)))
         emit()
         if rows == 1:

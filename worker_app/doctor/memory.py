@@ -17,9 +17,11 @@ def peak_mib() -> float:
     return _kib(_STATUS, "VmHWM") / 1024
 
 
-def forget_peak() -> None:
+def forget_peak() -> bool:
+    """Whether it did: not every kernel can."""
     with suppress(OSError):
         _CLEAR.write_text("5")
+    return 0 < peak_mib() <= resident_mib() + 1
 
 
 def available_mib() -> float:

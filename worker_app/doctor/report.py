@@ -8,6 +8,9 @@ import msgspec
 
 from inference_site.lib.record import Record
 
+# What a thorough look takes, in runs of one row.
+MANY_RUNS = 200.0
+
 
 class Finding(msgspec.Struct, frozen=True):
     """One thing looked at. `ok`: True is well, False a fault, None neither: not to be told, or only worth knowing."""
@@ -29,11 +32,14 @@ class Tensor(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     symbols: tuple[str | None, ...]
 
+    @property
+    def sizes(self) -> str:
+        """Its shape for people."""
+        sizes = zip(self.shape, self.symbols, strict=True)
+        return f"[{', '.join(str(size) if symbol is None else shown(symbol) for size, symbol in sizes)}]"
+
     def __str__(self) -> str:
-        sizes = [
-            str(size) if name is None else shown(name) for size, name in zip(self.shape, self.symbols, strict=True)
-        ]
-        return f"{self.name} {self.datatype} [{', '.join(sizes)}]"
+        return f"{self.name} {self.datatype} {self.sizes}"
 
 
 def shown(symbol: str) -> str:
@@ -78,8 +84,14 @@ class Chart(msgspec.Struct, kw_only=True):
     reasons: dict[str, str] = {}
     runs: bool = False  # loaded, and ran on ordinary inputs and on zeros
     recipe: Recipe = Recipe()
+    run_s: float = 0.0  # of one row, the first time
     deterministic: bool = True
     batches: bool = False  # really, not only by its shapes
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the time will not do for as many runs as there would be otherwise."""
+        return self.run_s * MANY_RUNS > self.limit_s
 
     def good(self, name: str, detail: str) -> None:
         self.findings.append(Finding(name, True, detail))
@@ -97,18 +109,17 @@ class Chart(msgspec.Struct, kw_only=True):
 
     def as_report(self) -> dict[str, Any]:
         """The JSON of `diagnose --model --json`. `ok`: it can be served, with the proposed settings."""
-        report: dict[str, Any] = msgspec.to_builtins(
-            {
-                "ok": self.runs,
-                "file": self.file,
-                "name": self.name,
-                "inputs": self.inputs,
-                "outputs": self.outputs,
-                "findings": self.findings,
-                "sizes": self.sizes,
-                "providers": self.providers,
-                "proposed": msgspec.convert(self.proposed, Record),
-                "reasons": self.reasons,
-            }
-        )
-        return report
+        report = {
+            "ok": self.runs,
+            "file": self.file,
+            "name": self.name,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "findings": self.findings,
+            "sizes": self.sizes,
+            "providers": self.providers,
+            "proposed": msgspec.convert(self.proposed, Record),
+            "reasons": self.reasons,
+        }
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(report))
+        return plain

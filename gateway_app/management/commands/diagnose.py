@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from gateway_app.diagnosis.findings import MARKS, Check
-from gateway_app.diagnosis.inference import check_direct, check_end_to_end, new_input
+from gateway_app.diagnosis.inference import check_direct, check_end_to_end
 from gateway_app.diagnosis.reachability import check_gateway, check_ports, check_processes, check_workers
 from gateway_app.diagnosis.targets import Targets, find_targets
 from gateway_app.diagnosis.treatment import ApplyError, apply, served_name, why_not_served
@@ -75,9 +75,8 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(chart.as_report(), ensure_ascii=False))
         else:
-            style = {True: self.style.SUCCESS, False: self.style.ERROR, None: str}
             for ok, text in lines(chart):
-                self.stdout.write(style[ok](text))
+                self.stdout.write(text if ok else self.style.ERROR(text) if ok is False else self.style.WARNING(text))
         if not chart.runs:
             raise CommandError(verdict(chart))
         if name:
@@ -98,10 +97,9 @@ class Command(BaseCommand):
             yield check_ports(targets)
             yield check_workers(targets)
             yield check_gateway(targets)
-            values = new_input(targets)
-            check, output = check_direct(session, targets, values, timeout_s)
+            check, asked = check_direct(session, targets, timeout_s)
             yield check
-            yield check_end_to_end(session, targets, values, output, timeout_s)
+            yield check_end_to_end(session, targets, asked, timeout_s)
 
     @staticmethod
     def _addresses(targets: Targets) -> str:

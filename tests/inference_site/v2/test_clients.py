@@ -136,7 +136,8 @@ def test_every_call_about_server_and_models(v2: V2Server):
         assert statistics["inference_count"] == 4
         assert statistics["execution_count"] == 2
         assert statistics["inference_stats"]["success"] == {"count": 5, "ns": 500}
-        assert statistics["inference_stats"]["queue"] == {"count": 3, "ns": 30}
+        assert statistics["inference_stats"]["queue"] == {"count": 5, "ns": 30}
+        assert statistics["inference_stats"]["compute_infer"] == {"count": 3, "ns": 300}
         assert statistics["inference_stats"]["cache_hit"]["count"] == 2
         assert [each["batch_size"] for each in statistics["batch_stats"]] == [1, 3]
         assert len(client.get_inference_statistics()["model_stats"]) == len(v2.v2.infos) - 1
