@@ -342,16 +342,10 @@ class Model:
     async def _run_jobs(self, loop: asyncio.AbstractEventLoop, jobs: list[Job], slot: int, quick: bool) -> Run:
         samples = [job.sample for job in jobs]
         watched = jobs[0].watched
-        if watched is None:
-            if quick:
+        async with self.last_run.beside() if watched is None else self.last_run.alone(watched):
+            if quick and watched is None:
                 return self._run(samples, slot)
             return await loop.run_in_executor(self._threads[slot], self._run, samples, slot)
-        async with self.last_run.lock:
-            self.last_run.began(watched)
-            try:
-                return await loop.run_in_executor(self._threads[slot], self._run, samples, slot)
-            finally:
-                self.last_run.ended()
 
     def _run(self, samples: list[Sample], slot: int) -> Run:
         try:
