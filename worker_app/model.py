@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from inference_site.lib.asks import seed_of
+from inference_site.lib import asks
+from inference_site.lib.asks import V2, seed_of
 from inference_site.lib.catalog import ModelInfo, State
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
@@ -19,7 +20,7 @@ from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
 from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
-from worker_app.core.keys import Key, alias_of
+from worker_app.core.keys import LONG_BYTES, Key, alias_by_key, alias_of
 from worker_app.core.lru import LRU
 from worker_app.engine import Engine, EngineError, Run
 from worker_app.job import Job, Reply, Token, elapsed_us, hand_over
@@ -116,29 +117,42 @@ class Model:
         return (self.batcher.rows + self._running_rows) * self._row_s
 
     def ask(
-        self, payload: bytes, token: Token, reply: Reply, left_ms: int = 0, watched: int | None = None
+        self,
+        payload: bytes,
+        token: Token,
+        reply: Reply,
+        left_ms: int = 0,
+        watched: int | None = None,
+        routing: int | None = None,
     ) -> Job | None:
         """Answers an ask (see asks): from the cache, with one that is under way, or from the engine.
 
         What is not run within `left_ms` (0: no limit) is answered EXPIRED, and BUSY at once if that can be told now.
-        `watched`, a key: a worker was lost that had this ask. It runs before all that waits, alone.
-        Returns the job that is waited for, for `cancel`; None if it is answered.
+        `watched`, a key: a worker was lost that had this ask. It runs before all that waits, alone. `routing`: its
+        routing key, if that is known. Returns the job that is waited for, for `cancel`; None if it is answered.
         """
         began = time.monotonic()
         self.tally.requests += 1
         if self.closed:
             reply(token, Tell.GONE, Cache.MISS, 404, b"", 0)
             return None
-        sample = None
+        sample = key = None
         if self.cached:
-            alias = alias_of(payload, self.seed)
-            key = self.aliases.get(alias)
-            if key is None:
-                sample = self._read(payload, token, reply, began, watched is not None)
+            if len(payload) > LONG_BYTES and payload[0] == V2:
+                sample = self._read(payload, token, reply, began)
                 if sample is None:
                     return None
                 key = sample.key
-                self.aliases.put(alias, key, len(alias) + len(key))
+                self._note_alias(alias_by_key(routing or asks.key_of(payload, self.seed), key), key)
+            else:
+                alias = alias_of(payload, self.seed)
+                key = self.aliases.get(alias)
+                if key is None:
+                    sample = self._read_if_room(payload, token, reply, began, watched)
+                    if sample is None:
+                        return None
+                    key = sample.key
+                    self._note_alias(alias, key)
             output = self.results.get(key)
             if output is not None:
                 self.tally.hit(began)
@@ -150,10 +164,9 @@ class Model:
                 self.tally.joined += 1
                 job.join(token, reply, began, left_ms)
                 return job
+        sample = sample or self._read_if_room(payload, token, reply, began, watched)
         if sample is None:
-            sample = self._read(payload, token, reply, began, watched is not None)
-            if sample is None:
-                return None
+            return None
         job = Job(sample, watched)
         if watched is None or not self.batcher.put_first(job):
             if self.batcher.full or (left_ms and self._too_late(left_ms)):
@@ -162,8 +175,8 @@ class Model:
             job.watched = None  # it will not run alone
             self.batcher.put(job, sample.rows, sample.group)
         job.join(token, reply, began, left_ms)
-        if self.cached:
-            self._flying[sample.key] = job
+        if key is not None:
+            self._flying[key] = job
         self._work.set()
         return job
 
@@ -265,11 +278,19 @@ class Model:
         for thread in self._threads:
             thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, payload: bytes, token: Token, reply: Reply, began: float, watched: bool) -> Sample | None:
-        """The sample of an ask; None if it has been answered, because it has none or there is no room."""
-        if self.batcher.full and not watched:  # so there is no point in reading it
+    def _note_alias(self, alias: Key, key: Key) -> None:
+        self.aliases.put(alias, key, len(alias) + len(key))
+
+    def _read_if_room(
+        self, payload: bytes, token: Token, reply: Reply, began: float, watched: int | None
+    ) -> Sample | None:
+        if self.batcher.full and watched is None:  # so there is no point in reading it
             self._refuse(token, reply)
             return None
+        return self._read(payload, token, reply, began)
+
+    def _read(self, payload: bytes, token: Token, reply: Reply, began: float) -> Sample | None:
+        """The sample of an ask; None if it has been answered, because it has none."""
         try:
             return self.engine.read(payload)
         except ApiError as error:

@@ -23,6 +23,7 @@ from tests.worker_app.echo_engine import EchoEngine, echo_model, echo_node
 from worker_app import lastrun as lastrun_module
 from worker_app import model as model_module
 from worker_app.engine import Run
+from worker_app.handoff import chunks, keep
 from worker_app.lastrun import LastRun
 from worker_app.samples import Sample
 from worker_app.stats import model_stats
@@ -116,6 +117,30 @@ async def test_only_equal_asks_share_an_answer(start: Start) -> None:
     assert len(set(answers)) == len(twins)
     for twin, answer in zip(twins, answers, strict=False):
         assert await asker.answer(twin) == (Tell.RESULT, Cache.HIT, 200, answer)
+
+
+async def test_large_tensors_are_cached_joined_and_served_when_the_queue_is_full(start: Start) -> None:
+    engine = EchoEngine(values=2000)
+    model = echo_model(engine)
+    asker = Asker(model)
+    row = [float(number) for number in range(2000)]
+    large = v2([row], binary=True)
+    asker.ask(large)
+    asker.ask(v2([row[::-1]], binary=True))
+    asker.ask(large)
+    assert model.tally.joined == 1
+    model.batcher.limit = 2
+    start(model)
+    await asker.everything()
+    model.batcher.limit = 0
+    assert (await asker.answer(large))[:2] == (Tell.RESULT, Cache.HIT)
+    assert (await asker.answer(v2([[*row[1:], 0.5]], binary=True)))[0] is Tell.BUSY
+    taker = echo_model(EchoEngine(values=2000))
+    for chunk in chunks(model):
+        keep([taker], chunk)
+    assert taker.tally.kept == 2
+    assert (await Asker(taker).answer(large)) == (Tell.RESULT, Cache.HIT, 200, asker.answers[0][3])
+    taker.close()
 
 
 async def test_another_way_to_write_the_same_joins(start: Start) -> None:
