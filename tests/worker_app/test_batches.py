@@ -20,8 +20,8 @@ from inference_site.lib.record import Record
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_model, echo_node
+from worker_app import batches as batches_module
 from worker_app import lastrun as lastrun_module
-from worker_app import model as model_module
 from worker_app.engine import Run
 from worker_app.handoff import chunks, keep
 from worker_app.lastrun import LastRun
@@ -286,7 +286,7 @@ async def test_a_batch_that_hangs_does_not_stop_the_watched_nor_the_other_way_ro
 async def test_after_a_while_without_work_memory_is_given_back_once(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "IDLE_S", 0.05)
+    monkeypatch.setattr(batches_module, "IDLE_S", 0.05)
     engine = EchoEngine()
     model = start(echo_model(engine))
     asker = Asker(model)
