@@ -20,7 +20,7 @@ from inference_site.heads import KnownHeads, is_allowed_host, read_timeout_ms
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.v2.head import read_head
-from inference_site.v2.target import What, is_v2
+from inference_site.v2.target import is_v2
 
 # A head beyond this is refused.
 MAX_HEAD_BYTES = 64 * 1024
@@ -130,11 +130,7 @@ class Reading(Connection):
         except ApiError as error:
             exchange.fault = error
         known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None and method == b"POST"
-        if (
-            known
-            and not headers.keys() & _UNUSUAL
-            and (exchange.asked is None or exchange.asked.target.what is What.INFER)
-        ):
+        if known and not headers.keys() & _UNUSUAL and (exchange.asked is None or exchange.asked.infers):
             self.known_heads.remember(self._chunk, self.url, (length, exchange.timeout_ms, exchange.asked))
         self._enqueue(exchange)
 

@@ -40,11 +40,11 @@ class Rest:
         self, asked: Asked, body: Sequence[Bytes], answer: Answer, timeout_ms: int | None = None
     ) -> Ticket | None:
         """Calls `answer` exactly once, unless the ticket is cancelled; None: it has been called already."""
+        if asked.infers:
+            return self._infer(asked, body, answer, timeout_ms)
         what = asked.target.what
         try:
             _check_verb(asked)
-            if what is What.INFER:
-                return self._infer(asked, body, answer, timeout_ms)
             if what is What.LOAD or what is What.UNLOAD:
                 return self._change(asked, body, answer)
             document = self._document(asked, body)
