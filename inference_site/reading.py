@@ -120,13 +120,13 @@ class Reading(Connection):
         exchange = self._hot = Exchange(self, keep_alive, expect)
         method = self.parser.get_method()
         try:
+            if self.url != _PATH:
+                client = self.client[0] if self.client else None
+                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), self._header, client)
             if b"x-request-timeout-ms" in headers:
                 exchange.timeout_ms = read_timeout_ms(self._header("x-request-timeout-ms") or "")
             if b"content-encoding" in headers:
                 exchange.coding = read_coding(self._header("content-encoding") or "")
-            if self.url != _PATH:
-                client = self.client[0] if self.client else None
-                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), self._header, client)
         except ApiError as error:
             exchange.fault = error
         known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None and method == b"POST"
