@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench faults clean
+.PHONY: help run test lint bench faults proto clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ bench: $(VENV)/.installed-dev ## speed, memory and balance, beside nginx; takes 
 
 faults: $(VENV)/.installed-dev ## the fault matrix at full scale, into README.md; about half an hour
 	@exec $(BIN)/python tests/faults/report.py $(FAULTS_ARGS)
+
+# A compiler whose code runs on the protobuf of requirements.txt; it wants a setuptools of its own, so it has its own place.
+PROTOC := $(VENV)/protoc
+proto: ## generates the code of the gRPC messages anew, from the .proto files
+	@"$(PYTHON)" -m venv $(PROTOC)
+	@$(PROTOC)/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.76.0
+	$(PROTOC)/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. gateway_app/rpc/*.proto
 
 clean: ## removes the virtual environment and caches; keeps the database and var/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from xxhash import xxh3_64_intdigest
 
-from bench import zipf
+from bench import protocol, zipf
 from bench.yardstick import BenchError, compare, nginx, resident_mb, tool, write_load, wrk
 from bench.zipf_cluster import tune
 from gateway_app.core.table import Table
@@ -141,6 +141,7 @@ def main() -> None:
         model = mlp(directory / "mlp64.onnx", sizes=(64, 128, 10))
         rows = throughput(directory, model, options.pairs, options.seconds, options.requests)
         rows += balance() + batches(directory, options.seconds)
+        rows += protocol.rows(directory, options.pairs, options.seconds)
         print("| measured | result |\n|---|---|")
         for label, result in rows:
             print(f"| {label} | {result} |")

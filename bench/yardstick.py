@@ -14,14 +14,13 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 _LUA = """
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
 %s
 local bodies, i = {}, 0
 for n = 0, %d do local f = io.open("%s/body" .. n, "rb"); bodies[n + 1] = f:read("*a"); f:close() end
@@ -33,7 +32,7 @@ _NGINX = """
 events { worker_connections 4096; }
 http { access_log off; keepalive_requests 10000000;
   client_body_temp_path %(d)s/b; proxy_temp_path %(d)s/p; fastcgi_temp_path %(d)s/f; uwsgi_temp_path %(d)s/u;
-  scgi_temp_path %(d)s/s;
+  scgi_temp_path %(d)s/s; client_max_body_size 64m; client_body_buffer_size 4m;
   upstream reply { server 127.0.0.1:%(back)d; keepalive 64; keepalive_requests 10000000; }
   server { listen 127.0.0.1:%(front)d; location / {
     proxy_pass http://reply; proxy_http_version 1.1; proxy_set_header Connection ""; } }
@@ -79,14 +78,25 @@ def tool(name: str) -> str:
 
 
 def write_load(directory: Path, distinct: int, values: int, *, close: bool = False) -> Path:
-    """A wrk script that posts `distinct` random inputs of `values` floats in turn."""
+    """A wrk script that posts `distinct` random inputs of `values` floats to /infer in turn."""
     rng = random.Random()
+    bodies = (
+        json.dumps({"request_id": f"r{number}", "input_data": [round(rng.random(), 4) for _ in range(values)]}).encode()
+        for number in range(distinct)
+    )
+    headers = {"Content-Type": "application/json"} | ({"Connection": "close"} if close else {})
+    return write_bodies(directory, bodies, headers)
+
+
+def write_bodies(directory: Path, bodies: Iterable[bytes], headers: Mapping[str, str]) -> Path:
+    """A wrk script that posts these bodies in turn."""
     directory.mkdir(parents=True, exist_ok=True)
-    for number in range(distinct):
-        body = {"request_id": f"r{number}", "input_data": [round(rng.random(), 4) for _ in range(values)]}
-        (directory / f"body{number}").write_text(json.dumps(body))
+    count = 0
+    for count, body in enumerate(bodies, 1):
+        (directory / f"body{count - 1}").write_bytes(body)
     script = directory / "load.lua"
-    script.write_text(_LUA % ('wrk.headers["Connection"] = "close"' if close else "", distinct - 1, directory))
+    lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
+    script.write_text(_LUA % (lines, count - 1, directory))
     return script
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -11,38 +10,15 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 
-from gateway_app.models import BreakerEvent, Revision, Tuning, Worker, recorded
-
-if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[Any]
-else:  # takes no type parameter when the program runs
-    ModelAdmin = admin.ModelAdmin
+from gateway_app.modeladmin import ModelRecordAdmin
+from gateway_app.models import BreakerEvent, ModelRecord, Revision, Tuning, Worker
+from gateway_app.recordedadmin import ModelAdmin, RecordedAdmin
 
 admin.site.site_header = "Inference gateway"
 admin.site.site_title = "Inference gateway"
 admin.site.index_title = "Configuration"
 admin.site.site_url = "/"
-
-
-class RecordedAdmin(ModelAdmin):
-    """All that one submitted page changes becomes one revision, with the user's name."""
-
-    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        return self._recorded(super().changelist_view, request, *args, **kwargs)
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        return self._recorded(super().changeform_view, request, *args, **kwargs)
-
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        return self._recorded(super().delete_view, request, *args, **kwargs)
-
-    def _recorded(
-        self, view: Callable[..., HttpResponse], request: HttpRequest, *args: Any, **kwargs: Any
-    ) -> HttpResponse:
-        if request.method != "POST":
-            return view(request, *args, **kwargs)
-        with recorded(author=request.user.get_username()):
-            return view(request, *args, **kwargs)
+admin.site.register(ModelRecord, ModelRecordAdmin)
 
 
 @admin.register(Worker)
@@ -176,8 +152,8 @@ class TuningAdmin(RecordedAdmin):
         (
             "Requests",
             {
-                "fields": ("request_timeout_ms", "retry_percent", "hedging"),
-                "description": "How long a request may take, and when a second worker is asked.",
+                "fields": ("request_timeout_ms", "retry_percent", "hedging", "default_model"),
+                "description": "How long a request may take, when a second worker is asked, and which model answers.",
             },
         ),
     )

@@ -37,21 +37,21 @@ def _model_changes(old: Mapping[str, Payload], new: Mapping[str, Payload]) -> It
     yield from (f"settings of model {name} removed" for name in old if name not in new)
     for name, row in new.items():
         before = old.get(name, {"order_number": 0})
-        if name not in old:
-            said = _differences({}, {key: value for key, value in row.items() if _is_said(key, value)})
-            yield f"settings of model {name} added" + (f" ({', '.join(said)})" if said else "")
         ordered = before.get("order_number") != row.get("order_number")
+        # An order says already whether the model is to be loaded.
+        shown = {key: value for key, value in row.items() if not (ordered and key in ("order_number", "loaded"))}
+        if name in old:
+            yield from (f"model {name} {change}" for change in _differences(before, shown))
+        else:
+            said = _differences({}, {key: value for key, value in shown.items() if _is_said(key, value)})
+            yield f"settings of model {name} added" + (f" ({', '.join(said)})" if said else "")
         if ordered:
             yield f"model {name} ordered to {'load' if row['loaded'] else 'unload'}"
-        if name in old:
-            hidden = {"order_number", "loaded"} if ordered else set()
-            shown = ({k: v for k, v in each.items() if k not in hidden} for each in (before, row))
-            yield from (f"model {name} {change}" for change in _differences(*shown))
 
 
 def _is_said(key: str, value: object) -> bool:
     """Whether a new row's value is more than its default."""
-    return key not in ("name", "order_number") and value not in (None, "") and not (key == "loaded" and value is True)
+    return (key, value) not in (("loaded", True), ("order_number", 0)) and key != "name" and value not in (None, "")
 
 
 def _differences(before: Payload, after: Payload) -> list[str]:

@@ -1,4 +1,4 @@
-"""The gateway's page at `/`: every worker's breaker, load and share, refreshed once a second from `/stats`."""
+"""The gateway's page at `/`: every worker's breaker and load, every model's figures; once a second from `/stats`."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -18,6 +18,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "stats": gateway_stats(),
         "admin_url": reverse("admin:index"),
         "workers_admin_url": reverse("admin:gateway_app_worker_changelist"),
+        "models_admin_url": reverse("admin:gateway_app_modelrecord_changelist"),
+        "upload_url": reverse("admin:model_upload"),
         "events_admin_url": reverse("admin:gateway_app_breakerevent_changelist"),
         "add_worker_url": reverse("admin:gateway_app_worker_add"),
     }

@@ -10,7 +10,7 @@ from django.core.validators import BaseValidator, MaxValueValidator, MinValueVal
 from django.utils.deconstruct import deconstructible
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(?:\.{LABEL})*")
 
@@ -27,8 +27,8 @@ def validate_model_name(name: str) -> None:
     """A model's name is that of a folder, and a part of paths; /v2/models/stats is taken."""
     if not MODEL_NAME.fullmatch(name) or name == "stats":
         raise ValidationError(
-            f"{name!r} cannot be a model's name. Use 1 to 100 letters, digits and . _ - that begin with no . or -, as"
-            " in digits; stats means something else."
+            f"{name!r} cannot be a model's name. Use 1 to 100 letters, digits and . _ - that begin with a letter or"
+            " digit, as in digits; stats means something else."
         )
 
 

@@ -1,14 +1,17 @@
-"""What gateway and worker serve alike through Django: `/infer`, liveness, readiness."""
+"""What gateway and worker serve alike through Django: `/infer`, V2, liveness, readiness."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from asgiref.sync import async_to_sync
 from django.conf import settings
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
 from rest_framework.renderers import BaseRenderer, BrowsableAPIRenderer
@@ -17,14 +20,20 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from inference_site import lifecycle
-from inference_site.exchange import Plane
+from inference_site.coding import Unpacker, read_coding
+from inference_site.exchange import Answer, Plane, Ticket
 from inference_site.heads import read_timeout_ms
-from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.errors import ApiError
 from inference_site.lib.payload import request_id_of
 from inference_site.serializers import InferRequestSerializer
+from inference_site.v2.askers import refuse
+from inference_site.v2.head import read_head
+from inference_site.v2.rest import Rest
 
 # Status, header lines and body.
 Reply = tuple[int, bytes, bytes]
+# Asks a plane, on its loop.
+Ask = Callable[[Plane, Answer], Ticket | None]
 
 
 class JsonUnlessBrowser(DefaultContentNegotiation):
@@ -54,12 +63,12 @@ class InferView(APIView):
 
     def post(self, request: Request) -> HttpResponse:
         """Runs an inference on the server's own loop."""
-        status, head, answer = _run(request)
-        headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        status, lines, answer = _run(request)
         if isinstance(request.accepted_renderer, BrowsableAPIRenderer):
+            headers = dict(line.split(": ", 1) for line in lines.decode().splitlines())
             page: HttpResponse = Response(orjson.loads(answer), status=status, headers=headers)
             return page
-        return HttpResponse(answer, status=status, headers=headers, content_type="application/json")
+        return _response((status, lines, answer))
 
 
 class LiveView(APIView):
@@ -83,16 +92,52 @@ class ReadyView(APIView):
         return Response({"ready": False, "reason": reason}, status=503) if reason else Response({"ready": True})
 
 
-def _body(request: Request) -> bytes:
-    """The exact bytes that were sent: they decide the owner and are part of the cache's key."""
+@csrf_exempt
+def v2(request: HttpRequest) -> HttpResponse:
+    """The Open Inference Protocol, by the same code as on the fast data plane; see inference_site.v2."""
+    try:
+        asked = read_head(
+            request.method or "",
+            quote(request.path),
+            lambda name: request.headers.get(name),
+            request.META.get("REMOTE_ADDR"),
+        )
+        timeout_ms = _timeout_ms(request)
+        body = _sent(request)
+    except ApiError as error:
+        return _response(_refused(error))
+
+    def serve(plane: Plane, answer: Answer) -> Ticket | None:
+        return Rest(plane).serve(asked, [body], answer, timeout_ms)
+
+    return _response(async_to_sync(_on_servers_loop)(serve))
+
+
+def _sent(request: HttpRequest) -> bytes:
+    """The exact bytes that were sent, unpacked: they decide the owner and are part of the cache's key."""
     limit = settings.MAX_BODY_BYTES
     length = int(request.META.get("CONTENT_LENGTH") or 0)
     if length <= limit:
-        body: bytes = request._request.body
+        body: bytes = request.body
         length = len(body)
     if length > limit:
         message = f"the body is {length} bytes, the limit is {limit} bytes; send less, or raise MAX_BODY_BYTES"
         raise ApiError(413, "body_too_large", message)
+    coding = read_coding(request.headers.get("Content-Encoding", ""))
+    if not coding:
+        return body
+    unpacked = Unpacker(coding, body, limit).unpack()
+    assert unpacked is not None
+    return unpacked
+
+
+def _timeout_ms(request: HttpRequest) -> int | None:
+    timeout = request.headers.get("X-Request-Timeout-Ms")
+    return None if timeout is None else read_timeout_ms(timeout)
+
+
+def _body(request: Request) -> bytes:
+    body = _sent(request._request)
     # The page's own form; curl too calls what it sends a form unless told otherwise, but sends JSON.
     if "form" in (request.content_type or "") and body.lstrip()[:1] != b"{":
         form = InferRequestSerializer(data=request.data)
@@ -111,33 +156,49 @@ def _body(request: Request) -> bytes:
 
 def _run(request: Request) -> Reply:
     body = _body(request)
-    timeout = request.headers.get("X-Request-Timeout-Ms")
     try:
-        timeout_ms = None if timeout is None else read_timeout_ms(timeout)
+        timeout_ms = _timeout_ms(request)
     except ApiError as error:
-        return error.status, b"", error_body(error.message, error.code, request_id_of(body))
+        return _refused(error, request_id_of(body))
+
+    def infer(plane: Plane, answer: Answer) -> Ticket | None:
+        return plane.infer(body, answer) if timeout_ms is None else plane.infer(body, answer, timeout_ms)
+
     # By this way a client that disconnects cancels what the view waits for: Django's handler is told of it, and cancels
     # the thread's task, which is this one.
-    return async_to_sync(_on_servers_loop)(body, timeout_ms)
+    return async_to_sync(_on_servers_loop)(infer)
 
 
-async def _on_servers_loop(body: bytes, timeout_ms: int | None) -> Reply:
+async def _on_servers_loop(ask: Ask) -> Reply:
     service = lifecycle.service()
-    asked = asyncio.run_coroutine_threadsafe(_infer(service.plane, body, timeout_ms), service.loop)
+    asked = asyncio.run_coroutine_threadsafe(_wait(service.plane, ask), service.loop)
     return await asyncio.wrap_future(asked)
 
 
-async def _infer(plane: Plane, body: bytes, timeout_ms: int | None) -> Reply:
+async def _wait(plane: Plane, ask: Ask) -> Reply:
     answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def answer(status: int, headers: bytes, body: bytes) -> None:
         if not answered.done():
             answered.set_result((status, headers, body))
 
-    ticket = plane.infer(body, answer) if timeout_ms is None else plane.infer(body, answer, timeout_ms)
+    ticket = ask(plane, answer)
     try:
         return await answered
     except asyncio.CancelledError:
         if ticket is not None and answered.cancelled():  # else the answer came in the same turn of the loop
             ticket.cancel()
         raise
+
+
+def _refused(error: ApiError, request_id: str | None = None) -> Reply:
+    replies: list[Reply] = []
+    refuse(lambda *reply: replies.append(reply), error, request_id)
+    return replies[0]
+
+
+def _response(reply: Reply) -> HttpResponse:
+    status, lines, body = reply
+    headers = dict(line.split(": ", 1) for line in lines.decode().splitlines())
+    headers.setdefault("content-type", "application/json")
+    return HttpResponse(body, status=status, headers=headers)

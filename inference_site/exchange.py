@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inference_site.inflight import InFlightBytes
 from inference_site.lib.catalog import ModelInfo, Statistics
 from inference_site.lib.errors import ApiError
 
+if TYPE_CHECKING:
+    from inference_site.v2.head import Asked
+
+# A part of a body that is smaller is put together with its neighbours.
+LARGE_PART_BYTES = 4096
 # Takes status, header lines (each with its CRLF) and body of the answer to one request.
 Answer = Callable[[int, bytes, bytes], None]
 
@@ -88,13 +93,16 @@ class Exchange:
 
     __slots__ = (
         "active",
-        "body",
+        "asked",
+        "bodiless",
+        "coding",
         "complete",
         "counted_bytes",
         "disconnected",
         "expect",
         "fault",
         "keep_alive",
+        "parts",
         "protocol",
         "refusal",
         "response_complete",
@@ -107,7 +115,10 @@ class Exchange:
         self.keep_alive = keep_alive
         self.expect = expect  # the client waits for 100 Continue before it sends the body
         self.active = False  # it is this request's turn; until then it waits for the answers before it
-        self.body: bytes | bytearray = b""
+        self.parts: list[bytes | bytearray] = []  # of its body
+        self.asked: Asked | None = None  # by V2; None: it is for /infer
+        self.coding = ""  # of its body; see coding
+        self.bodiless = False  # its answer is to have a head only
         self.complete = False  # it has been read
         self.timeout_ms: int | None = None
         self.fault: ApiError | None = None  # found in its head; it is answered so once it has been read
@@ -118,14 +129,19 @@ class Exchange:
         self.disconnected = False
 
     def add(self, part: bytes) -> None:
-        """A part of its body. Most bodies have one; of many small ones, no more is kept than their bytes."""
-        if not self.body:
-            self.body = part
-        elif isinstance(self.body, bytearray):
-            self.body += part
+        """A part of its body. A large one is kept as it came, of many small ones no more than their bytes."""
+        parts = self.parts
+        if not parts or len(part) >= LARGE_PART_BYTES:
+            parts.append(part)
+        elif isinstance(parts[-1], bytearray):
+            parts[-1] += part
         else:
-            self.body = bytearray(self.body)
-            self.body += part
+            parts.append(bytearray(part))
+
+    def take(self) -> list[bytes | bytearray]:
+        """Its body, which is not kept here any longer."""
+        parts, self.parts = self.parts, []
+        return parts
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """Writes the answer, once; nothing if the client has left."""
@@ -141,7 +157,7 @@ class Exchange:
     def leave(self) -> None:
         """The client has left: nobody waits for this request any more."""
         self.disconnected = True
-        self.body = b""
+        self.parts = []
         if self.counted_bytes:
             self.protocol.in_flight.give_back(self)
         ticket, self.ticket = self.ticket, None

@@ -9,31 +9,32 @@ from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
 from inference_site.lib.errors import ApiError
+from inference_site.v2.head import Asked
+from inference_site.v2.request import MAX_TIMEOUT_MS
 
-MAX_TIMEOUT_MS = 600_000
 MAX_KNOWN_HEADS, MAX_KNOWN_HEAD_BYTES = 1024, 2048
+# What a head is known by: Content-Length, timeout in milliseconds, and what is asked by V2.
+Known = tuple[int, int | None, Asked | None]
 # No data has this length beyond its head.
-NOT_KNOWN: tuple[int, int | None] = (-1000, None)
-
-_REQUEST_LINE = b"POST /infer HTTP/1.1\r\n"
+NOT_KNOWN: Known = (-1000, None, None)
 
 
-class KnownHeads(dict[bytes, tuple[int, int | None]]):
-    """Heads of inferences that ask for nothing special, with their Content-Length and timeout.
+class KnownHeads(dict[bytes, Known]):
+    """Heads of inferences whose bodies are sent as they are.
 
     What the parser makes of a head depends on its bytes alone, so data that is such a head and its body need not be
     parsed again.
     """
 
-    def remember(self, data: bytes, length: int, timeout_ms: int | None) -> None:
-        """`data` begins with a head that has been parsed."""
+    def remember(self, data: bytes, url: bytes, known: Known) -> None:
+        """`data` begins with a head that has been parsed, of a POST to `url`."""
         head = data[: data.find(b"\r\n\r\n") + 4]
         # Lines that end in a bare line feed could end the head elsewhere than where `find` looks.
-        whole = head.startswith(_REQUEST_LINE) and head.count(b"\n") == head.count(b"\r\n")
+        whole = head.startswith(b"POST %b HTTP/1.1\r\n" % url) and head.count(b"\n") == head.count(b"\r\n")
         if whole and len(head) <= MAX_KNOWN_HEAD_BYTES:
             if len(self) >= MAX_KNOWN_HEADS:
                 self.clear()
-            self[head] = length, timeout_ms
+            self[head] = known
 
 
 def is_allowed_host(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -1,4 +1,4 @@
-"""The data plane's HTTP: uvicorn's protocol class, with `POST /infer` answered by callback.
+"""The data plane's HTTP: uvicorn's protocol class, with `POST /infer` and all of V2 answered by callback.
 
 No ASGI task and no Django request stands between an inference and its answer; everything else goes the usual way. This
 leans on parts of uvicorn that are not public: the version is pinned, and tests/inference_site/test_hotpath.py guards
@@ -10,17 +10,23 @@ from __future__ import annotations
 import asyncio
 import http
 import sys
+from functools import partial
 from typing import Any, ClassVar
 
 import httptools
 from django.conf import settings
 
+from inference_site.coding import AT_ONCE_BYTES, InThread, Unpacker, read_coding
 from inference_site.connection import Connection, Seconds
 from inference_site.exchange import Exchange, Plane
 from inference_site.heads import NOT_KNOWN, KnownHeads, is_allowed_host, read_timeout_ms
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.payload import request_id_of
+from inference_site.v2.askers import refuse
+from inference_site.v2.head import read_head
+from inference_site.v2.rest import Rest
+from inference_site.v2.target import What, is_v2
 
 __all__ = ["HotProtocol", "Seconds"]
 
@@ -29,6 +35,9 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _PATH = b"/infer"
 _TIMEOUT = b"x-request-timeout-ms"
+_JSON = b"content-type: application/json\r\n"
+# A head with one of these is parsed each time.
+_UNUSUAL = {b"expect", b"transfer-encoding", b"content-encoding"}
 _CLOSE = b"connection: close\r\n"
 _STATUS = {each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in http.HTTPStatus}
 
@@ -37,6 +46,7 @@ class HotProtocol(Connection):
     """Serves inferences itself and leaves the rest to ASGI, in the order of their arrival on a connection."""
 
     plane: ClassVar[Plane]
+    rest: ClassVar[Rest]  # of that plane
     leaves_all_to_django: ClassVar[bool] = False
     max_body_bytes: ClassVar[int] = 16 * 2**20
     in_flight: InFlightBytes = InFlightBytes(settings.MAX_IN_FLIGHT_BYTES)  # of all connections together
@@ -62,14 +72,16 @@ class HotProtocol(Connection):
             return
         if not self._reading and (self.cycle is None or self.cycle.response_complete):
             end = data.find(b"\r\n\r\n") + 4
-            length, timeout_ms = self.known_heads.get(data[:end], NOT_KNOWN)
+            length, timeout_ms, asked = self.known_heads.get(data[:end], NOT_KNOWN)
             if length == len(data) - end:
                 if self.timeout_keep_alive_task is not None:
                     self._unset_keepalive_if_required()
                 exchange = Exchange(self, True)
                 exchange.complete = True
                 self.cycle = self._turn = exchange
-                if timeout_ms is None:
+                if asked is not None:
+                    exchange.ticket = self.rest.serve(asked, (data[end:],), exchange.answer, timeout_ms)
+                elif timeout_ms is None:
                     exchange.ticket = self.plane.infer(data[end:], exchange.answer)
                 else:
                     exchange.ticket = self.plane.infer(data[end:], exchange.answer, timeout_ms)
@@ -121,10 +133,20 @@ class HotProtocol(Connection):
         if self.transport.is_closing():  # the client has left while others of its requests were behind this one
             return
         keep_alive = exchange.keep_alive and not self.plane.draining
-        self.transport.write(
-            b"%b%b%bcontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n%b"
-            % (_STATUS[status], self._date_line(), headers, len(body), b"" if keep_alive else _CLOSE, body)
+        head = b"%b%b%b%bcontent-length: %d\r\n%b\r\n" % (
+            _STATUS[status],
+            self._date_line(),
+            b"" if headers.startswith(b"content-type") else _JSON,
+            headers,
+            len(body),
+            b"" if keep_alive else _CLOSE,
         )
+        if exchange.bodiless:
+            self.transport.write(head)
+        elif len(body) <= SMALL_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
         self.server_state.total_requests += 1
         self._since = Seconds.now
         if not keep_alive:
@@ -172,19 +194,54 @@ class HotProtocol(Connection):
         if exchange.refusal is not None:
             exchange.answer(*exchange.refusal)
         elif exchange.complete:
-            body, exchange.body = bytes(exchange.body), b""
-            self._ask(exchange, body)
-        elif exchange.expect and not exchange.body:
+            self._ask(exchange)
+        elif exchange.expect and not exchange.parts:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _ask(self, exchange: Exchange, body: bytes) -> None:
+    def _ask(self, exchange: Exchange) -> None:
+        """It has been read."""
         error = exchange.fault
         if error is not None:
-            exchange.answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
-        elif exchange.timeout_ms is None:
-            exchange.ticket = self.plane.infer(body, exchange.answer)
+            body = b"".join(exchange.take())
+            refuse(exchange.answer, error, request_id_of(body))
+        elif exchange.coding:
+            self._unpack(exchange)
         else:
-            exchange.ticket = self.plane.infer(body, exchange.answer, exchange.timeout_ms)
+            self._hand_on(exchange, exchange.take())
+
+    def _hand_on(self, exchange: Exchange, body: list[bytes | bytearray]) -> None:
+        if exchange.asked is not None:
+            exchange.ticket = self.rest.serve(exchange.asked, body, exchange.answer, exchange.timeout_ms)
+            return
+        whole = body[0] if len(body) == 1 else b"".join(body)
+        assert isinstance(whole, bytes)
+        if exchange.timeout_ms is None:
+            exchange.ticket = self.plane.infer(whole, exchange.answer)
+        else:
+            exchange.ticket = self.plane.infer(whole, exchange.answer, exchange.timeout_ms)
+
+    def _unpack(self, exchange: Exchange) -> None:
+        """Unpacks its body: at once if that is soon done."""
+        body = b"".join(exchange.take())
+        unpacker = Unpacker(exchange.coding, body, self.max_body_bytes)
+        failed = partial(refuse, exchange.answer)
+        try:
+            unpacked = unpacker.unpack(AT_ONCE_BYTES) if len(body) <= AT_ONCE_BYTES else None
+        except ApiError as error:
+            failed(error)
+            return
+        if unpacked is not None:
+            self._hand_on(exchange, [unpacked])
+        else:
+            exchange.ticket = InThread(unpacker.unpack, partial(self._unpacked, exchange), failed)
+
+    def _unpacked(self, exchange: Exchange, body: bytes | None) -> None:
+        assert body is not None
+        exchange.ticket = None
+        if len(body) > SMALL_BYTES and not self.in_flight.count(exchange, len(body)):
+            refuse(exchange.answer, self._overload())
+        else:
+            self._hand_on(exchange, [body])
 
     # httptools' callbacks, in the order in which they come.
 
@@ -230,7 +287,7 @@ class HotProtocol(Connection):
             self._refuse(413, "body_too_large", self._over(f"is {length} bytes"))
         elif length > SMALL_BYTES and not self.in_flight.admits(length):
             self._refuse_overload()
-        elif not self._is_inference(headers):
+        elif not self._is_hot(headers):
             super().on_headers_complete()  # raises for a path that is none
             self._asgi = True
             if not self.parser.should_upgrade():  # it is not becoming a WebSocket
@@ -242,16 +299,32 @@ class HotProtocol(Connection):
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         expect = self.expect_100_continue and self.parser.get_http_version() != "1.0"
         exchange = self._hot = Exchange(self, keep_alive, expect)
-        if _TIMEOUT in headers:
-            try:
-                values = [value.decode("latin-1") for name, value in self.headers if name == _TIMEOUT]
-                exchange.timeout_ms = read_timeout_ms(",".join(values))
-            except ApiError as error:
-                exchange.fault = error
-        known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None
-        if known and not headers.keys() & {b"expect", b"transfer-encoding"}:
-            self.known_heads.remember(self._chunk, length, exchange.timeout_ms)
+        method = self.parser.get_method()
+        exchange.bodiless = method == b"HEAD"
+        try:
+            if _TIMEOUT in headers:
+                exchange.timeout_ms = read_timeout_ms(self._header("x-request-timeout-ms") or "")
+            if b"content-encoding" in headers:
+                exchange.coding = read_coding(self._header("content-encoding") or "")
+            if self.url != _PATH:
+                client = self.client[0] if self.client else None
+                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), self._header, client)
+        except ApiError as error:
+            exchange.fault = error
+        known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None and method == b"POST"
+        if (
+            known
+            and not headers.keys() & _UNUSUAL
+            and (exchange.asked is None or exchange.asked.target.what is What.INFER)
+        ):
+            self.known_heads.remember(self._chunk, self.url, (length, exchange.timeout_ms, exchange.asked))
         self._enqueue(exchange)
+
+    def _header(self, name: str) -> str | None:
+        """A header's value; of several, all of them."""
+        wanted = name.encode()
+        values = [value.decode("latin-1") for each, value in self.headers if each == wanted]
+        return ",".join(values) if values else None
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
@@ -280,13 +353,17 @@ class HotProtocol(Connection):
             if self._hot.active:
                 self._begin(self._hot)
 
-    def _is_inference(self, headers: dict[bytes, bytes]) -> bool:
+    def _is_hot(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request is answered here."""
+        if self.url == _PATH:
+            # A person in front of a browser gets Django's form.
+            wanted = self.parser.get_method() == b"POST" and b"text/html" not in headers.get(b"accept", b"")
+        else:
+            wanted = is_v2(self.url)
         return (
-            not self.leaves_all_to_django
-            and self.url == _PATH
-            and self.parser.get_method() == b"POST"
+            wanted
+            and not self.leaves_all_to_django
             and not self.parser.should_upgrade()
-            and b"text/html" not in headers.get(b"accept", b"")  # a person in front of a browser gets Django's form
             and is_allowed_host(self.headers)  # Django says what is wrong with it
         )
 
@@ -305,7 +382,7 @@ class HotProtocol(Connection):
         self._discarding = True
         exchange = self._hot if self._hot is not None and not self._hot.complete else None
         if exchange is not None:
-            exchange.refusal, exchange.keep_alive, exchange.body = refusal, False, b""
+            exchange.refusal, exchange.keep_alive, exchange.parts = refusal, False, []
             self.in_flight.give_back(exchange)
             if exchange.active:
                 self._begin(exchange)
@@ -349,11 +426,15 @@ class HotProtocol(Connection):
         self._refuse(431, "head_too_large", message)
 
     def _refuse_overload(self) -> None:
+        error = self._overload()
+        self._refuse(error.status, error.code, error.message, b"retry-after: 1\r\n")
+
+    def _overload(self) -> ApiError:
         message = (
             f"the request bodies of this process would be more than {self.in_flight.limit} bytes together; "
             "try again, or raise MAX_IN_FLIGHT_BYTES"
         )
-        self._refuse(503, "overloaded", message, b"retry-after: 1\r\n")
+        return ApiError(503, "overloaded", message, retry_after_s=1)
 
     def _count_body(self) -> bool:
         return self.cycle.response_complete or self.in_flight.count(self.cycle, self._body_bytes)

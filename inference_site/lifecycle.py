@@ -14,6 +14,7 @@ from django.conf import settings
 if TYPE_CHECKING:
     from gateway_app.config import Address
     from gateway_app.gateway import Gateway
+    from gateway_app.rpc.server import RpcServer
     from inference_site.exchange import Plane
     from worker_app.direct import DirectInfer
 
@@ -56,14 +57,23 @@ class Service:
 
 
 class GatewayService(Service):
-    """The gateway and its links."""
+    """The gateway, its links, and its gRPC server if there is to be one."""
 
-    def __init__(self, given: Sequence[Address] = ()) -> None:
-        """given: workers of the command line that could not be written to the database."""
+    def __init__(self, given: Sequence[Address] = (), host: str = "127.0.0.1", grpc_port: int | None = None) -> None:
+        """given: workers of the command line that could not be written to the database. grpc_port: None for the
+        setting, 0 for none."""
         from gateway_app.gateway import Gateway
 
         self.gateway: Gateway = Gateway(settings.INFERENCE_TOKEN)
         self.gateway.watcher.given = given
+        self._rpc: RpcServer | None = None
+        port = settings.GRPC_PORT if grpc_port is None else grpc_port
+        if port:
+            from gateway_app.rpc.server import RpcServer
+            from inference_site.hotpath import HotProtocol
+
+            in_flight, limit = HotProtocol.in_flight, settings.MAX_BODY_BYTES
+            self._rpc = RpcServer(self.gateway, host, port, in_flight=in_flight, max_message_bytes=limit)
 
     @property
     def plane(self) -> Plane:
@@ -73,12 +83,18 @@ class GatewayService(Service):
         await self.gateway.start()
         # So that the first request after a start finds its worker; a worker that is down does not hold it up for long.
         await self.gateway.connected(within_s=5.0 if self.succeeds else 1.0)
+        if self._rpc is not None:
+            await self._rpc.start_soon(succeeds=self.succeeds)
 
     async def stop(self) -> None:
+        if self._rpc is not None:
+            await self._rpc.stop(grace_s=1.0)
         await self.gateway.stop()
 
     def drain(self) -> None:
         self.gateway.draining = True
+        if self._rpc is not None:
+            self._rpc.drain()
 
     @property
     def busy(self) -> bool:

@@ -22,6 +22,7 @@ from inference_site import lifecycle
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.lib.frames import BULK_BYTES, MESSAGE_BYTES
 from inference_site.parent import DRAIN, DRAINING, READY, SUCCEED, Parent
+from inference_site.v2.rest import Rest
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,7 @@ def serve(sock: socket.socket) -> None:
     sys.setswitchinterval(0.0005)  # a page that a thread renders must not hold up the data plane for 5 ms at a time
     import_module(settings.ROOT_URLCONF)  # all views: imported with the first page, they would hold up inferences
     HotProtocol.plane = lifecycle.plane()
+    HotProtocol.rest = Rest(HotProtocol.plane)
     HotProtocol.leaves_all_to_django = settings.DATA_PLANE == "django"
     HotProtocol.max_body_bytes = settings.MAX_BODY_BYTES
     config = uvicorn.Config(

@@ -1,9 +1,11 @@
 """URLs of a gateway process."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import include, path, re_path
 
-urlpatterns = [path("admin/", admin.site.urls), path("", include("gateway_app.urls"))]
+from inference_site.api import v2
+
+urlpatterns = [path("admin/", admin.site.urls), path("", include("gateway_app.urls")), re_path(r"^v2(?:/.*)?$", v2)]
 
 handler400 = "inference_site.apierrors.bad_request"
 handler404 = "inference_site.apierrors.not_found"

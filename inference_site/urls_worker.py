@@ -1,8 +1,10 @@
 """URLs of a worker process."""
 
-from django.urls import include, path
+from django.urls import include, path, re_path
 
-urlpatterns = [path("", include("worker_app.urls"))]
+from inference_site.api import v2
+
+urlpatterns = [path("", include("worker_app.urls")), re_path(r"^v2(?:/.*)?$", v2)]
 
 handler400 = "inference_site.apierrors.bad_request"
 handler404 = "inference_site.apierrors.not_found"

@@ -89,6 +89,7 @@ class DirectInfer:
 
     async def load(self, name: str, /) -> None:
         """As exchange.Plane says; it holds until a gateway connects, which brings settings of its own."""
+        self._may_order("load", name)
         self._order(name, loaded=True)
         try:
             async with asyncio.timeout(LOAD_WITHIN_S):
@@ -103,15 +104,17 @@ class DirectInfer:
 
     async def unload(self, name: str, /) -> None:
         """As exchange.Plane says; it holds until a gateway connects, which brings settings of its own."""
+        self._may_order("unload", name)
         if name not in self.node.loader.names:
             raise ApiError(404, "unknown_model", f"there is no model {name!r} to unload")
         self._order(name, loaded=False)
 
+    def _may_order(self, what: str, name: str) -> None:
+        if self.node.gateways:
+            raise ApiError(400, "follows_gateway", f"this worker follows its gateway; {what} {name!r} there")
+
     def _order(self, name: str, *, loaded: bool) -> None:
         node = self.node
-        if node.gateways:
-            message = f"this worker follows its gateway; {'load' if loaded else 'unload'} {name!r} there"
-            raise ApiError(400, "follows_gateway", message)
         before = node.settings.models.get(name, ModelSettings())
         wish = msgspec.structs.replace(before, loaded=loaded, order=before.order + 1)
         node.configure(msgspec.structs.replace(node.settings, models={**node.settings.models, name: wish}))

@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnxruntime as ort
 
 from inference_site.lib.catalog import TensorInfo
+from inference_site.lib.datatypes import BYTES
 from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Record
+from worker_app.batch import Batch, NotABatch, Serving
 from worker_app.padding import Padder
-from worker_app.providers import CPU, CUDA, ModelError, create_session
+from worker_app.providers import CPU, CUDA, ModelError, create_sessions
+from worker_app.reader import Reader
 from worker_app.record import digest_of
-from worker_app.results import encode_text, encode_v2
-from worker_app.samples import Reader, Sample
+from worker_app.samples import Sample
 from worker_app.signature import Signature, SignatureError
 from worker_app.warmup import WarmUp
 
@@ -41,10 +42,6 @@ class Run(NamedTuple):
     input_ns: int
     infer_ns: int
     output_ns: int
-
-
-class _NotABatch(Exception):
-    """Outputs that do not have a row for each row of the inputs."""
 
 
 class Engine:
@@ -75,26 +72,26 @@ class Engine:
         if not path.is_file():
             raise ModelError(f"there is no model at {path}; set MODEL_PATH or name an .onnx file")
         self._device = device
-        created = [create_session(path, threads=threads, device=device) for _ in range(record.sessions or 1)]
-        self._sessions = [session for session, _ in created]
-        self.fallback_reason = created[0][1]
+        self._sessions, self.fallback_reason = create_sessions(
+            path, record.sessions or 1, threads=threads, device=device
+        )
         self.provider: str = self._sessions[0].get_providers()[0]
         try:
             self.digest = digest_of(path, record)
             signature = Signature.of(self._sessions[0].get_inputs(), self._sessions[0].get_outputs())
-            self._padder = Padder(signature, record.padding) if record.padding else None
+            padder = Padder(signature, record.padding) if record.padding else None
             served = signature.output_of(record.output)
-            warm_up = WarmUp(signature, record, self._padder)
+            warm_up = WarmUp(signature, record, padder)
         except (SignatureError, OSError) as error:
             raise ModelError(f"{path}: {error}") from error
-        self._inputs, self._outputs = signature.inputs, signature.outputs
-        self._batch_axis = signature.batch_axis
-        self._served = signature.outputs.index(served)
+        self._serving = Serving(signature, signature.outputs.index(served), padder)
+        self.inputs: tuple[TensorInfo, ...] = tuple(each.info for each in signature.inputs)
+        self.outputs: tuple[TensorInfo, ...] = tuple(each.info for each in signature.outputs)
         self.output = served.name  # that /infer serves
         self.batches = signature.batch_axis and record.batches is not False
-        self._reader = Reader(signature, padder=self._padder, pad_with_zeros=bool(record.pad_with_zeros))
-        # On the loop, quick. Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
-        self.read: Callable[[bytes], Sample] = self._reader.read
+        reader = Reader(signature, padder=padder, pad_with_zeros=bool(record.pad_with_zeros))
+        # Quick enough for the loop. Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
+        self.read: Callable[[bytes], Sample] = reader.read
         self.typical_s = 0.0  # smoothed duration of one run
         self.fixed_s = 0.0  # what the warm-up took, whatever the batch's size
         self.each_s = 0.0  # and for each row in it
@@ -106,19 +103,9 @@ class Engine:
         """How many runs there may be at the same time."""
         return len(self._sessions)
 
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        """What it takes."""
-        return tuple(each.info for each in self._inputs)
-
-    @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
-        """What it gives."""
-        return tuple(each.info for each in self._outputs)
-
     def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
         """The result of each sample, or why there is none. The samples are of one group."""
-        batch = _Batch(self, session)
+        batch = Batch(self._serving, self._sessions[session])
         began = time.perf_counter()
         if len(samples) > 1 and self.batches:
             results = self._run_together(samples, batch)
@@ -133,14 +120,15 @@ class Engine:
         options = ort.RunOptions()
         arenas = "cpu:0" if self.provider == CPU else f"cpu:0;gpu:{self._device}"
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
-        for number in range(self.sessions):
-            _Batch(self, number, options).infer([self._probe])
+        for session in self._sessions:
+            Batch(self._serving, session, options).infer([self._probe])
 
     def describe(self) -> dict[str, Any]:
         """What `/health` says of the model; `input` and its type and shape are those of the first one."""
-        first = self._inputs[0] if self._inputs else None
+        signature = self._serving.signature
+        first = signature.inputs[0] if signature.inputs else None
         dims = list(first.dims) if first else []
-        if self._batch_axis:
+        if signature.batch_axis:
             dims[0] = "batch"
         return {
             "name": self.name,
@@ -148,11 +136,11 @@ class Engine:
             "file": self.path.name,
             "input": first.name if first else "",
             "input_shape": ["n" if dim is None else dim for dim in dims],
-            "input_type": _type_name(first.dtype) if first else "",
+            "input_type": "" if first is None else "string" if first.datatype == BYTES else first.dtype.name,
             "inputs": [_describe(each) for each in self.inputs],
             "pad_with_zeros": bool(self.record.pad_with_zeros),
             "output": self.output,
-            "output_shape": list(self._outputs[self._served].dims),
+            "output_shape": list(signature.outputs[self._serving.output].dims),
             "outputs": [_describe(each) for each in self.outputs],
             "batches": self.batches,
             "sessions": self.sessions,
@@ -160,59 +148,34 @@ class Engine:
             "digest": self.digest,
         }
 
-    def _run_together(self, samples: Sequence[Sample], batch: _Batch) -> list[Result]:
+    def _run_together(self, samples: Sequence[Sample], batch: Batch) -> list[Result]:
         try:
             outputs = batch.infer(samples, must_batch=True)
-        except _NotABatch as error:
+        except NotABatch as error:
             logger.warning("%s %s, so it runs one by one from now on", self.path.name, error)
             self.batches = False
             return [self._run_alone(sample, batch) for sample in samples]
         except Exception:  # whichever sample is to blame, each one alone finds out
             return [self._run_alone(sample, batch) for sample in samples]
-        began = time.perf_counter_ns()
-        results: list[Result] = []
-        plain = self._padder is None and len(outputs) == 1 and self._served in outputs
-        if plain and all(sample.view is None for sample in samples):
-            found = outputs[self._served]
-            results += map(encode_text, found if found.ndim > 1 else found[:, None])  # one row each
-        else:
-            place = 0
-            for sample in samples:
-                rows = slice(place, place := place + sample.rows)
-                results.append(self._encode(sample, {index: each[rows] for index, each in outputs.items()}))
-        batch.output_ns += time.perf_counter_ns() - began
-        return results
+        return list(batch.encode(samples, outputs))
 
-    def _run_alone(self, sample: Sample, batch: _Batch) -> Result:
+    def _run_alone(self, sample: Sample, batch: Batch) -> Result:
         try:
-            outputs = batch.infer([sample])
+            return batch.encode_alone(sample, batch.infer([sample]))
         except Exception as error:
             logger.warning("%s failed on an input, which is tried once more: %s", self.path.name, error)
             return self._try_again(sample, batch)
-        began = time.perf_counter_ns()
-        result = self._encode(sample, outputs)
-        batch.output_ns += time.perf_counter_ns() - began
-        return result
 
-    def _try_again(self, sample: Sample, batch: _Batch) -> Result:
+    def _try_again(self, sample: Sample, batch: Batch) -> Result:
         """A sample failed alone: its own fault if it fails again and the probe does not, else the engine's."""
         try:
             batch.infer([self._probe])
         except Exception as error:
             return EngineError(f"{self.path.name} fails on its warm-up input too: {error}")
         try:
-            return self._encode(sample, batch.infer([sample]))
+            return batch.encode_alone(sample, batch.infer([sample]))
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return ApiError(422, "model_refused_input", f"the model can't run on this input: {lines[-1][:300]}")
-
-    def _encode(self, sample: Sample, outputs: dict[int, np.ndarray]) -> bytes:
-        padder = self._padder
-        if padder is not None and sample.length != sample.bucket:
-            outputs = {index: padder.cut(index, each, sample.length) for index, each in outputs.items()}
-        if sample.view is None:
-            return encode_text(outputs[self._served])
-        return encode_v2(sample.view, outputs, self._outputs)
+            return ApiError(422, "model_refused_input", f"the model can't run on this input: {_reason(error)}")
 
     def _warm_up(self, warm_up: WarmUp, rows: int) -> bytes:
         """Runs what will be met first, so that no request pays for the first allocation. Gives the first ask."""
@@ -221,26 +184,26 @@ class Engine:
         for probe in warm_up.probes():
             try:
                 sample = self.read(probe)
-                _Batch(self, 0).infer([sample])
+                Batch(self._serving, self._sessions[0]).infer([sample])
                 break
             except Exception as error:
                 sample = None
-                errors.append(getattr(error, "message", str(error)))
+                errors.append(_reason(error))
         if probe is None or sample is None:
             raise ModelError(
                 f"{self.path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
                 'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
             )
         took = {}
-        for number in range(self.sessions):
-            batch = _Batch(self, number)
+        for session in self._sessions:
+            batch = Batch(self._serving, session)
             for size in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
                 began = time.perf_counter()
                 try:
                     batch.infer([sample] * size, must_batch=size > 1)
                 except Exception as error:
                     if size == 1:
-                        raise ModelError(f"{self.path} fails on zeros once in a while: {error}") from error
+                        raise ModelError(f"{self.path} fails on zeros once in a while: {_reason(error)}") from error
                     logger.warning("%s can't run %d at once, so it runs one by one: %s", self.path.name, size, error)
                     self.batches = False
                 took[size] = time.perf_counter() - began
@@ -248,8 +211,7 @@ class Engine:
                 try:
                     batch.infer([self.read(ask)])
                 except Exception as error:
-                    reason = getattr(error, "message", str(error))
-                    raise ModelError(f"{self.path} does not run on its warm-up shapes: {reason}") from error
+                    raise ModelError(f"{self.path} does not run on its warm-up shapes: {_reason(error)}") from error
         self.typical_s = took[1]
         # Without batches a second sample costs as much as the first.
         several = self.batches and rows in took and rows > 1
@@ -258,61 +220,10 @@ class Engine:
         return probe
 
 
-class _Batch:
-    """One call of `run`: what it runs in, and the time that has gone into each part of the work so far."""
-
-    def __init__(self, engine: Engine, session: int, options: ort.RunOptions | None = None) -> None:
-        self._engine = engine
-        self._session = engine._sessions[session]
-        self._options = options
-        self.input_ns = self.infer_ns = self.output_ns = 0
-
-    def infer(self, samples: Sequence[Sample], *, must_batch: bool = False) -> dict[int, np.ndarray]:
-        """All outputs that any of the samples wants, by their places in the model, a row for each row.
-
-        Raises _NotABatch if that is not so and `must_batch`, and whatever ONNX Runtime does.
-        """
-        engine = self._engine
-        began = time.perf_counter_ns()
-        feed = self._feed(samples)
-        wanted = list(dict.fromkeys(index for each in samples for index in _wanted(each, engine._served)))
-        names = [engine._outputs[index].name for index in wanted]
-        ready = time.perf_counter_ns()
-        self.input_ns += ready - began
-        found = self._session.run(names, feed, self._options)
-        self.infer_ns += time.perf_counter_ns() - ready
-        outputs = {index: np.asarray(each) for index, each in zip(wanted, found, strict=True)}
-        if must_batch:
-            rows = sum(each.rows for each in samples)
-            for index, each in outputs.items():
-                if each.ndim == 0 or each.shape[0] != rows:
-                    raise _NotABatch(f"gave {engine._outputs[index].name!r} {each.shape} for a batch of {rows}")
-        return outputs
-
-    def _feed(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-        engine = self._engine
-        inputs, padder = engine._inputs, engine._padder
-        bucket = samples[0].bucket
-        if padder is not None and any(each.length != bucket for each in samples):
-            rows = sum(each.rows for each in samples) if engine._batch_axis else None
-            return {
-                spec.name: padder.stack(index, [each.arrays[index] for each in samples], bucket, rows)
-                for index, spec in enumerate(inputs)
-            }
-        if len(samples) == 1:
-            return {spec.name: array for spec, array in zip(inputs, samples[0].arrays, strict=True)}
-        return {
-            spec.name: np.concatenate([each.arrays[index] for each in samples]) for index, spec in enumerate(inputs)
-        }
-
-
-def _wanted(sample: Sample, served: int) -> tuple[int, ...]:
-    return (served,) if sample.view is None else tuple(index for index, _ in sample.view)
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:300]
 
 
 def _describe(each: TensorInfo) -> dict[str, Any]:
     return {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
-
-
-def _type_name(dtype: np.dtype[Any]) -> str:
-    return "string" if dtype.kind == "O" else dtype.name

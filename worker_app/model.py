@@ -219,6 +219,8 @@ class Model:
             rows = sum(job.sample.rows for job in jobs)
             self._running[slot] = jobs
             self._running_rows += rows
+            if self.engine.sessions > 1 and self.batcher.due_in() == 0:
+                self._work.set()  # for the other sessions
             quick = self.engine.typical_s < _QUICK_S and rows <= self.batcher.max_size
             started = time.monotonic()
             try:
@@ -368,7 +370,8 @@ class Model:
             if isinstance(result, bytes):
                 kind, status, payload, count = Tell.RESULT, 200, b"" if job.is_check else result, tally.success
                 if self.cached and not job.is_check:
-                    self.results.put(job.sample.key, result, len(job.sample.key) + len(result))
+                    key = job.sample.key
+                    self.results.put(key, result, len(key) + len(result))
             elif isinstance(result, ApiError) and not job.is_check:
                 kind, status, payload = Tell.REFUSED, result.status, error_body(result.message, result.code)
             else:
@@ -388,8 +391,7 @@ class Model:
 
     def _forget(self, job: Job) -> None:
         """Nobody can join this job any more."""
-        key = job.sample.key
-        if self._flying.get(key) is job:
+        if self._flying and self._flying.get(key := job.sample.key) is job:
             del self._flying[key]
 
     def _rest(self) -> None:

@@ -30,6 +30,8 @@ class Padder:
         if not any(self._axes):
             shapes = ", ".join(f"{each.name} {each.shape_text}" for each in signature.inputs)
             raise SignatureError(f"its padding names the dimension {padding.dimension!r}; the inputs are {shapes}")
+        if signature.batch_axis and any(0 in axes for axes in self._axes):
+            raise SignatureError(f"its padding names {padding.dimension!r}, which is the batch; name another dimension")
         signature.check_names(padding.values, "its padding")
         self.mask: int | None = None
         if padding.mask is not None:

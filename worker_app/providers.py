@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _CGROUPS = Path("/sys/fs/cgroup")
+_said: set[str] = set()
 
 
 class ModelError(Exception):
@@ -28,30 +29,39 @@ def create_session(path: Path, *, threads: int = 1, device: int = 0) -> tuple[or
 
     `device` is the number of the GPU. Raises ModelError.
     """
+    (session,), reason = create_sessions(path, 1, threads=threads, device=device)
+    return session, reason
+
+
+def create_sessions(
+    path: Path, count: int, *, threads: int = 1, device: int = 0
+) -> tuple[list[ort.InferenceSession], str]:
+    """Likewise, `count` sessions that run at the same time, with `threads` threads each, all on the same provider."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A thread that spins takes the core from another worker, or from the gateway.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    session = None
+    sessions: list[ort.InferenceSession] = []
     reason = why_no_cuda()
     if not reason:
         cuda = (CUDA, _cuda_options(device))
         try:
             ort.preload_dlls()
-            session = _open(path, options, [cuda, CPU])
-            if CUDA not in session.get_providers():
-                reason = f"ONNX Runtime chose {session.get_providers()[0]}; its log says why"
+            sessions = [_open(path, options, [cuda, CPU]) for _ in range(count)]
+            if any(CUDA not in each.get_providers() for each in sessions):
+                reason = f"ONNX Runtime chose {sessions[-1].get_providers()[0]}; its log says why"
         except ModelError as error:
             reason = str(error)
     if reason:
-        logger.warning("CUDA failed to load: %s", reason)
-        logger.warning("Falling back to CPU Provider...")
-        session = _open(path, options, [CPU])
-    assert session is not None
-    session.disable_fallback()
-    return session, reason
+        if reason not in _said:  # once in a process, however many models it loads
+            _said.add(reason)
+            logger.warning("CUDA failed to load: %s", reason)
+            logger.warning("Falling back to CPU Provider...")
+        sessions = [_open(path, options, [CPU]) for _ in range(count)]
+    logger.info("%s runs on %s", path.name, sessions[0].get_providers()[0])
+    return sessions, reason
 
 
 def why_no_cuda() -> str:
@@ -134,8 +144,10 @@ def _cuda_options(device: int) -> dict[str, Any]:
 
 def _open(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
     try:
-        # Without enable_fallback=0 a GPU failure in the middle of serving would silently move to the CPU.
-        return ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        # Without both, a GPU failure in the middle of serving would silently move to the CPU.
+        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        session.disable_fallback()
+        return session
     except Exception as error:
         first = providers[0] if isinstance(providers[0], str) else providers[0][0]
         raise ModelError(f"{path} can't be loaded on {first}: {error}") from error

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 FILE = "model.onnx"
 FILE_VERSION = "1"  # of the model that is given by its file alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+TAKEN = ("stats",)  # /v2/models/stats is about all models
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 # Name, time of change in ns and size of each file that a model is made of.
@@ -59,7 +60,7 @@ class Repository:
         if self.file is not None and (source := self._given(self.file)).name == name:
             return {FILE_VERSION: source}
         found = {}
-        for each in _entries(self.folder_of(name)) if self.folder is not None and NAME.fullmatch(name) else ():
+        for each in _entries(self.folder_of(name)) if self._may_be(name) else ():
             if not each.is_dir():
                 continue
             if not VERSION.fullmatch(each.name):
@@ -81,12 +82,17 @@ class Repository:
             return f"this worker serves {self.file} alone; set MODEL_REPOSITORY to serve more"
         return f"put it at {self.folder_of(name) / '1' / FILE}"
 
+    def _may_be(self, name: str) -> bool:
+        return self.folder is not None and name not in TAKEN and NAME.fullmatch(name) is not None
+
     def _names(self) -> list[str]:
         names = []
         for each in _entries(self.folder):
             if not each.is_dir():
                 continue
-            if NAME.fullmatch(each.name):
+            if each.name in TAKEN:
+                self._ignore(each, f"/v2/models/{each.name} means something else")
+            elif NAME.fullmatch(each.name):
                 names.append(each.name)
             else:
                 self._ignore(each, "a model's name is 1 to 100 of letters, digits, '.', '_', '-'")

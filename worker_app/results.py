@@ -32,7 +32,8 @@ def encode_v2(view: View, outputs: Mapping[int, np.ndarray], specs: tuple[Tensor
 
     In JSON what is no number is NaN, Infinity or -Infinity, as other servers of this protocol write it.
     """
-    heads, tensors = [], []
+    heads: list[bytes] = []
+    tensors: list[bytes | memoryview] = []
     for index, binary in view or ():
         spec, array = specs[index], outputs[index]
         head = b'{"name":%b,"datatype":"%b","shape":%b,' % (
@@ -41,12 +42,16 @@ def encode_v2(view: View, outputs: Mapping[int, np.ndarray], specs: tuple[Tensor
             orjson.dumps(array.shape),
         )
         if binary:
-            data = pack_strings(array) if spec.datatype == BYTES else array.tobytes()
-            tensors.append(data)
-            heads.append(head + b'"parameters":{"binary_data_size":%d}}' % len(data))
+            if spec.datatype == BYTES:
+                tensors.append(data := pack_strings(array))
+                size = len(data)
+            else:
+                tensors.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                size = array.nbytes
+            heads.append(head + b'"parameters":{"binary_data_size":%d}}' % size)
         else:
             heads.append(head + b'"data":%b}' % _numbers(array))
-    return pack_v2_result(b"[%b]" % b",".join(heads), b"".join(tensors))
+    return pack_v2_result(b"[%b]" % b",".join(heads), *tensors)
 
 
 def _numbers(array: np.ndarray) -> bytes:

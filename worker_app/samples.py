@@ -1,180 +1,38 @@
-"""From an ask, in any of its three forms, to a sample: tensors as the model takes them, and their key."""
+"""One request's input, as the engine takes it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
-from struct import pack
 
-import msgspec
 import numpy as np
 
-from inference_site.lib.asks import V2
-from inference_site.lib.errors import ApiError
 from worker_app.core.keys import Key, key_of
-from worker_app.jsontensors import INPUT_DATA, Place
-from worker_app.listinput import ListInput
-from worker_app.padding import Padder
-from worker_app.signature import Signature, Tensor
-from worker_app.v2ask import TEXT, View, pack_strings, read_v2
-
-_by_name = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+from worker_app.v2ask import TEXT, View
 
 
 @dataclass(slots=True, eq=False)
 class Sample:
     """One request's input. Samples of one group can run as one batch.
 
-    Of one model, samples have the same key if and only if their inputs are equal in shape and in each bit, and their
-    answers are wanted in the same form. `arrays` are in the order of the model's inputs; with a batch axis, if the
-    model has one, and then `rows` long. `length` is what the padded dimension has, `bucket` what it is to have; 0
-    without padding.
+    `parts`, joined, are the key: of one model, samples have the same one if and only if their inputs are equal in shape
+    and in each bit, and their answers are wanted in the same form. `arrays` are in the order of the model's inputs;
+    with a batch axis, if the model has one, and then `rows` long. `length` is what the padded dimension has, `bucket`
+    what it is to have; 0 without padding.
     """
 
-    key: Key
+    parts: tuple[bytes | memoryview, ...]
     rows: int
     group: Hashable
     arrays: tuple[np.ndarray, ...]
     view: View = TEXT
     length: int = 0
     bucket: int = 0
+    _key: Key | None = None
 
-
-class Reader:
-    """Reads asks for one model. Safe to use from several threads at the same time."""
-
-    def __init__(self, signature: Signature, *, padder: Padder | None = None, pad_with_zeros: bool = False) -> None:
-        self._inputs, self._batch_axis = signature.inputs, signature.batch_axis
-        self._outputs = {each.name: index for index, each in enumerate(signature.outputs)}
-        self._places = {each.name: index for index, each in enumerate(signature.inputs)}
-        self._padder = padder
-        self._makes = _mask_that_can_be_made(signature, padder)
-        self._lists = [ListInput(each, signature.batch_axis, pad_with_zeros) for each in signature.inputs]
-        needed = [index for index in range(len(self._inputs)) if index != self._makes]
-        self._only = needed[0] if len(needed) == 1 else None
-        # What a list whose sizes are all fixed always has: its shape, the beginning of its key, its group.
-        self._known: tuple[tuple[int, ...], bytes, Hashable] | None = None
-        if len(self._inputs) == 1 and (shape := self._lists[0].fixed_shape) is not None:
-            self._known = shape, _head(TEXT, [shape]), (shape[1:] if signature.batch_axis else shape,)
-
-    def read(self, ask: bytes) -> Sample:
-        """Raises ApiError: 400 for what is malformed, 422 for what the model does not take."""
-        first = ask[:1]
-        if first == b"[":
-            return self._read_list(ask)
-        if first == b"{":
-            return self._finish(self._read_names(ask), TEXT)
-        if ask[:1] == bytes((V2,)):
-            arrays, view = read_v2(ask, self._inputs, self._places, self._outputs)
-            return self._finish(arrays, view)
-        raise ApiError(400, "invalid_ask", "the ask has no known form; gateway and worker must be of one version")
-
-    def _read_list(self, text: bytes) -> Sample:
-        if self._known is not None:
-            array = self._lists[0].fixed(text)
-            shape, head, group = self._known
-            data = pack_strings(array) if array.dtype == object else array.tobytes()
-            return Sample(key_of(head + data), 1, group, (array.reshape(shape),))
-        if self._only is None:
-            names = ", ".join(repr(each.name) for each in self._inputs)
-            raise ApiError(
-                422,
-                "several_inputs",
-                f'the model takes {len(self._inputs)} inputs ({names}); send "inputs" with a list for each name '
-                "instead of input_data",
-            )
-        arrays: list[np.ndarray | None] = [None] * len(self._inputs)
-        arrays[self._only] = self._lists[self._only].read(text, INPUT_DATA)
-        return self._finish(arrays, TEXT)
-
-    def _read_names(self, text: bytes) -> list[np.ndarray | None]:
-        try:
-            members = _by_name(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ApiError(400, "invalid_json", f"inputs is not valid JSON: {error}") from None
-        arrays: list[np.ndarray | None] = [None] * len(self._inputs)
-        for name, value in members.items():
-            index = self._places.get(name)
-            if index is None:
-                raise unknown_input(name, self._inputs)
-            arrays[index] = self._lists[index].read(bytes(value), Place(f"inputs.{name}"))
-        return arrays
-
-    def _finish(self, arrays: list[np.ndarray | None], view: View) -> Sample:
-        sizes = self._check(arrays)
-        if self._makes is not None and arrays[self._makes] is None:
-            mask = self._inputs[self._makes]
-            shape = tuple(dim if isinstance(dim, int) else sizes[dim or ""] for dim in mask.dims)
-            arrays[self._makes] = np.ones(shape, mask.dtype)
-        whole = [array for array in arrays if array is not None]
-        if len(whole) != len(self._inputs):
-            names = ", ".join(repr(self._inputs[i].name) for i, array in enumerate(arrays) if array is None)
-            raise ApiError(422, "missing_input", f"the model also needs {names}; send each of its inputs")
-        shapes = [array.shape for array in whole]
-        rows = shapes[0][0] if self._batch_axis else 1
-        key = key_of(_head(view, shapes), *map(_bytes, whole))
-        length = bucket = 0
-        if self._padder is not None:
-            length = sizes[self._padder.dimension]
-            bucket = self._padder.bucket(length)
-            shapes = [self._padder.padded(index, shape, bucket) for index, shape in enumerate(shapes)]
-        group = tuple(shape[1:] for shape in shapes) if self._batch_axis else tuple(shapes)
-        return Sample(key, rows, group, tuple(whole), view, length, bucket)
-
-    def _check(self, arrays: Sequence[np.ndarray | None]) -> dict[str, int]:
-        """The size of each named dimension. Raises ApiError 422 for a shape that the model does not take."""
-        sizes: dict[str, int] = {}
-        rows = None
-        for spec, array in zip(self._inputs, arrays, strict=True):
-            if array is None:
-                continue
-            if array.ndim != len(spec.dims):
-                raise wrong_shape(spec, array, f"it has {array.ndim} dimensions instead of {len(spec.dims)}")
-            for axis, (dim, size) in enumerate(zip(spec.dims, array.shape, strict=True)):
-                if size == 0:
-                    raise wrong_shape(spec, array, "an empty tensor can't be run")
-                if isinstance(dim, int):
-                    if dim != size:
-                        raise wrong_shape(spec, array, f"dimension {axis} has to be {dim}")
-                elif dim is not None and sizes.setdefault(dim, size) != size:
-                    raise wrong_shape(spec, array, f"{dim!r} is {sizes[dim]} elsewhere; make them equal")
-            if self._batch_axis and (rows := rows or len(array)) != len(array):
-                raise wrong_shape(spec, array, f"another input has a batch of {rows}; make them equal")
-        return sizes
-
-
-def unknown_input(name: str, inputs: Sequence[Tensor]) -> ApiError:
-    """A name that the model does not have."""
-    names = ", ".join(repr(each.name) for each in inputs)
-    return ApiError(422, "unknown_input", f"the model has no input {name[:100]!r}; it takes {names}")
-
-
-def wrong_shape(spec: Tensor, array: np.ndarray, why: str) -> ApiError:
-    """A shape that does not fit."""
-    return ApiError(
-        422,
-        "wrong_shape",
-        f"input {spec.name!r} has shape {list(array.shape)}, the model takes {spec.shape_text}: {why}",
-    )
-
-
-def _mask_that_can_be_made(signature: Signature, padder: Padder | None) -> int | None:
-    """The mask, if the other inputs tell all of its sizes."""
-    if padder is None or padder.mask is None:
-        return None
-    known = {dim for index, each in enumerate(signature.inputs) if index != padder.mask for dim in each.dims}
-    wanted = signature.inputs[padder.mask].dims
-    made = all(isinstance(dim, int) or (dim is not None and dim in known) for dim in wanted)
-    return padder.mask if made else None
-
-
-def _bytes(array: np.ndarray) -> bytes | memoryview:
-    return pack_strings(array) if array.dtype == object else array.reshape(-1).data
-
-
-def _head(view: View, shapes: Sequence[tuple[int, ...]]) -> bytes:
-    """The beginning of a key: how the answer is wanted, and the shapes, which tell the sizes of what follows."""
-    parts = [b"\xff\xff" if view is None else pack("<H", len(view))]
-    parts += [pack("<H?", index, binary) for index, binary in view or ()]
-    parts += [pack(f"<B{len(shape)}Q", len(shape), *shape) for shape in shapes]
-    return b"".join(parts)
+    @property
+    def key(self) -> Key:
+        """Made when it is first asked for: a model that is not cached needs none."""
+        if self._key is None:
+            self._key = key_of(*self.parts)
+        return self._key

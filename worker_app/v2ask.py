@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from inference_site.lib.asks import unpack_v2
 from inference_site.lib.datatypes import BYTES, NUMPY
 from inference_site.lib.errors import ApiError
 from worker_app.jsontensors import Place, array_of, decode, depth_of, flatten, kind_of
+from worker_app.shapes import check_shape
 from worker_app.signature import Tensor, size_of
 
 # How an answer is wanted: the outputs in their order, each by its place in the model and whether it is binary; None:
@@ -47,14 +47,18 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 
 def read_v2(
-    ask: bytes, inputs: Sequence[Tensor], places: Mapping[str, int], outputs: Mapping[str, int]
-) -> tuple[list[np.ndarray | None], View]:
-    """The tensor of each of the model's inputs, None for what is left out, and the view.
+    text: memoryview,
+    tensors: memoryview,
+    inputs: Sequence[Tensor],
+    places: Mapping[str, int],
+    outputs: Mapping[str, int],
+) -> tuple[list[np.ndarray | None], View, dict[int, int] | None]:
+    """The tensor of each of the model's inputs, None for what is left out, the view, and where each input begins in
+    `tensors`, by its place in the model; None if not all are binary numbers, as they are sent.
 
     Binary numbers are not copied. Raises ApiError: 400 for what is malformed, 422 for what the model does not have.
     """
     try:
-        text, tensors = unpack_v2(ask)
         head = _decode_head(text)
     except RecursionError:
         raise ApiError(400, "nested_too_deep", "the request is nested too deep") from None
@@ -62,6 +66,7 @@ def read_v2(
         reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
         raise ApiError(400, "invalid_request", f"the request can't be read: {reason}") from None
     arrays: list[np.ndarray | None] = [None] * len(inputs)
+    begins: dict[int, int] = {}
     offset = 0
     for each in head.inputs:
         if each.datatype not in NUMPY:
@@ -83,10 +88,13 @@ def read_v2(
                 f"input {each.name!r} has the datatype {each.datatype}, the model takes {inputs[index].datatype}",
             )
         size = _binary_size(each)
+        check_shape(inputs[index], each.shape)  # first of all, for not every shape can be made
         if size is None:
             arrays[index] = _from_json(each)
         else:
             arrays[index] = _from_binary(each, tensors[offset : offset + size], size)
+            if each.datatype not in (BYTES, "BOOL"):
+                begins[index] = offset
             offset += size
     if offset != len(tensors):
         raise ApiError(
@@ -95,7 +103,7 @@ def read_v2(
             f"{len(tensors)} bytes follow the JSON, binary_data_size of the inputs adds up to {offset}; "
             "make them equal",
         )
-    return arrays, _view(head, outputs)
+    return arrays, _view(head, outputs), begins if len(begins) == len(head.inputs) else None
 
 
 def pack_strings(array: np.ndarray) -> bytes:
@@ -111,7 +119,9 @@ def _binary_size(each: _Input) -> int | None:
     """The input's bytes after the JSON; None if it is in the JSON."""
     for dim in each.shape:
         if dim < 0:
-            raise ApiError(400, "invalid_shape", f"input {each.name!r} has shape {each.shape}; no size may be negative")
+            raise ApiError(
+                400, "invalid_shape", f"input {each.name!r} has the size {str(dim)[:20]}; none may be negative"
+            )
     parameters = each.parameters or {}
     if _SHARED in parameters:
         raise ApiError(400, "no_shared_memory", f"input {each.name!r} is in shared memory; send its data instead")
@@ -127,7 +137,9 @@ def _binary_size(each: _Input) -> int | None:
     if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
     raise ApiError(
-        400, "wrong_binary_size", f"input {each.name!r} has the binary_data_size {size!r}; it is a number of bytes"
+        400,
+        "wrong_binary_size",
+        f"input {each.name!r} has the binary_data_size {str(size)[:40]!r}; it is a number of bytes",
     )
 
 
@@ -220,7 +232,9 @@ def _view(head: _Head, outputs: Mapping[str, int]) -> View:
         binary = parameters.get("binary_data", False)
         if not isinstance(binary, bool):
             raise ApiError(
-                400, "invalid_parameter", f"output {each.name!r}: binary_data is {binary!r}; send true or false"
+                400,
+                "invalid_parameter",
+                f"output {each.name!r}: binary_data is {str(binary)[:40]!r}; send true or false",
             )
         view[index] = binary
     return tuple(view.items())

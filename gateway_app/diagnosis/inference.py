@@ -4,51 +4,65 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import requests
 
+from gateway_app.diagnosis.defaultmodel import DefaultModel, Question
 from gateway_app.diagnosis.findings import Check
 from gateway_app.diagnosis.reachability import LOOK_AT_LOG
 from gateway_app.diagnosis.targets import Target, Targets
-from gateway_app.probe import DEFAULT_VALUES, Answer, ask, input_values, output_values
+from gateway_app.probe import Answer, ask, output_values
 
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A checked answer; `problem` says why it is not one, and then `values` is empty."""
+    """A checked answer; `problem` says why it is not one, and then `values` is empty.
 
-    values: list[float]
+    `refused`: the model does not take what was asked.
+    """
+
+    values: list[float | str]
     cached: bool = False
     node: str = ""
     problem: str = ""
+    refused: bool = False
 
 
-def new_input(targets: Targets) -> list[float]:
-    """As long as the model takes, and never asked before: so the first answer is computed, not remembered."""
-    sizes = [input_values(target.health.data) for target in targets.workers]
-    size = next((size for size in sizes if size), DEFAULT_VALUES)
-    return [round(random.uniform(-1, 1), 6) for _ in range(size)]
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the workers were asked, and a worker's answer, if there is one: the gateway's is held against it."""
+
+    model: DefaultModel
+    question: Question
+    answer: Output | None
 
 
 def infer(
-    session: requests.Session, url: str, values: list[float], timeout_s: float, expected: int | None = None
+    session: requests.Session,
+    url: str,
+    question: Question,
+    timeout_s: float,
+    expected: int | None = None,
+    *,
+    text: bool = False,
 ) -> Output:
     request_id = f"diagnose-{uuid.uuid4().hex[:12]}"
-    body = json.dumps({"request_id": request_id, "input_data": values}).encode()
+    body = json.dumps({"request_id": request_id, **question}).encode()
     answer = ask(session, "POST", f"{url}/infer", body, timeout_s)
-    problem = _problem(answer, request_id, expected)
+    problem = _problem(answer, request_id, expected, text)
     if problem or answer.data is None:
-        return Output([], problem=problem)
+        return Output([], problem=problem, refused=answer.status == 422)
     data = answer.data
-    return Output([float(value) for value in data["output_data"]], data.get("cached") is True, str(data.get("node_id")))
+    values = [value if text else float(value) for value in data["output_data"]]
+    return Output(values, data.get("cached") is True, str(data.get("node_id")))
 
 
-def _problem(answer: Answer, request_id: str, expected: int | None) -> str:
+def _problem(answer: Answer, request_id: str, expected: int | None, text: bool) -> str:
     if answer.status != 200 or answer.data is None:
         return f"POST /infer gave {answer.summary}"
     if answer.data.get("request_id") != request_id:
@@ -57,6 +71,8 @@ def _problem(answer: Answer, request_id: str, expected: int | None) -> str:
     if not isinstance(output, list) or not output:
         return f"output_data is {str(output)[:60]}, not a list of numbers"
     for value in output:
+        if text and isinstance(value, str):
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return f"output_data holds {value!r}, which is no finite number"
     if expected is not None and len(output) != expected:
@@ -64,53 +80,72 @@ def _problem(answer: Answer, request_id: str, expected: int | None) -> str:
     return ""
 
 
-def difference(left: list[float], right: list[float]) -> float:
-    """The largest difference of two outputs, relative where values exceed 1; infinite if their lengths differ."""
+def difference(left: Sequence[float | str], right: Sequence[float | str]) -> float:
+    """The largest difference of two outputs, relative where values exceed 1; infinite if lengths or texts differ."""
     if len(left) != len(right):
         return math.inf
-    return max((abs(a - b) / max(1.0, abs(a), abs(b)) for a, b in zip(left, right, strict=True)), default=0.0)
+    return max((_apart(a, b) for a, b in zip(left, right, strict=True)), default=0.0)
 
 
-def check_direct(
-    session: requests.Session, targets: Targets, values: list[float], timeout_s: float
-) -> tuple[Check, Output | None]:
-    """Every worker answers, and all of them the same; with the answer that the gateway's is to be held against."""
+def _apart(a: float | str, b: float | str) -> float:
+    if isinstance(a, str) or isinstance(b, str):
+        return 0.0 if a == b else math.inf
+    return abs(a - b) / max(1.0, abs(a), abs(b))
+
+
+def check_direct(session: requests.Session, targets: Targets, timeout_s: float) -> tuple[Check, Asked]:
+    """Every worker answers, and all of them the same; with what was asked and answered.
+
+    The first that answers chooses among the inputs that may suit the model; the others are asked the same.
+    """
     check = Check("direct inference")
+    model = DefaultModel.of(targets)
+    questions = list(model.questions())
     reference: tuple[Target, Output] | None = None
     for target in targets.workers:
         label = f"{target.name} ({target.address})"
         if target.connect:
             check.bad(f"{label}: {target.connect}", f"start it: {target.start_command}")
             continue
-        output = infer(session, target.url, values, timeout_s, output_values(target.health.data))
+        expected = output_values(target.health.data)
+        for question in questions:
+            output = infer(session, target.url, question, timeout_s, expected, text=model.answers_text)
+            if not output.refused:
+                questions = [question]
+                break
+        if output.refused and reference is None:
+            check.unknown(f"{label}: the model takes no input that was tried: {output.problem}")
+            continue
         if output.problem:
             fix = LOOK_AT_LOG if target.ours else "see check 2: another service has its port"
             check.bad(f"{label}: {output.problem}", fix)
             continue
         reference = reference or (target, output)
         apart = difference(reference[1].values, output.values)
-        if apart > TOLERANCE:
+        if apart > TOLERANCE and model.kept is not False:
             check.bad(
                 f"{label} answers the same input otherwise than {reference[0].name}: they are {apart:.2g} apart",
                 "give both workers the same MODEL_PATH and restart them",
             )
         else:
-            check.good(f"{label}: {len(output.values)} finite values")
+            check.good(f"{label}: {len(output.values)} {'texts' if model.answers_text else 'finite values'}")
     if not targets.workers:
         check.unknown("there is no worker to ask")
-    return check, reference[1] if reference else None
+    return check, Asked(model, questions[0], reference[1] if reference else None)
 
 
-def check_end_to_end(
-    session: requests.Session, targets: Targets, values: list[float], direct: Output | None, timeout_s: float
-) -> Check:
+def check_end_to_end(session: requests.Session, targets: Targets, asked: Asked, timeout_s: float) -> Check:
     """The same input through the gateway: the workers' answer, and remembered the second time."""
     check = Check("end-to-end inference")
     gateway = targets.gateway
     if gateway.connect:
         check.bad(f"{gateway.address}: {gateway.connect}", f"start it: {gateway.start_command}")
         return check
-    first = infer(session, gateway.url, values, timeout_s)
+    direct, kept, text = asked.answer, asked.model.kept is not False, asked.model.answers_text
+    first = infer(session, gateway.url, asked.question, timeout_s, text=text)
+    if first.refused and direct is None:
+        check.unknown(f"{gateway.address}: the model takes no input that was tried: {first.problem}")
+        return check
     if first.problem:
         check.bad(f"{gateway.address}: {first.problem}", "mend what the checks above name; the gateway's log has more")
         return check
@@ -118,23 +153,26 @@ def check_end_to_end(
         check.good(
             f"{gateway.address}: {len(first.values)} values, by {first.node}; no worker's own to compare them with"
         )
-    elif (apart := difference(direct.values, first.values)) > TOLERANCE:
+    elif (apart := difference(direct.values, first.values)) > TOLERANCE and kept:
         check.bad(
             f"{gateway.address}: by {first.node}, {apart:.2g} apart from what a worker answered directly",
             "give all workers the same MODEL_PATH and restart them",
         )
     else:
-        check.good(f"{gateway.address}: {len(first.values)} values, by {first.node}, the same as directly")
-    again = infer(session, gateway.url, values, timeout_s)
+        same = ", the same as directly" if apart <= TOLERANCE else ""
+        check.good(f"{gateway.address}: {len(first.values)} values, by {first.node}{same}")
+    again = infer(session, gateway.url, asked.question, timeout_s, text=text)
     if again.problem:
         check.bad(f"{gateway.address}, second time: {again.problem}", "diagnose again; the gateway's log has more")
-    elif difference(first.values, again.values) > TOLERANCE:
+    elif difference(first.values, again.values) > TOLERANCE and kept:
         check.bad(
             f"{gateway.address}: the same input was answered otherwise the second time",
             "give all workers the same MODEL_PATH and restart them",
         )
     elif again.cached:
         check.good("the second time it came from the cache")
+    elif not kept:
+        check.good("the second time it was computed again: this model's results are not kept")
     elif _cache_is_off(targets):
         check.good("the second time it was computed again: the cache is set to 0 entries")
     else:

@@ -17,6 +17,8 @@ from struct import Struct
 
 from xxhash import xxh3_64_intdigest
 
+Bytes = bytes | bytearray | memoryview
+
 V2 = 0x02
 _LENGTH = Struct("<I")
 _V2_HEAD = Struct("<BI")
@@ -32,13 +34,13 @@ def key_of(ask: bytes, seed: int) -> int:
     return xxh3_64_intdigest(ask, seed)
 
 
-def pack_v2(inputs: bytes, outputs: bytes | None, binary_output: bool, tensors: bytes | memoryview) -> bytes:
-    """An ask of V2; `inputs` and `outputs` are JSON arrays as the client wrote them, `tensors` what follows."""
-    head = b'{"inputs":%b' % inputs
+def pack_v2(inputs: Bytes, outputs: Bytes | None, binary_output: bool, *tensors: Bytes) -> bytes:
+    """An ask of V2, for which everything is copied once; `inputs` and `outputs` are JSON arrays as the client wrote
+    them, `tensors` are what follows."""
+    head = [b'{"inputs":', inputs, b',"binary_data_output":true}' if binary_output else b"}"]
     if outputs is not None:
-        head += b',"outputs":%b' % outputs
-    head += b',"binary_data_output":true}' if binary_output else b"}"
-    return b"".join((_V2_HEAD.pack(V2, len(head)), head, tensors))
+        head[2:2] = b',"outputs":', outputs
+    return b"".join((_V2_HEAD.pack(V2, sum(map(len, head))), *head, *tensors))
 
 
 def unpack_v2(ask: bytes) -> tuple[memoryview, memoryview]:
@@ -53,9 +55,9 @@ def unpack_v2(ask: bytes) -> tuple[memoryview, memoryview]:
     return head, view[_V2_HEAD.size + length :]
 
 
-def pack_v2_result(outputs: bytes, tensors: bytes = b"") -> bytes:
-    """The result of a V2 ask; `outputs` is a JSON array."""
-    return _LENGTH.pack(len(outputs)) + outputs + tensors
+def pack_v2_result(outputs: bytes, *tensors: Bytes) -> bytes:
+    """The result of a V2 ask, for which everything is copied once; `outputs` is a JSON array."""
+    return b"".join((_LENGTH.pack(len(outputs)), outputs, *tensors))
 
 
 def unpack_v2_result(result: bytes) -> tuple[memoryview, memoryview]:

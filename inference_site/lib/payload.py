@@ -94,7 +94,7 @@ def _decode_list(decode: Callable[[bytes], list[N]], text: bytes) -> list[N]:
     except RecursionError:
         raise ApiError(400, "nested_too_deep", "input_data is nested too deep; it is a flat list") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, "invalid_json", f"input_data is not valid JSON: {_sentence(error)}") from None
+        raise ApiError(400, "invalid_json", f"input_data is not valid JSON: {sentence_of(error)}") from None
     except ValueError:  # Python itself refuses to read integers of more than 4,300 digits
         raise ApiError(400, "invalid_input_data", "input_data holds a number that is out of range") from None
 
@@ -138,13 +138,16 @@ def _explain(body: bytes, error: Exception) -> ApiError:
             400, "invalid_body", f"the body is of type {got}; send an object with request_id and input_data"
         )
     if isinstance(error, UnicodeDecodeError):
-        return ApiError(400, "invalid_encoding", f"the body is not valid UTF-8: {_sentence(error)}; encode it as UTF-8")
+        return ApiError(
+            400, "invalid_encoding", f"the body is not valid UTF-8: {sentence_of(error)}; encode it as UTF-8"
+        )
     if not body.strip():
         return ApiError(400, "empty_body", "the body is empty; send a JSON object with request_id and input_data")
-    return ApiError(400, "invalid_json", f"the body is not valid JSON: {_sentence(error)}")
+    return ApiError(400, "invalid_json", f"the body is not valid JSON: {sentence_of(error)}")
 
 
-def _sentence(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
+    """What a decoder has found, for people."""
     return str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
 
 

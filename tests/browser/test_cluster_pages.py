@@ -41,7 +41,7 @@ def test_gateway_page(browser: Browser, cluster: Cluster) -> None:
     ask(cluster, requests=1000, different=200)
     browser.open(f"{cluster.gateway_url}/")
     browser.wait_for(lambda: browser.text("#freshness-text") == "live", "the page is live")
-    assert browser.texts(".who > a") == cluster.names
+    assert browser.texts(".worker .who > a") == cluster.names
     assert browser.texts("[data-badge=state]") == ["CLOSED"] * 3
     browser.wait_for(lambda: "no report yet" not in browser.text("#workers"), "every worker has reported")
     browser.wait_for(lambda: "1,000 in all" in browser.text("#gateway"), "all requests are counted")
@@ -82,4 +82,4 @@ def test_a_killed_worker_shows_and_comes_back_without_reload(browser: Browser, c
 
     browser.wait_for(seen_after_a_kill, "the title tells that a worker is down", wait_s=60.0)
     browser.wait_for(lambda: browser.driver.title == "Inference gateway", "the restarted worker is back", wait_s=30.0)
-    assert browser.texts(".who > a") == cluster.names
+    assert browser.texts(".worker .who > a") == cluster.names

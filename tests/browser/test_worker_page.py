@@ -55,3 +55,46 @@ def test_nothing_sticks_out_sideways(browser: Browser, site: PagesSite, width: i
     browser.resize(width)
     browser.wait_for(lambda: browser.shows("#worker"), "the figures are there")
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+
+
+def model_row(name: str, version: str, state: str, **more: object) -> dict[str, object]:
+    return {"name": name, "version": version, "state": state, "reason": "", "current": True, "default": False, **more}
+
+
+def test_one_model_that_serves_needs_no_table(browser: Browser, site: PagesSite) -> None:
+    site.health["models"] = [model_row("digits", "1", "READY", default=True)]
+    browser.open(site.url + "worker/")
+    browser.wait_for(lambda: browser.shows("#worker"), "the figures are there")
+    assert not browser.shows("#models")
+    assert browser.shows("#model")
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_several_models_are_in_a_table_with_their_states(browser: Browser, site: PagesSite, width: int) -> None:
+    counted = {"total_requests": 1200, "cache_hit_rate": 0.25, "provider": "CPUExecutionProvider"}
+    batches = {"total_batches": 90, "avg_batch_size": 10.0}
+    site.health["models"] = [
+        model_row("digits", "1", "READY", default=True, batch_processor=batches, **counted),
+        model_row("digits", "2", "LOADING"),
+        model_row("faces", "3", "UNAVAILABLE", reason="<b>no graph</b> was found " + "x" * 200),
+        model_row("old", "1", "UNAVAILABLE", reason="unloaded"),
+    ]
+    browser.open(site.url + "worker/")
+    browser.resize(width)
+    browser.wait_for(lambda: browser.shows("#models"), "the table is there")
+    table = browser.text("#models")
+    for part in ("digits", "version 1, default", "1,200", "25.0 %", "90", "10.0", "Ready", "Loading", "Not loaded"):
+        assert part in table
+    assert "<b>no graph</b> was found" in table
+    assert "Unloaded" in table
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
+    assert browser.console_errors() == []
+
+
+def test_a_worker_without_a_model_says_what_to_do(browser: Browser, site: PagesSite) -> None:
+    site.health.update(model={}, models=[], provider="", fallback_reason="")
+    browser.open(site.url + "worker/")
+    browser.wait_for(lambda: browser.shows("#not-ready"), "the page says what is missing")
+    assert "put one into the repository" in browser.text("#not-ready")
+    assert not browser.shows("#model")
+    assert browser.console_errors() == []

@@ -60,6 +60,25 @@ class AdminSite:
         row = page[: page.index(f">{name}</a>")].count('class="action-select"') - 1
         return self._send(path, form, {f"form-{row}-{field}": value for field, value in values.items()})
 
+    def set_model(self, name: str, **values: object) -> str:
+        """Changes a model's settings, which are made if there are none. Yes-or-no fields take true, false, unknown."""
+        path = "/admin/gateway_app/modelrecord/"
+        row = re.search(rf"/modelrecord/(\d+)/change/[^>]*>{re.escape(name)}</a>", self._get(path))
+        path += f"{row[1]}/change/" if row else "add/"
+        return self._save(path, {"name": name, **values})
+
+    def add_model(self, **values: object) -> str:
+        """Settings of a model of their own; what is left out is as usual."""
+        return self._save("/admin/gateway_app/modelrecord/add/", values)
+
+    def remove_model(self, name: str) -> str:
+        """Its settings, not the model."""
+        path = "/admin/gateway_app/modelrecord/"
+        page = self._get(path)
+        number = page[: page.index(f">{name}</a>")].rpartition("/change/")[0].rpartition("/")[2]
+        path = f"{path}{number}/delete/"
+        return self._post(path, Form(self._get(path)).values | {"post": "yes"})
+
     def act(self, action: str, *names: str) -> str:
         """Runs one of the list's actions on these workers."""
         path = "/admin/gateway_app/worker/"

@@ -77,7 +77,6 @@ def test_the_record_may_choose_the_output(make_cluster, tmp_path):
 @pytest.mark.parametrize(
     ("make", "record", "sentence"),
     [
-        (onnx_models.two_inputs, None, r"has 2 inputs ('a', 'b'); /infer serves models with one input"),
         (onnx_models.linear, '{"output": "answers"}', "has no output 'answers', as its record says; it has ['output']"),
         (onnx_models.linear, '{"output": 7}', "correct the record or remove it"),
     ],
@@ -177,7 +176,7 @@ def test_a_worker_answers_nothing_to_a_gateway_with_another_token(tmp_path):
                 assert isinstance(greeting, bytes)
                 hello = json.loads(greeting[frames.TELL_HEAD_BYTES :])
                 proof = handshake.gateway_proof(token, hello["challenge"]).encode()
-                question = frames.ask(Ask.INFER, 1, b"[1.0]")
+                question = frames.ask(Ask.INFER, 1, b"[1.0]", model=1)
                 stranger.send(frames.ask(Ask.PROOF, 0, proof) + question)
                 if welcome:
                     assert stranger.recv(timeout=10)
@@ -197,8 +196,8 @@ def test_a_stranger_on_a_workers_port_gets_no_data(tmp_path):
 
     def impostor(connection: ServerConnection) -> None:
         hello = {
-            "version": frames.PROTOCOL_VERSION, "node_id": "north", "instance": "x", "model": "digits",
-            "model_digest": "", "draining": False, "challenge": "0" * 32, "proof": "0" * 64,
+            "version": frames.PROTOCOL_VERSION, "node_id": "north", "instance": "x",
+            "draining": False, "challenge": "0" * 32, "proof": "0" * 64,
         }  # fmt: skip
         connection.send(frames.tell(frames.Tell.HELLO, 0, json.dumps(hello).encode()))
         with suppress(ConnectionClosed):

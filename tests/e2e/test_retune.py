@@ -23,7 +23,7 @@ DEFAULTS = {
     "error_rate_percent": 20, "check_seconds": 2, "retry_percent": 20, "queue_ms": 2000, "hand_off": True,
     "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
     "open_seconds": 30, "cache_entries": 1000, "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20,
-    "batch_eager": True, "request_timeout_ms": 10_000,
+    "batch_eager": True, "request_timeout_ms": 10_000, "default_model": "",
 }  # fmt: skip
 
 
@@ -131,6 +131,23 @@ def test_every_field_of_the_tuning(running, admin, load):
             for name, count in zip(running.names, waited, strict=True)
         ),
     )
+
+
+def test_a_models_own_settings_come_before_the_tuning(running, admin, load):
+    def capacities() -> set[int]:
+        return {running.health(name)["cache_capacity"] for name in running.names}
+
+    page = admin.add_model(name="small", cache_entries=11, batch_size=0)
+    assert "0 is out of range. Choose from 1 to 1,024." in page
+    page = admin.add_model(name="small", cache_entries=11, batch_size=7)
+    assert "was added successfully" in page
+    in_force("its cache", lambda: capacities() == {11})
+    served = [each for each in running.stats()["models"] if each["name"] == "small"]
+    assert [(each["state"], each["max_batch_size"]) for each in served] == [("READY", 7)]
+    load.wait_for(300)
+    assert all(running.health(name)["cache_size"] <= 11 for name in running.names)
+    assert "was deleted successfully" in admin.remove_model("small")
+    in_force("what is usual", lambda: capacities() == {1000})
 
 
 def test_an_invalid_value_is_refused_with_a_sentence(running, admin, load):

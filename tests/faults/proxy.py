@@ -173,7 +173,7 @@ class Connection:
         return fault.end is None
 
     def _note_asks(self, message: bytes) -> None:
-        for kind, ident, _, payload in frames.asks(message):
+        for kind, _, ident, _, payload in frames.asks(message):
             if kind in (Ask.INFER, Ask.CHECK):  # a check runs the model too; it has no payload
                 self.pending[ident] = payload
                 self._proxy.asked[payload] += 1

@@ -38,6 +38,10 @@ ROWS = {
         "0 failed; in force everywhere within 2 s; an invalid value is refused and the old one kept",
     ),
     25: Row("rolling restart of all, keep-alive clients that never retry", "0 failed of 100,000"),
+    26: Row(
+        "a new model version under load, and a broken one",
+        "0 failed; no answer of the old version after the switch, from no cache",
+    ),
     28: Row(
         "10,000 clients that leave mid-request",
         "in flight back to 0; no breaker trips; ≥ 90 % of queued work dropped",

@@ -11,7 +11,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from datetime import datetime as Right
 from pathlib import Path
 from typing import Any
@@ -90,9 +89,10 @@ def fail_at_random(control: Control) -> None:
 
     run, chance = Engine.run, random.Random(1)
 
-    def failing(self: Engine, samples: Sequence[bytes]) -> Any:
-        results = run(self, samples)
-        return [EngineError("the device is broken") if chance.random() < control["fail"] else each for each in results]
+    def failing(self: Engine, *arguments: Any, **named: Any) -> Any:
+        done = run(self, *arguments, **named)
+        broken = EngineError("the device is broken")
+        return done._replace(results=[broken if chance.random() < control["fail"] else each for each in done.results])
 
     Engine.run = failing  # type: ignore[method-assign]
 

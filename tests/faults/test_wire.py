@@ -154,7 +154,7 @@ class Stranger:
 
 
 @contextmanager
-def stranger(fleet: Sickbay, load: OpenLoad) -> Iterator[None]:
+def stranger(fleet: Sickbay, cases: list[Case]) -> Iterator[None]:
     service = Stranger(fleet.own_ports[VICTIM])
     try:
         yield
@@ -162,7 +162,7 @@ def stranger(fleet: Sickbay, load: OpenLoad) -> Iterator[None]:
     finally:
         service.close()
     assert b"upgrade: websocket" in service.heard.lower()
-    assert not any(case.text in service.heard for case in load.cases)
+    assert not any(case.text in service.heard for case in cases)
 
 
 @contextmanager
@@ -180,10 +180,11 @@ def impostor(fleet: Sickbay, name: str, token: str, complaint: str) -> Iterator[
 
 @pytest.mark.row(29)
 def test_a_stranger_at_a_workers_port_gets_no_data(fleet: Sickbay, fresh: Fresh, figures: Figures) -> None:
-    with OpenLoad(fleet.gateway_url, fresh(20_000), rate=RATE) as load:
+    cases = fresh(20_000)
+    with OpenLoad(fleet.gateway_url, cases, rate=RATE) as load:
         load.wait_for(30)
         fleet.kill(VICTIM)
-        with stranger(fleet, load):
+        with stranger(fleet, cases):
             load.wait_for(100)
         token = fleet.env["INFERENCE_TOKEN"]
         with impostor(fleet, "worker_9", token, "there is 'worker_9', not 'worker_2'"):

@@ -275,6 +275,89 @@ def test_a_cache_that_is_switched_off_is_no_failure(cluster: StubCluster) -> Non
     assert "cache is set to 0" in checks["end-to-end inference"]["detail"]
 
 
+def described(
+    cluster: StubCluster, answer: Callable[[dict[str, Any]], Any], remembers: bool = True, **members: Any
+) -> list[dict[str, Any]]:
+    """All workers describe their model so, and `answer` gives output_data, or None to refuse; with what they get."""
+    asked: list[dict[str, Any]] = []
+    kept: set[str] = set()
+
+    def infer(body: dict[str, Any]) -> Any:
+        question = {name: value for name, value in body.items() if name != "request_id"}
+        asked.append(question)
+        output = answer(question)
+        if output is None:
+            return 422, {"error": "not this", "code": "wrong_shape"}
+        cached = remembers and json.dumps(question) in kept
+        kept.add(json.dumps(question))
+        told = {"request_id": body["request_id"], "output_data": output, "node_id": "worker_1"}
+        return 200, {**told, "cached": cached, "inference_time_us": 1}
+
+    model = {"name": "m", "input_shape": ["batch", "n"], "batches": True, "output": "y", **members}
+    for worker in cluster.workers:
+        worker.health_extra = {"model": model}
+        worker.fault = infer
+    handle = cluster.server.handle_json
+    cluster.server.handle_json = lambda method, path, body: (
+        infer(body) if path == "/infer" else handle(method, path, body)
+    )
+    return asked
+
+
+def test_a_model_of_several_inputs_is_asked_by_name_in_sizes_that_it_takes(cluster: StubCluster) -> None:
+    inputs = [
+        {"name": "input_ids", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "attention_mask", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "weights", "datatype": "FP32", "shape": [-1, 2, 3]},
+    ]
+    asked = described(cluster, lambda body: [0.5] if len(body["inputs"]["input_ids"]) == 16 else None, inputs=inputs)
+    checks = diagnose(cluster.url)
+    assert failing(checks) == set()
+    assert checks["end-to-end inference"]["ok"] is True
+    sent = asked[-1]["inputs"]
+    assert [len(sent[name]) for name in ("input_ids", "attention_mask")] == [16, 16]
+    assert set(sent["attention_mask"]) == {1}
+    assert set(sent["input_ids"]) <= set(range(10))
+    assert [len(row) for row in sent["weights"]] == [3, 3]
+    assert len(asked) == 1 + 3 + 2  # a length that it does not take; then each worker, and twice the gateway
+
+
+def test_a_model_that_answers_text(cluster: StubCluster) -> None:
+    inputs = [{"name": "text", "datatype": "BYTES", "shape": [-1, 1]}]
+    outputs = [{"name": "y", "datatype": "BYTES", "shape": [-1, 1]}]
+    asked = described(cluster, lambda body: ["label " + body["inputs"]["text"][0]], inputs=inputs, outputs=outputs)
+    checks = diagnose(cluster.url)
+    assert failing(checks) == set()
+    assert "1 texts" in checks["direct inference"]["detail"]
+    assert asked[0]["inputs"]["text"][0].isdigit()
+    described(cluster, lambda body: ["other"], inputs=inputs)  # text that no output of it is
+    assert "'other', which is no finite number" in diagnose(cluster.url)["direct inference"]["detail"]
+
+
+def test_a_model_that_takes_nothing_that_was_tried_is_not_checked(cluster: StubCluster) -> None:
+    described(cluster, lambda body: None, inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, -1]}])
+    checks = diagnose(cluster.url)
+    assert failing(checks) == set()
+    for name in ("direct inference", "end-to-end inference"):
+        assert checks[name]["ok"] is None
+        assert "takes no input that was tried: POST /infer gave HTTP 422: not this" in checks[name]["detail"]
+
+
+def test_a_model_whose_results_are_not_kept_may_answer_otherwise(
+    cluster: StubCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = iter(range(1, 100))
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    described(cluster, lambda body: [next(numbers)], False, inputs=inputs)
+    assert failing(diagnose(cluster.url)) == {"direct inference", "end-to-end inference"}
+    stats = cluster.stats
+    models = [{"name": "n", "cached": True}, {"name": "m", "cached": False, "default": True}]
+    monkeypatch.setattr(cluster, "stats", lambda: {**stats(), "models": models})
+    checks = diagnose(cluster.url)
+    assert failing(checks) == set()
+    assert "results are not kept" in checks["end-to-end inference"]["detail"]
+
+
 def test_a_check_of_unknowns_is_neither_well_nor_failed() -> None:
     check, states = Check("process status"), []
     for add in (lambda: check.unknown("far away"), lambda: check.good("near"), lambda: check.bad("broken", "mend it")):

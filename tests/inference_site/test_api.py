@@ -4,12 +4,14 @@ import logging
 import socket
 import struct
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from django.core.asgi import get_asgi_application
 
 from inference_site import lifecycle
-from tests.support.hot_server import EchoPlane, HotServer
+from inference_site.exchange import Plane
+from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
 from tests.support.wire import Wire, request
 
@@ -20,8 +22,8 @@ class EchoService(lifecycle.Service):
         self._plane = server.plane
 
     @property
-    def plane(self) -> EchoPlane:
-        return self._plane
+    def plane(self) -> Plane:
+        return cast(Plane, self._plane)
 
 
 @pytest.fixture

@@ -8,15 +8,17 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import uvicorn
 from uvicorn.server import ServerState
 
+from inference_site.exchange import Plane
 from inference_site.heads import KnownHeads
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import error_body
+from inference_site.v2.rest import Rest
 from tests.support.processes import wait_until
 from tests.support.wire import Wire
 
@@ -158,9 +160,14 @@ class HotServer:
     """Its clock for timeouts stands still unless a test moves it; `errors` is what reached the loop's handler."""
 
     def __init__(
-        self, max_body_bytes: int = 16 * 2**20, max_in_flight_bytes: int = 512 * 2**20, app: Any = None
+        self,
+        max_body_bytes: int = 16 * 2**20,
+        max_in_flight_bytes: int = 512 * 2**20,
+        app: Any = None,
+        plane: Any = None,
     ) -> None:
-        self.plane = plane = EchoPlane()
+        """plane: instead of one that echoes bodies of /infer."""
+        self.plane = EchoPlane()
         self.site = Site()
         self._app = app or self.site
         self.errors: list[str] = []
@@ -179,7 +186,8 @@ class HotServer:
                 Protocol.ended += 1
                 return super().eof_received()
 
-        Protocol.plane = plane
+        Protocol.plane = plane or cast(Plane, self.plane)
+        Protocol.rest = Rest(Protocol.plane)
         Protocol.max_body_bytes = max_body_bytes
         self.protocol = Protocol
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from tests.support.oracle import Case as Case
@@ -19,6 +19,19 @@ from tests.support.processes import wait_until
 
 ANSWER_WITHIN_S = 20.0  # twice what the gateway allows
 ANSWER_LIMIT_BYTES = 2**22
+
+
+class Sendable(Protocol):
+    """What can be sent over and over: a Case, or another that knows its request and a right answer."""
+
+    @property
+    def status(self) -> int: ...
+
+    def request(self, ident: str, host: str) -> bytes:
+        """The whole request."""
+
+    def fault_of(self, ident: str, status: int, head: bytes, answer: dict[str, Any], allow_503: bool = False) -> str:
+        """What is wrong with an answer to it, whose head is given in lower case; "" if nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +104,14 @@ class Report:
         assert not found, f"{causes} beside {len(self.answers)} right answers; the first: {found[:5]}"
 
 
+def said_in(head: bytes, name: bytes) -> str:
+    """What the header says in a head in lower case; "" without it."""
+    return head.partition(b"\r\n" + name + b": ")[2].partition(b"\r\n")[0].decode()
+
+
 def attempts_of(head: bytes) -> int:
     """What X-Attempts says in a head in lower case; 0 without it."""
-    return int(head.partition(b"\r\nx-attempts: ")[2].partition(b"\r\n")[0] or 0)
+    return int(said_in(head, b"x-attempts") or 0)
 
 
 class Sender:
@@ -102,7 +120,7 @@ class Sender:
     A 503 counts as an answer only with `allow_503`, and only in the documented shape.
     """
 
-    def __init__(self, url: str, cases: Sequence[Case], *, allow_503: bool = False) -> None:
+    def __init__(self, url: str, cases: Sequence[Sendable], *, allow_503: bool = False) -> None:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.cases = cases
@@ -144,7 +162,7 @@ class Sender:
         """Returns when every case has been sent and answered with 200 after this moment."""
         wait_until("an answer for every case", lambda: len(self.report.owners(since)) == len(self.cases), timeout_s)
 
-    def case(self, number: int) -> tuple[int, Case]:
+    def case(self, number: int) -> tuple[int, Sendable]:
         position = number % len(self.cases)
         return position, self.cases[position]
 
@@ -174,7 +192,7 @@ class Load(Sender):
     def __init__(
         self,
         url: str,
-        cases: Sequence[Case],
+        cases: Sequence[Sendable],
         *,
         connections: int = 20,
         rate: float | None = None,
@@ -228,7 +246,7 @@ class _Client:
                 await asyncio.sleep(0.02)
         self._close()
 
-    async def _exchange(self, position: int, case: Case, ident: str, began: float) -> tuple[str, str] | None:
+    async def _exchange(self, position: int, case: Sendable, ident: str, began: float) -> tuple[str, str] | None:
         """Sends one case and takes its answer; cause and detail if it failed."""
         if self._streams is None:
             self._new_connection = True
@@ -257,7 +275,10 @@ class _Client:
             fault = f"{error!r} in {content[:300]!r}"
         if fault:
             return ("status" if status != case.status else "wrong"), fault
-        node, cached = answer.get("node_id", ""), answer.get("cached", False)
+        node, cached = (
+            answer.get("node_id") or said_in(head, b"x-node"),
+            answer.get("cached", said_in(head, b"x-cache") in ("hit", "gateway")),
+        )
         attempts = attempts_of(head)
         self._load.report.answers.append(Answer(position, status, node, cached, began, latency_s, attempts=attempts))
         self._new_connection = False

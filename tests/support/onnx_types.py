@@ -63,6 +63,12 @@ def mixed(path: Path) -> Path:
     )
 
 
+def add(path: Path, a: Sequence[Dim | None], b: Sequence[Dim | None]) -> Path:
+    """`a` FP32 and `b` FP32 of any shapes -> `output` FP32 = a + b, of the shape of `a`."""
+    nodes = [helper.make_node("Add", ["a", "b"], ["output"])]
+    return write(path, nodes, [info("a", "FP32", a), info("b", "FP32", b)], [info("output", "FP32", a)], {})
+
+
 def square(path: Path) -> Path:
     """`a` FP32 [batch, n, m], `b` FP32 [batch, m, n] -> `product` FP32 [batch, n, n] = a @ b."""
     return write(

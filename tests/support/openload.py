@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from tests.support.load import ANSWER_WITHIN_S, Answer, Case, Failure, Sender, attempts_of
+from tests.support.load import ANSWER_WITHIN_S, Answer, Failure, Sendable, Sender, attempts_of, said_in
 
 IDLE_S = 2.0  # a connection that was not needed for this long is closed, as clients do
 TURN_S = 0.002  # how often what is due is sent: asyncio's timers are no finer than about 1 ms
@@ -21,7 +21,9 @@ class OpenLoad(Sender):
     seen by all who would have come in that second. `rate` may be changed while it runs.
     """
 
-    def __init__(self, url: str, cases: Sequence[Case], *, rate: float, allow_503: bool = False, seed: int = 1) -> None:
+    def __init__(
+        self, url: str, cases: Sequence[Sendable], *, rate: float, allow_503: bool = False, seed: int = 1
+    ) -> None:
         super().__init__(url, cases, allow_503=allow_503)
         self.rate = rate
         self.idle: deque[_Wire] = deque()
@@ -75,10 +77,10 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._opening: asyncio.Task[None] | None = None
         self._buffer = b""
-        self._asked: tuple[int, Case, str] | None = None
+        self._asked: tuple[int, Sendable, str] | None = None
         self._new = True
 
-    def ask(self, position: int, case: Case, ident: str, planned: float) -> None:
+    def ask(self, position: int, case: Sendable, ident: str, planned: float) -> None:
         self.planned = planned
         self._asked = (position, case, ident)
         if self._transport is None:
@@ -152,7 +154,10 @@ class _Wire(asyncio.Protocol):
         self._new = False
         load = self._load
         load.busy.discard(self)
-        node, cached = answer.get("node_id", ""), answer.get("cached", False)
+        node, cached = (
+            answer.get("node_id") or said_in(head, b"x-node"),
+            answer.get("cached", said_in(head, b"x-cache") in ("hit", "gateway")),
+        )
         load.report.answers.append(
             Answer(position, status, node, cached, self.planned, latency_s, self._late_s, attempts_of(head))
         )

@@ -40,6 +40,7 @@ def gateway_worker(number: int, requests: int, key_share: float, traffic_share: 
         "last_error": "",
         "stats_age_s": 0.4,
         "node": {
+            "models": [node_model("digits", "1", requests, hits, batches)],
             "node_id": f"worker_{number}",
             "total_requests": requests,
             "cache_hits": hits,
@@ -62,8 +63,49 @@ def gateway_worker(number: int, requests: int, key_share: float, traffic_share: 
     }
 
 
-def breaker(worker: Json) -> Json:
+def node_model(name: str, version: str, requests: int, hits: int, batches: int) -> Json:
+    """What a worker reports of one version."""
     return {
+        "number": 1,
+        "name": name,
+        "version": version,
+        "total_requests": requests,
+        "cache_hits": hits,
+        "queue": 2,
+        "batch_processor": {"total_batches": batches, "avg_batch_size": 6.04},
+    }
+
+
+def served_model(name: str = "digits", version: str = "1", **values: Any) -> Json:
+    """One version in /stats, in good health on three workers."""
+    workers = [{"name": f"worker_{number}", "state": "READY", "reason": "", "number": 1} for number in (1, 2, 3)]
+    return {
+        "name": name,
+        "version": version,
+        "state": "READY",
+        "reason": "",
+        "default": True,
+        "digest": "4be1c60f02a9d8f1",
+        "workers": workers,
+        "requests": 1_210_863,
+        "errors": 37,
+        "hot_hits": 0,
+        "joined": 0,
+        "in_flight": 18,
+        "requests_per_s": 8423.4,
+        "p50_ms": 1.84,
+        "p99_ms": 12.61,
+        "batches": True,
+        "max_batch_size": 32,
+        "cached": True,
+        "provider": "CPUExecutionProvider",
+        **values,
+    }
+
+
+def breaker(worker: Json, model: str = "digits") -> Json:
+    return {
+        "model": model,
         "node": worker["address"],
         "name": worker["name"],
         "state": "CLOSED",
@@ -90,6 +132,7 @@ def gateway_stats() -> Json:
         "total_workers": 3,
         "circuit_breakers": [breaker(worker) for worker in workers],
         "workers": workers,
+        "models": [served_model()],
         "gateway": {
             "requests": 1_210_863,
             "errors": 37,

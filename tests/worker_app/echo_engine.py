@@ -17,8 +17,9 @@ from inference_site.lib.record import Record
 from worker_app.engine import Engine, EngineError, Run
 from worker_app.model import Model
 from worker_app.node import Node
+from worker_app.reader import Reader
 from worker_app.results import encode_text, encode_v2
-from worker_app.samples import Reader, Sample
+from worker_app.samples import Sample
 from worker_app.signature import Signature, Tensor
 
 

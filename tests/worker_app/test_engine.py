@@ -1,7 +1,9 @@
 """The engine with the real ONNX Runtime: batches equal singles, a bad sample harms nobody."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +192,7 @@ def test_asks_of_all_forms_and_of_any_rows_share_a_batch(tmp_path: Path) -> None
     sizes = count_runs(engine)
     first, several, named, last = engine.run(samples).results
     assert sizes == [7]
-    np.testing.assert_allclose([values(first), values(named)], expected[[0, 4]], atol=1e-6)
+    np.testing.assert_allclose(np.array([values(first), values(named)], "f8"), expected[[0, 4]], atol=1e-6)
     found = answers(several)
     assert list(found) == ["label", "probabilities"]
     np.testing.assert_array_equal(found["label"], expected[1:4].argmax(axis=1))
@@ -220,9 +222,24 @@ def test_several_sessions_run_at_the_same_time(tmp_path: Path) -> None:
     path.with_suffix(".json").write_text('{"sessions": 3}')
     engine = load(path)
     assert engine.sessions == 3
+    all_there = threading.Barrier(3)
+
+    class Meeting:
+        """Runs once the other sessions run too."""
+
+        def __init__(self, real: ort.InferenceSession) -> None:
+            self.real = real
+
+        def run(self, outputs: list[str], inputs: dict[str, Any], options: object = None) -> Any:
+            all_there.wait(60)
+            return self.real.run(outputs, inputs)
+
+    engine._sessions = [Meeting(session) for session in engine._sessions]
     sample = engine.read(b"[1,2,3,4]")
-    results = {bytes(str(engine.run([sample, sample], number).results), "ascii") for number in range(3)}
-    assert len(results) == 1
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda number: engine.run([sample, sample], number).results, range(3)))
+    assert found[0] == found[1] == found[2]
+    assert all(isinstance(result, bytes) for result in found[0])
 
 
 def test_the_record_may_forbid_batches(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ async def test_a_watched_input_runs_alone_before_all_that_waits_and_is_noted_mea
         noted.append(path.read_bytes())
         return run(samples, session)
 
-    engine.run = look  # type: ignore[method-assign]
+    engine.run = look  # type: ignore[assignment, method-assign]
     asker = Asker(model)
     for number in range(3):
         asker.ask([number, 0, 0, 0])

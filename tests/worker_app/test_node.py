@@ -52,7 +52,7 @@ def state_of(node: Node, name: str) -> list[tuple[str, State, bool]]:
     return [(info.version, info.state, info.current) for info in node.infos() if info.name == name]
 
 
-async def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.002)

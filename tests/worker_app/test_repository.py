@@ -32,7 +32,15 @@ def test_every_version_of_every_model_is_found(tmp_path: Path) -> None:
 
 def test_what_is_no_model_is_ignored_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path, "a", "1")
-    for name, version in ((".hidden", "1"), ("two words", "1"), ("a", "latest"), ("a", "01"), ("a", "0"), ("a", ".2")):
+    for name, version in (
+        (".hidden", "1"),
+        ("two words", "1"),
+        ("a", "latest"),
+        ("stats", "1"),
+        ("a", "01"),
+        ("a", "0"),
+        ("a", ".2"),
+    ):
         put(tmp_path, name, version)
     (tmp_path / "a" / "7").mkdir()
     (tmp_path / "a" / "9").touch()
@@ -42,7 +50,7 @@ def test_what_is_no_model_is_ignored_and_said_once(tmp_path: Path, caplog: pytes
     for _ in range(2):
         assert {name: list(versions) for name, versions in repository.look().items()} == {"a": ["1"]}
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == len(set(said)) == 5
+    assert len(said) == len(set(said)) == 6
     assert any("two words is ignored: a model's name is" in line for line in said)
     assert any("latest is ignored: a version is a whole number" in line for line in said)
     assert any("7 is ignored: there is no model.onnx in it" in line for line in said)

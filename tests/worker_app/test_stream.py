@@ -4,17 +4,21 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from inference_site.lib import frames, handoff, handshake
+from inference_site.lib import asks, frames, handoff, handshake
+from inference_site.lib.catalog import Models, ModelSettings
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
+from tests.worker_app.file_engine import Shelf
+from tests.worker_app.file_engine import answer as word
 from worker_app import stream as stream_module
 from worker_app.model import Model
 from worker_app.node import Node
@@ -235,6 +239,7 @@ async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypat
         frames.ask(99, 1, b"what"),
         frames.ask(0, 0, b""),
         frames.ask(Ask.SETTINGS, 0, b"not json"),
+        frames.ask(Ask.USES, 0, b"not numbers"),
         frames.ask(Ask.KEEP, 0, b"not entries"),
         frames.ask(Ask.KEEP, 0, msgspec.msgpack.encode(("name", "1", "digest", [(1, 2, 3, 4)]))),
         frames.ask(Ask.SETTINGS, 0, b'{"batch_size": "many"}'),
@@ -488,3 +493,105 @@ async def test_two_gateways_with_the_same_ids_get_their_own_answers(connect: Con
         await side.until(lambda side=side: len(side.of(Tell.RESULT)) == 50)  # type: ignore[misc]
         for reply in side.of(Tell.RESULT):
             assert reply[5] == answer_to(number, reply[3], 0, 0)
+
+
+def settings(revision: int, **models: ModelSettings) -> bytes:
+    return frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=revision, models=models)))
+
+
+def uses(*numbers: int) -> bytes:
+    return frames.ask(Ask.USES, 0, msgspec.json.encode(numbers))
+
+
+def told(side: GatewaySide) -> list[Models]:
+    return [msgspec.json.decode(reply[5], type=Models) for reply in side.of(Tell.MODELS)]
+
+
+async def test_the_models_are_told_after_settings_and_not_before(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node(EchoEngine(), EchoEngine(name="b"))))
+    side.give(frames.ask(Ask.PING, 1, b""))
+    await side.until(lambda: side.of(Tell.PONG))
+    assert not told(side)
+    side.give(settings(4))
+    await side.until(lambda: told(side))
+    (models,) = told(side)
+    assert (models.revision, models.default) == (4, "b")
+    assert [(info.number, info.name, info.state) for info in models.models] == [(2, "b", "READY"), (1, "echo", "READY")]
+    side.give(settings(3))  # older: not in force, but answered
+    await side.until(lambda: len(told(side)) == 2)
+    assert told(side)[1].revision == 4
+
+
+async def test_each_model_answers_under_its_number_and_another_number_is_gone(connect: Connect, start: Start) -> None:
+    engines = EchoEngine(), EchoEngine(values=2, name="b")
+    side = await proven(connect, start(echo_node(*engines)))
+    side.give(infer(1, 1, 2, 3, 4, model=1) + infer(2, 5, 6, model=2) + infer(3, 5, 6, model=3) + infer(4, 5, model=0))
+    side.give(frames.ask(Ask.CHECK, 5, b"", 0, 3) + frames.ask(Ask.CHECK, 6, b"", 0, 2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 3)
+    results = {reply[3]: reply[5] for reply in side.of(Tell.RESULT)}
+    assert results == {1: answer_to(1, 2, 3, 4), 2: answer_to(5, 6), 6: b""}
+    assert [reply[3] for reply in side.of(Tell.GONE)] == [3, 4, 5]
+
+
+async def test_a_result_is_bound_to_its_model_too(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node(EchoEngine(), EchoEngine(name="b"))))
+    side.give(infer(1, 1, 2, 3, 4, model=1) + infer(2, 1, 2, 3, 4, model=2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
+    for reply, name in zip(sorted(side.of(Tell.RESULT), key=lambda reply: reply[3]), ("echo", "b"), strict=True):
+        key = asks.key_of(b"[1, 2, 3, 4]", asks.seed_of(name, "1"))
+        assert reply[6] == frames.check_of(reply[5], key)
+
+
+async def test_a_new_version_is_told_while_it_loads_and_the_old_one_goes_when_it_is_let_go(
+    connect: Connect, start: Start, tmp_path: Path
+) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    side = await proven(connect, node)
+    side.give(settings(1) + uses(1))
+    await side.until(lambda: told(side))
+    shelf.put("a", "2", "new")
+    shelf.open.clear()
+    side.give(settings(2, a=ModelSettings(order=1)))
+    await side.until(lambda: len(told(side)) == 2)
+    assert [(info.version, info.state) for info in told(side)[1].models] == [("1", "READY"), ("2", "LOADING")]
+    side.give(infer(1, 1, 2, model=1))
+    await side.until(lambda: side.of(Tell.RESULT))
+    shelf.open.set()
+    await side.until(lambda: len(told(side)) == 3)
+    both = {info.number: (info.version, info.state, info.current) for info in told(side)[2].models}
+    assert both == {1: ("1", "READY", False), 2: ("2", "READY", True)}
+    assert told(side)[2].revision == 2
+    side.give(infer(2, 1, 2, model=1) + infer(3, 1, 2, model=2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 3)
+    results = {reply[3]: reply[5] for reply in side.of(Tell.RESULT)}
+    assert results == {1: word("old", 1, 2), 2: word("old", 1, 2), 3: word("new", 1, 2)}
+    side.give(uses(2) + infer(4, 1, 2, model=1))
+    await side.until(lambda: side.of(Tell.GONE))
+    assert [info.number for info in told(side)[-1].models] == [2]
+
+
+async def test_what_could_not_be_loaded_is_told(connect: Connect, start: Start, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.put("a", "1", "old")
+    side = await proven(connect, start(shelf.node()))
+    shelf.put("a", "2", "broken")
+    side.give(settings(1, a=ModelSettings(order=1)))
+    await side.until(lambda: len(told(side)) == 2)
+    good, bad = told(side)[1].models
+    assert (good.number, good.current, good.state) == (1, True, "READY")
+    assert (bad.number, bad.state) == (0, "UNAVAILABLE")
+    assert "it is broken" in bad.reason
+
+
+async def test_results_of_one_model_are_shared_and_of_none_only_the_end(connect: Connect, start: Start) -> None:
+    side = await proven(connect, start(echo_node(EchoEngine(), EchoEngine(name="b"))))
+    side.give(infer(1, 1, 2, 3, 4, model=2))
+    await side.until(lambda: side.of(Tell.RESULT))
+    side.give(b"".join(frames.ask(Ask.SHARE, number, b"", 0, number) for number in (1, 2, 3)))
+    await side.until(lambda: len(side.of(Tell.ENTRIES)) == 4)
+    found = [(reply[3], handoff.decode(reply[5])) for reply in side.of(Tell.ENTRIES)]
+    counts = {number: [len(each.entries) for ident, each in found if ident == number] for number in (1, 2, 3)}
+    assert counts == {1: [0], 2: [1, 0], 3: [0]}
+    assert {(each.name, each.version) for ident, each in found if ident == 2} == {("b", "1")}

@@ -88,7 +88,7 @@ def test_several_inputs_of_several_datatypes(mixed: Engine, rows: int, n: int, d
 
 def test_outputs_come_as_asked_and_in_that_order(mixed: Engine) -> None:
     inputs = {"floats": np.ones((1, 2), "f4"), "whole": np.array([3]), "words": np.array([["a"]], object)}
-    view = [{"name": "doubled"}, {"name": "sums", "parameters": {"binary_data": True}}]
+    view: list[dict[str, Any]] = [{"name": "doubled"}, {"name": "sums", "parameters": {"binary_data": True}}]
     result = ask(mixed, binary_ask(inputs, view))
     assert isinstance(result, bytes)
     heads, tensors = unpack_v2_result(result)
@@ -126,7 +126,7 @@ def size(number: Any, **more: Any) -> list[dict[str, Any]]:
     return changed(data=None, parameters={"binary_data_size": number}, **more)
 
 
-MALFORMED = {
+MALFORMED: dict[str, tuple[Any, Any, bytes]] = {
     "no list": ({}, None, b""),
     "no name": ([{"shape": [1], "datatype": "FP32", "data": [1]}], None, b""),
     "no shape": (changed(shape=None), None, b""),
@@ -162,7 +162,7 @@ MALFORMED = {
     "shared memory for an output": (changed(), [{"name": "output", "parameters": {"shared_memory_region": "r"}}], b""),
     "binary_data of text": (changed(), [{"name": "output", "parameters": {"binary_data": "yes"}}], b""),
 }
-UNFIT = {
+UNFIT: dict[str, tuple[Any, Any, bytes]] = {
     "no input": ([], None, b""),
     "an unknown input": (changed(name="other"), None, b""),
     "another datatype": (changed(datatype="FP64"), None, b""),
@@ -171,6 +171,8 @@ UNFIT = {
     "too few dimensions": (changed(shape=[4]), None, b""),
     "too many dimensions": (changed(shape=[1, 4, 1]), None, b""),
     "another size": (changed(shape=[1, 5], data=[1, 2, 3, 4, 5]), None, b""),
+    "a hundred dimensions": (changed(shape=[1] * 100, data=[1]), None, b""),
+    "a size beyond all memory": (size(0, shape=[2**70, 0]), None, b""),
     "out of range": (changed(data=[1, 2, 1e39, 4]), None, b""),
 }
 

@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseUnavailable
@@ -43,6 +44,9 @@ class Command(BaseCommand):
         parser.add_argument("workers", nargs="*", metavar="[NAME=]HOST:PORT", help="none: the workers in the database")
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
         parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+        parser.add_argument(
+            "--grpc-port", type=int, default=settings.GRPC_PORT, help="of gRPC, 0: none (default: GRPC_PORT, else none)"
+        )
         parser.add_argument("--fd", type=int, help="an inherited listening socket, instead of --host and --port")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -54,9 +58,11 @@ class Command(BaseCommand):
                 if options["fd"] is None
                 else socket.socket(fileno=options["fd"])
             )
+            if options["grpc_port"] and options["fd"] is None:
+                listen(options["host"], options["grpc_port"], "--grpc-port").close()  # or it says why not
         except (ImproperlyConfigured, PortError) as error:
             raise CommandError(str(error)) from error
-        lifecycle.use(lifecycle.GatewayService(not_written(workers)))
+        lifecycle.use(lifecycle.GatewayService(not_written(workers), options["host"], options["grpc_port"]))
         serve(sock)
 
 

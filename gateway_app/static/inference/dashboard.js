@@ -8,11 +8,8 @@
   const editUrl = table.dataset.editUrl;
   const rows = new Map();
 
-  const STATES = {
-    CLOSED: { kind: "good", icon: "ok" },
-    HALF_OPEN: { kind: "warn", icon: "half" },
-    OPEN: { kind: "bad", icon: "bad" },
-  };
+  const { STATES } = ModelTable;
+  const WORST_FIRST = ["OPEN", "HALF_OPEN", "CLOSED"];
 
   function mode(worker) {
     if (!worker.enabled) return { text: "Disabled", kind: "quiet", icon: "off" };
@@ -22,8 +19,18 @@
     return { text: "", kind: "", icon: "" };
   }
 
+  // Of a worker's breakers, one per model: the one that matters most, and how many there are.
+  function worst(breakers) {
+    const [first] = breakers.toSorted((a, b) => WORST_FIRST.indexOf(a.state) - WORST_FIRST.indexOf(b.state));
+    return first && { ...first, of: breakers.length };
+  }
+
   function counts(breaker) {
     if (!breaker) return "";
+    return breaker.of > 1 ? `${breaker.model}: ${countsOfOne(breaker)}` : countsOfOne(breaker);
+  }
+
+  function countsOfOne(breaker) {
     if (breaker.state === "OPEN") return `opened ${plural(breaker.opens, "time", "times")}`;
     if (breaker.state === "HALF_OPEN") return `${breaker.successes} of ${plural(breaker.success_threshold, "success", "successes")} to close`;
     return `${breaker.failures} of ${plural(breaker.failure_threshold, "failure", "failures")} to open`;
@@ -47,6 +54,12 @@
     for (const error of errors) lines.push(`Last error: ${error}`);
     if (worker.connected && worker.stats_age_s > 3) lines.push(`Its last report is ${duration(worker.stats_age_s)} old.`);
     return lines.join(" ");
+  }
+
+  function modelNames({ node }) {
+    const others = new Set((node.models || []).map((model) => model.name));
+    others.delete(node.model);
+    return others.size ? `${node.model} and ${plural(others.size, "other", "others")}` : node.model || "none";
   }
 
   function newRow() {
@@ -86,7 +99,7 @@
       batches: batches ? `${number(batches.full_batches)} full · ${number(batches.timeout_batches)} timeout · ${number(batches.free_batches)} free` : "",
       keys: percent(worker.key_share),
       traffic: percent(worker.traffic_share),
-      model: node ? node.model : NONE,
+      model: node ? modelNames(worker) : NONE,
       provider: node ? provider(node.provider) : "",
       notes: note,
     });
@@ -100,7 +113,7 @@
   }
 
   function paintWorkers(workers, breakers) {
-    const byName = new Map(breakers.map((breaker) => [breaker.name, breaker]));
+    const byName = new Map(workers.map(({ name }) => [name, worst(breakers.filter((breaker) => breaker.name === name))]));
     // An even share fills half a bar, so that too much is seen as well as too little; nothing is wider than its track.
     const even = 1 / Math.max(1, workers.filter((worker) => worker.enabled).length);
     const widest = Math.max(...workers.flatMap((worker) => [worker.key_share, worker.traffic_share]), Math.min(1, 2 * even));
@@ -136,12 +149,6 @@
     byId("events-section").hidden = events.length === 0;
   }
 
-  function errorShare({ errors, requests }) {
-    if (!requests) return NONE;
-    const share = (errors / requests) * 100;
-    return errors && share < 0.01 ? "< 0.01 %" : `${share.toFixed(2)} %`; // 37 errors are never shown as none
-  }
-
   function paintGateway(gateway, workers) {
     const enabled = workers.filter((worker) => worker.enabled);
     const up = enabled.filter((worker) => worker.routable).length;
@@ -157,12 +164,12 @@
     Live.fill(byId("gateway"), {
       up: `${up} of ${enabled.length}`,
       upNote: upNotes.filter(Boolean).join(" · ") || (enabled.length ? "all take requests" : "none to ask"),
-      rate: gateway.requests_per_s < 10 ? decimal(gateway.requests_per_s) : number(gateway.requests_per_s),
+      rate: Live.rate(gateway.requests_per_s),
       requests: `${number(gateway.requests)} in all`,
       p50: millis(gateway.p50_ms),
       p95: millis(gateway.p95_ms),
       p99: millis(gateway.p99_ms),
-      errorShare: errorShare(gateway),
+      errorShare: Live.errorShare(gateway),
       errors: plural(gateway.errors, "error", "errors"),
       hitRate: served ? percent(hits / served) : NONE,
       hits: `${number(hits)} hits, ${number(gateway.hot_hits)} in the gateway`,
@@ -192,6 +199,7 @@
     const { gateway, workers, circuit_breakers: breakers } = stats;
     const { up, total } = paintGateway(gateway, workers);
     paintWorkers(workers, breakers);
+    ModelTable.paint(stats);
     paintEvents(stats.events);
     const trouble = [];
     if (gateway.draining) trouble.push("Draining");

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from inference_site.lib import frames
 
-ASK = st.tuples(st.integers(0, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(max_size=80))
+ASK = st.tuples(
+    st.integers(0, 255),
+    st.integers(0, 65535),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=80),
+)
 TELL = st.tuples(
     st.integers(0, 255),
     st.integers(0, 255),
@@ -18,9 +24,9 @@ TELL = st.tuples(
 )
 
 
-def pack_ask(frame: tuple[int, int, int, bytes]) -> bytes:
-    kind, ident, left_ms, payload = frame
-    return frames.ask(kind, ident, payload, left_ms)
+def pack_ask(frame: tuple[int, int, int, int, bytes]) -> bytes:
+    kind, model, ident, left_ms, payload = frame
+    return frames.ask(kind, ident, payload, left_ms, model)
 
 
 def pack_tell(frame: tuple[int, int, int, int, int, bytes, int]) -> bytes:
@@ -30,7 +36,7 @@ def pack_tell(frame: tuple[int, int, int, int, int, bytes, int]) -> bytes:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ASK, max_size=8))
-def test_requests_come_out_as_they_went_in(sent: list[tuple[int, int, int, bytes]]) -> None:
+def test_requests_come_out_as_they_went_in(sent: list[tuple[int, int, int, int, bytes]]) -> None:
     assert frames.asks(b"".join(map(pack_ask, sent))) == sent
 
 
@@ -43,7 +49,7 @@ def test_replies_come_out_as_they_went_in(sent: list[tuple[int, int, int, int, i
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ASK, min_size=1, max_size=4), st.lists(TELL, min_size=1, max_size=4), st.data())
 def test_a_cut_message_is_refused_or_ends_with_a_whole_frame(
-    asked: list[tuple[int, int, int, bytes]],
+    asked: list[tuple[int, int, int, int, bytes]],
     told: list[tuple[int, int, int, int, int, bytes, int]],
     data: st.DataObject,
 ) -> None:
@@ -98,7 +104,7 @@ def test_a_flipped_bit_never_gives_more_than_the_message_holds(
 
 def test_a_length_beyond_the_message_is_named() -> None:
     with pytest.raises(ValueError, match="a frame says 4294967295 bytes, 2 are there"):
-        frames.asks(frames.pack_ask_head(1, 1, 0xFFFFFFFF, 0) + b"ab")
+        frames.asks(frames.pack_ask_head(1, 1, 1, 0xFFFFFFFF, 0) + b"ab")
 
 
 def test_a_time_beyond_its_field_is_cut_not_an_error() -> None:

@@ -41,6 +41,14 @@ const Live = (() => {
     return `${scaled.toFixed(scaled < 10 ? 1 : 0)} ${units[0]}`;
   }
 
+  const rate = (perSecond) => (perSecond < 10 ? decimal(perSecond) : number(perSecond));
+
+  function errorShare({ errors, requests }) {
+    if (!requests) return NONE;
+    const share = (errors / requests) * 100;
+    return errors && share < 0.01 ? "< 0.01 %" : `${share.toFixed(2)} %`; // 37 errors are never shown as none
+  }
+
   const provider = (name) => (name ? name.replace(/ExecutionProvider$/, "") : NONE);
 
   // Writes only what changed: a selection or a screen reader's place in the page survives the next poll.
@@ -132,5 +140,5 @@ const Live = (() => {
     poll();
   }
 
-  return { NONE, number, decimal, percent, plural, millis, duration, bytes, provider, setText, fill, badge, bar, start };
+  return { NONE, number, decimal, percent, plural, millis, duration, bytes, rate, errorShare, provider, setText, fill, badge, bar, start };
 })();

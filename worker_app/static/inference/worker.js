@@ -23,7 +23,59 @@
   function notReady(health) {
     if (health.draining) return "Draining: this worker finishes what it has and stops once its gateways have left.";
     if (!health.ready) return "Starting: the model is being loaded and warmed up.";
+    if (!health.model.name) return "No model: put one into the repository, then load it.";
     return health.healthy ? "" : "Unhealthy: the engine does not run the model. The worker's log says why.";
+  }
+
+  function stateOf(model) {
+    if (model.state === "LOADING") return { text: "Loading", kind: "info", icon: "half" };
+    if (model.reason === "unloaded") return { text: "Unloaded", kind: "quiet", icon: "drain" };
+    if (model.state !== "READY") return { text: "Not loaded", kind: "bad", icon: "bad" };
+    return model.current ? { text: "Ready", kind: "good", icon: "ok" } : { text: "Leaving", kind: "info", icon: "drain" };
+  }
+
+  // One row for each version, loaded or not; a single model that serves is told in full below.
+  function paintModels(models) {
+    const table = byId("models");
+    const worth = models.length > 1 || models.some((model) => model.state !== "READY");
+    table.hidden = !worth;
+    const rows = [...table.querySelectorAll("tbody")];
+    for (const row of rows.slice(models.length)) row.remove();
+    for (const [place, model] of models.entries()) {
+      const row = rows[place] || table.appendChild(byId("model-row").content.firstElementChild.cloneNode(true));
+      const { text, kind, icon } = stateOf(model);
+      const batches = model.batch_processor;
+      Live.badge(row, "state", kind, icon);
+      Live.fill(row, {
+        name: model.name,
+        version: `${model.version ? `version ${model.version}` : ""}${model.default ? ", default" : ""}`,
+        state: text,
+        provider: provider(model.provider),
+        requests: number(model.total_requests),
+        hitRate: model.total_requests ? percent(model.cache_hit_rate) : Live.NONE,
+        batches: number(batches && batches.total_batches),
+        meanBatch: decimal(batches && batches.avg_batch_size),
+        reason: text === "Not loaded" ? model.reason : "",
+      });
+      row.querySelector(".notes").hidden = text !== "Not loaded";
+    }
+  }
+
+  function aboutModel(model, health) {
+    if (!model.name) return {};
+    const onCpu = provider(health.provider) === "CPU";
+    const padded = model.pad_with_zeros ? ", short inputs are padded with zeros" : "";
+    const others = model.inputs && model.inputs.length > 1 ? ` and ${model.inputs.length - 1} more` : "";
+    return {
+      modelHeading: (health.models || []).length > 1 ? "Default model" : "Model",
+      model: model.name,
+      provider: onCpu && health.fallback_reason ? "CPU (fallback)" : provider(health.provider),
+      input: `${model.input} · ${model.input_type} ${shape(model.input_shape)}${others}${padded}`,
+      output: `${model.output} · ${shape(model.output_shape)}`,
+      batching: model.batches ? "in batches" : "one by one",
+      file: model.file,
+      digest: model.digest,
+    };
   }
 
   function released(batches, name) {
@@ -36,7 +88,6 @@
   function render(health) {
     const { model, settings, batch_processor: batches } = health;
     const { text, kind, icon } = state(health);
-    const onCpu = provider(health.provider) === "CPU";
     Live.badge(page, "state", kind, icon);
     Live.bar(page, "entries", health.cache_capacity ? health.cache_size / health.cache_capacity : 0);
     Live.bar(page, "memory", settings.cache_bytes ? health.cache_bytes / settings.cache_bytes : 0);
@@ -51,13 +102,7 @@
       batches: plural(batches.total_batches, "batch", "batches"),
       queue: number(health.queue),
       gateways: number(health.gateways),
-      model: model.name,
-      provider: onCpu && health.fallback_reason ? "CPU (fallback)" : provider(health.provider),
-      input: `${model.input} · ${model.input_type} ${shape(model.input_shape)}${model.pad_with_zeros ? ", short inputs are padded with zeros" : ""}`,
-      output: `${model.output} · ${shape(model.output_shape)}`,
-      batching: model.batches ? "in batches" : "one by one",
-      file: model.file,
-      digest: model.digest,
+      ...aboutModel(model, health),
       entries: `${number(health.cache_size)} of ${number(health.cache_capacity)}`,
       memory: `${bytes(health.cache_bytes)} of ${bytes(settings.cache_bytes)}`,
       free: released(batches, "free"),
@@ -71,6 +116,8 @@
       dispatch: settings.batch_eager ? "at once when the engine is free" : "when full, or after the longest wait",
     });
     Live.setText(byId("node-id"), health.node_id);
+    paintModels(health.models || []);
+    byId("model").hidden = !model.name;
     banner("fallback", health.fallback_reason ? `Running on the CPU, not on a GPU: ${health.fallback_reason}` : "");
     banner("not-ready", notReady(health));
     page.hidden = false;

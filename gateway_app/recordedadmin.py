@@ -1,0 +1,37 @@
+"""What all pages of the admin share that change the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+
+from gateway_app.models import recorded
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:  # takes no type parameter when the program runs
+    ModelAdmin = admin.ModelAdmin
+
+
+class RecordedAdmin(ModelAdmin):
+    """All that one submitted page changes becomes one revision, with the user's name."""
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().changelist_view, request, *args, **kwargs)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().changeform_view, request, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().delete_view, request, *args, **kwargs)
+
+    def _recorded(
+        self, view: Callable[..., HttpResponse], request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if request.method != "POST":
+            return view(request, *args, **kwargs)
+        with recorded(author=request.user.get_username()):
+            return view(request, *args, **kwargs)

@@ -1,0 +1,78 @@
+"""A model uploaded by a person with a browser: in parts, looked at by the doctor, applied with one click."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.test import Client
+from pytest_django.live_server_helper import LiveServer
+
+from gateway_app import examination
+from gateway_app.models import ModelRecord
+from tests.support.chromium import Browser
+
+REPORT = {
+    "ok": True,
+    "findings": [{"name": "file", "ok": True, "detail": "loads in 5 ms", "fix": ""}],
+    "proposed": {"batch_size": 16},
+    "reasons": {"batch_size": "the best rate"},
+}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = f"print({json.dumps(REPORT)!r})"
+    monkeypatch.setattr(examination, "doctor", lambda file: [sys.executable, "-c", program])
+    settings.MODEL_REPOSITORY = tmp_path
+    settings.MAX_BODY_BYTES = 64 * 1024  # so that a small file has several parts
+    return tmp_path
+
+
+@pytest.fixture
+def admin(browser: Browser, live_server: LiveServer, admin_client: Client) -> str:
+    """The admin's address; the browser is logged in there."""
+    browser.open(f"{live_server.url}/livez")
+    session = admin_client.cookies[django_settings.SESSION_COOKIE_NAME].value
+    browser.driver.add_cookie({"name": django_settings.SESSION_COOKIE_NAME, "value": session})
+    return f"{live_server.url}/admin/gateway_app/modelrecord/"
+
+
+def choose(browser: Browser, name: str, file: Path) -> None:
+    browser.driver.find_element("name", "name").send_keys(name)
+    browser.driver.find_element("name", "file").send_keys(str(file))
+    browser.driver.find_element("css selector", "#upload [type=submit]").click()
+
+
+def test_a_model_is_uploaded_in_parts_and_applied(
+    browser: Browser, admin: str, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("download") / "text.onnx"
+    file.write_bytes(os.urandom(200_000))
+    browser.open(admin)
+    browser.driver.find_element("css selector", "a[href$='/upload/']").click()
+    choose(browser, "text", file)
+    browser.wait_for(lambda: browser.shows("#proposed"), "the doctor has looked")
+    assert "the best rate" in browser.text("#proposed")
+    browser.driver.find_element("css selector", "[value=apply]").click()
+    browser.wait_for(lambda: browser.shows(".messagelist"), "it has been applied")
+    assert "Version 1 of text is stored" in browser.text(".messagelist")
+    assert (repository / "text" / "1" / "model.onnx").read_bytes() == file.read_bytes()
+    assert ModelRecord.objects.get().batch_size == 16
+    assert browser.console_errors() == []
+
+
+def test_what_is_refused_is_said_on_the_form(
+    browser: Browser, admin: str, repository: Path, settings: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings.MAX_MODEL_MIB = 1
+    file = tmp_path_factory.mktemp("download") / "text.onnx"
+    file.write_bytes(bytes(2**20 + 1))
+    browser.open(f"{admin}upload/")
+    choose(browser, "text", file)
+    browser.wait_for(lambda: browser.shows("#upload-error"), "the refusal is shown")
+    assert "or raise MAX_MODEL_MIB" in browser.text("#upload-error")
+    assert browser.evaluate("document.querySelector('#upload [type=submit]').disabled") is False

@@ -1,0 +1,187 @@
+"""The admin's page of models: real forms, what workers say, and orders by hand."""
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.urls import reverse
+
+from gateway_app.models import ModelRecord, Revision
+from inference_site.lib.catalog import ModelSettings
+from inference_site.lib.record import Padding, Record
+from tests.gateway_app.test_admin import form_of, sentences
+
+pytestmark = pytest.mark.django_db
+
+LIST = "admin:gateway_app_modelrecord_changelist"
+ADD = "admin:gateway_app_modelrecord_add"
+CHANGE = "admin:gateway_app_modelrecord_change"
+
+
+@pytest.fixture
+def ada(client):
+    client.force_login(get_user_model().objects.create_superuser("ada", password="a long enough one"))
+    return client
+
+
+def version(name, number, *said):
+    return {
+        "name": name,
+        "version": number,
+        "workers": [{"name": worker, "state": state, "reason": reason, "number": 1} for worker, state, reason in said],
+    }
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """A list to put into what the running gateway says of its models."""
+    models: list[dict] = []
+    monkeypatch.setattr("gateway_app.stats.gateway_stats", lambda: {"models": models})
+    return models
+
+
+def test_settings_are_added_by_form_and_recorded_with_the_user(ada):
+    page = ada.get(reverse(ADD), {"name": "text"})
+    for heading in ("/infer", "Batches", "Lengths that vary", "Cache", "Requests and start"):
+        assert f">{heading}</h2>" in page.content.decode()
+    form = form_of(page)
+    assert form["name"] == "text"
+    assert "order_number" not in form
+    sent = {
+        "versions": "1, 2", "output": "logits", "pad_with_zeros": "false", "cached": "false", "batch_size": "16",
+        "padding_dimension": "length", "padding_buckets": "16, 32", "padding_mask": "mask",
+        "padding_values": "ids = 1", "warm_up": "ids = 1x16, mask = 1x16", "deadline_ms": "800",
+    }  # fmt: skip
+    assert ada.post(reverse(ADD), {**form, **sent}).status_code == 302
+    assert ModelRecord.objects.get().settings == ModelSettings(
+        versions=("1", "2"),
+        record=Record(
+            output="logits",
+            pad_with_zeros=False,
+            padding=Padding(dimension="length", buckets=(16, 32), mask="mask", values={"ids": 1.0}),
+            cached=False,
+            batch_size=16,
+            deadline_ms=800,
+            warm_up=({"ids": (1, 16), "mask": (1, 16)},),
+        ),
+    )
+    newest = Revision.objects.get()
+    assert newest.author == "ada"
+    assert newest.summary.startswith("settings of model text added (versions 1, 2, output logits, ")
+
+
+def test_a_form_saved_as_it_is_changes_nothing(ada):
+    row = ModelRecord.objects.create(name="digits", cached=False, batch_size=8)
+    url = reverse(CHANGE, args=(row.pk,))
+    form = form_of(ada.get(url))
+    sent = {**form, "cached": "false"}  # a browser sends the choice's own word
+    assert ada.post(url, sent).status_code == 302
+    assert Revision.objects.count() == 1
+    ada.post(url, {**{name: value for name, value in sent.items() if name != "loaded"}, "cached": "unknown"})
+    assert Revision.objects.latest("id").summary == "model digits loaded on → off; model digits cached off → as usual"
+
+
+def test_a_refused_form_says_why_and_changes_nothing(ada):
+    ModelRecord.objects.create(name="digits")
+    form = form_of(ada.get(reverse(ADD))) | {"name": "text"}
+    for change, says in (
+        ({"name": "stats"}, "cannot be a model&#x27;s name"),
+        ({"name": "digits"}, "This model has settings already: edit those."),
+        ({"versions": "1; 2"}, "&#x27;1; 2&#x27; is no version. Write the numbers of folders, as in 1, 3."),
+        ({"batch_size": "0"}, "0 is out of range. Choose from 1 to 1,024."),
+        ({"padding_dimension": "length"}, "Something must be given here too"),
+        ({"padding_dimension": "length", "padding_buckets": "32, 16"}, "16 follows 32. Write each length once"),
+        ({"warm_up": "ids = 0"}, "is no shape of ids"),
+    ):
+        response = ada.post(reverse(ADD), {**form, **change})
+        assert response.status_code == 200
+        assert says in response.content.decode()
+    assert Revision.objects.count() == 1
+
+
+def test_the_list_shows_what_each_worker_says(ada, says):
+    ModelRecord.objects.create(name="text", versions="1")
+    ModelRecord.objects.create(name="gone")
+    says += [
+        version(
+            "text", "1", ("worker_1", "READY", ""), ("worker_2", "UNAVAILABLE", "<b>no memory</b>"),
+            ("worker_3", "READY", ""),
+        ),
+        version("text", "2", ("worker_1", "LOADING", "")),
+        version("digits", "1", ("worker_1", "READY", "")),
+        version("off", "", ("worker_1", "UNAVAILABLE", "unloaded")),
+    ]  # fmt: skip
+    page = ada.get(reverse(LIST)).content.decode()
+    assert "version 1: READY (worker_1, worker_3)<br>" in page
+    assert "version 1: UNAVAILABLE: &lt;b&gt;no memory&lt;/b&gt; (worker_2)<br>" in page
+    assert "version 2: LOADING (worker_1)" in page
+    assert "<td>UNAVAILABLE: unloaded (worker_1)</td>" in page
+    assert "No worker has it." in page
+    assert "Served without settings of their own" in page
+    assert f'href="{reverse(ADD)}?name=digits"' in page
+    assert f'href="{reverse(ADD)}?name=text"' not in page
+
+
+def test_without_a_gateway_and_models_the_list_says_what_to_do(ada):
+    page = ada.get(reverse(LIST)).content.decode()
+    assert "Put a model at NAME/1/model.onnx into MODEL_REPOSITORY" in page
+    assert "Served without settings" not in page
+
+
+def test_the_list_takes_as_many_queries_for_many_models_as_for_one(ada, says, django_assert_num_queries):
+    ModelRecord.objects.create(name="m0")
+    says.append(version("m0", "1", ("worker_1", "READY", "")))
+    ada.get(reverse(LIST))
+    with django_assert_num_queries(6):  # session, user, count twice, rows, names
+        ada.get(reverse(LIST))
+    for number in range(1, 30):
+        ModelRecord.objects.create(name=f"m{number}")
+        says.append(version(f"other{number}", "1", ("worker_1", "READY", "")))
+    with django_assert_num_queries(6):
+        ada.get(reverse(LIST))
+
+
+@pytest.mark.parametrize(("action", "loaded"), [("load", True), ("unload", False)])
+def test_chosen_models_are_loaded_and_unloaded_in_one_revision(ada, action, loaded):
+    rows = [ModelRecord.objects.create(name=name, loaded=not loaded) for name in ("a", "b", "c")]
+    count = Revision.objects.count()
+    chosen = {"action": action, "_selected_action": [rows[0].pk, rows[2].pk]}
+    response = ada.post(reverse(LIST), chosen, follow=True)
+    assert f"Workers are told to {action} a; this list shows what they say." in sentences(response)
+    assert list(ModelRecord.objects.values_list("loaded", "order_number")) == [
+        (loaded, 1),
+        (not loaded, 0),
+        (loaded, 1),
+    ]
+    assert Revision.objects.count() == count + 1
+    newest = Revision.objects.latest("id")
+    assert (newest.author, newest.summary) == ("ada", f"model a ordered to {action}; model c ordered to {action}")
+    # Once more is an order too: workers look for new versions and changed files.
+    ada.post(reverse(LIST), chosen)
+    assert Revision.objects.count() == count + 2
+    history = ada.get(reverse("admin:gateway_app_modelrecord_history", args=(rows[0].pk,)))
+    assert f"Ordered to {action} by hand." in history.content.decode()
+
+
+def test_a_model_without_settings_is_unloaded_by_its_button(ada, says):
+    says.append(version("digits", "1", ("worker_1", "READY", "")))
+    response = ada.post(reverse("admin:model_order"), {"name": "digits", "action": "unload"}, follow=True)
+    assert "Workers are told to unload digits" in sentences(response)
+    assert ModelRecord.objects.get().settings == ModelSettings(loaded=False, order=1)
+    assert Revision.objects.get().author == "ada"
+    response = ada.post(reverse("admin:model_order"), {"name": "a b", "action": "load"}, follow=True)
+    assert "cannot be a model's name" in sentences(response)
+    assert ada.get(reverse("admin:model_order")).status_code == 405
+
+
+def test_who_may_only_look_orders_and_uploads_nothing(client, says):
+    says.append(version("digits", "1", ("worker_1", "READY", "")))
+    user = get_user_model().objects.create_user("eve", password="a long enough one", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_modelrecord"))
+    client.force_login(user)
+    page = client.get(reverse(LIST)).content.decode()
+    assert "digits" in page
+    assert "Unload" not in page
+    assert "upload" not in page
+    assert client.post(reverse("admin:model_order"), {"name": "digits", "action": "unload"}).status_code == 403
+    assert client.get(reverse("admin:model_upload")).status_code == 403
+    assert not ModelRecord.objects.exists()
