@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -44,7 +45,7 @@ class Report:
 
 def begin_examination(upload: Upload) -> threading.Thread:
     """Lets the doctor look, in the background; `read_report` tells when it has."""
-    _mark(upload).touch()
+    _mark(upload).write_text(f"{socket.gethostname()} {os.getpid()}")
     thread = threading.Thread(target=_examine, args=(upload,), name="model doctor", daemon=True)
     thread.start()
     return thread
@@ -53,9 +54,21 @@ def begin_examination(upload: Upload) -> threading.Thread:
 def is_under_way(upload: Upload) -> bool:
     """Whether a doctor looks at it or is about to, in whatever process; not for longer than that may take."""
     try:
-        return not upload.report.exists() and time.time() - _mark(upload).stat().st_mtime < PATIENCE_S
-    except OSError:
+        host, pid = _mark(upload).read_text().split()
+        age_s = time.time() - _mark(upload).stat().st_mtime
+    except (OSError, ValueError):
         return False
+    return age_s < PATIENCE_S and not upload.report.exists() and (host != socket.gethostname() or _lives(int(pid)))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True
 
 
 def read_report(upload: Upload) -> Report | None:

@@ -94,7 +94,6 @@ class Exchange:
     __slots__ = (
         "active",
         "asked",
-        "bodiless",
         "coding",
         "complete",
         "counted_bytes",
@@ -115,10 +114,9 @@ class Exchange:
         self.keep_alive = keep_alive
         self.expect = expect  # the client waits for 100 Continue before it sends the body
         self.active = False  # it is this request's turn; until then it waits for the answers before it
-        self.parts: list[bytes | bytearray] = []  # of its body
+        self.parts: list[bytes | bytearray] | tuple[()] = ()  # of its body
         self.asked: Asked | None = None  # by V2; None: it is for /infer
         self.coding = ""  # of its body; see coding
-        self.bodiless = False  # its answer is to have a head only
         self.complete = False  # it has been read
         self.timeout_ms: int | None = None
         self.fault: ApiError | None = None  # found in its head; it is answered so once it has been read
@@ -131,16 +129,18 @@ class Exchange:
     def add(self, part: bytes) -> None:
         """A part of its body. A large one is kept as it came, of many small ones no more than their bytes."""
         parts = self.parts
-        if not parts or len(part) >= LARGE_PART_BYTES:
+        if isinstance(parts, tuple):
+            self.parts = [part]
+        elif len(part) >= LARGE_PART_BYTES:
             parts.append(part)
         elif isinstance(parts[-1], bytearray):
             parts[-1] += part
         else:
             parts.append(bytearray(part))
 
-    def take(self) -> list[bytes | bytearray]:
+    def take(self) -> Sequence[bytes | bytearray]:
         """Its body, which is not kept here any longer."""
-        parts, self.parts = self.parts, []
+        parts, self.parts = self.parts, ()
         return parts
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
@@ -157,7 +157,7 @@ class Exchange:
     def leave(self) -> None:
         """The client has left: nobody waits for this request any more."""
         self.disconnected = True
-        self.parts = []
+        self.parts = ()
         if self.counted_bytes:
             self.protocol.in_flight.give_back(self)
         ticket, self.ticket = self.ticket, None

@@ -35,7 +35,7 @@ def read_head(method: str, path: str, header: Header, client: str | None) -> Ask
     target = target_of(path)
     if target.what is What.LOAD or target.what is What.UNLOAD:
         return Asked(method, path, target, forbidden=_why_not(header, client))
-    if target.what is not What.INFER:
+    if target.what is not What.INFER or method != "POST":
         return Asked(method, path, target)
     length, value = None, header("inference-header-content-length")
     if value is not None:

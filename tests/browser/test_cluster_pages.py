@@ -42,9 +42,13 @@ def test_gateway_page(browser: Browser, cluster: Cluster) -> None:
     browser.open(f"{cluster.gateway_url}/")
     browser.wait_for(lambda: browser.text("#freshness-text") == "live", "the page is live")
     assert browser.texts(".worker .who > a") == cluster.names
-    assert browser.texts("[data-badge=state]") == ["CLOSED"] * 3
+    assert browser.texts(".worker [data-badge=state]") == ["CLOSED"] * 3
     browser.wait_for(lambda: "no report yet" not in browser.text("#workers"), "every worker has reported")
     browser.wait_for(lambda: "1,000 in all" in browser.text("#gateway"), "all requests are counted")
+    model = browser.text("[data-model='digits/1']")
+    assert "READY" in model
+    assert "3 of 3 workers" in model
+    assert not {"undefined", "NaN"} & set(model.replace("/", " ").split())
     assert browser.driver.title == "Inference gateway"
     assert browser.console_errors() == []
     if os.environ.get("SCREENSHOTS") == "1":

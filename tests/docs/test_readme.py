@@ -88,8 +88,8 @@ def run(command: str, cluster: Cluster) -> str:
 
 
 def with_markers(shown: str) -> Any:
-    """The JSON that is shown; a list that was cut short ends with MORE."""
-    return json.loads(re.sub(rf",\s*{MORE}\s*\]", f', "{MORE}"]', shown))
+    """The JSON that is shown; a list that was cut short ends with MORE, or has nothing else."""
+    return json.loads(re.sub(rf"([,\[])\s*{MORE}\s*\]", rf'\1 "{MORE}"]', shown))
 
 
 def compare(shown: Any, got: Any, where: str = "", fixed: bool = False) -> None:
@@ -214,7 +214,12 @@ def test_tune_table_has_the_knobs_of_the_admin_with_their_defaults() -> None:
     rows = [row.split("|")[1:3] for row in section("Tune").splitlines() if row.startswith("| ")][1:]
     shown = {name.strip(): default.strip().split()[0].replace(",", "") for name, default in rows}
     fields: list[Any] = [Tuning._meta.get_field(name) for name in Tuning.PAYLOAD]
-    assert shown == {field.verbose_name: "on" if field.default is True else f"{field.default:g}" for field in fields}
+    assert shown == {field.verbose_name: default_of(field) for field in fields}
+
+
+def default_of(field: Any) -> str:
+    default = field.get_default()
+    return "on" if default is True else "none" if default == "" else f"{default:g}"
 
 
 def test_errors_table_has_the_codes_of_the_code() -> None:

@@ -3,6 +3,7 @@
 import re
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import requests
 
@@ -86,6 +87,24 @@ class AdminSite:
         numbers = [page[: page.index(f">{name}</a>")].rpartition("/change/")[0].rpartition("/")[2] for name in names]
         form = Form(page).values | {"action": action, "index": "0"}
         return self._post(path, form | {"_selected_action": numbers})
+
+    def upload(self, name: str, file: Path) -> str:
+        """Sends a model in one piece, as a browser without JavaScript does; where its page is."""
+        path = "/admin/gateway_app/modelrecord/upload/"
+        form = Form(self._get(path)).values
+        with file.open("rb") as stream:
+            values = {"csrfmiddlewaretoken": form["csrfmiddlewaretoken"], "name": name}
+            response = self._session.post(self._url + path, values, files={"file": stream}, timeout=20)
+        assert response.status_code == 200, f"POST {path}: {response.status_code} {response.text[:500]}"
+        assert response.url != self._url + path, unescape(response.text)
+        return response.url.removeprefix(self._url)
+
+    def press(self, path: str, button: str) -> str:
+        """A button of a page with nothing else to fill in; the page that follows."""
+        return self._post(path, Form(self._get(path)).values | {"action": button})
+
+    def page(self, path: str) -> str:
+        return unescape(self._get(path))
 
     def newest_revision(self) -> int:
         """Of all that was saved; it may not be in force yet."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -179,15 +180,20 @@ def test_the_doctor_is_told_the_file_and_its_time(tmp_path):
     assert command[2:] == ["diagnose", "--model", str(tmp_path / "model.onnx"), "--json", "--timeout", "120"]
 
 
-def test_while_the_doctor_looks_the_page_says_so_and_comes_back(ada, repository, monkeypatch):
-    monkeypatch.setattr("gateway_app.uploadviews.begin_examination", lambda upload: (upload.folder / "looking").touch())
+@pytest.mark.parametrize("gone", ["its process", "its time"])
+def test_while_the_doctor_looks_the_page_says_so_and_comes_back(ada, repository, monkeypatch, gone):
+    monkeypatch.setattr(examination, "_examine", lambda upload: None)
     url = send(ada)["Location"]
     page = ada.get(url).content.decode()
     assert "The model doctor looks at it" in page
     assert 'http-equiv="refresh"' in page
-    # The process that looked has gone.
     mark = next((repository / ".uploads").iterdir()) / "looking"
-    os.utime(mark, (time.time() - examination.PATIENCE_S,) * 2)
+    if gone == "its process":
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        mark.write_text(mark.read_text().replace(str(os.getpid()), str(ended.pid)))
+    else:
+        os.utime(mark, (time.time() - examination.PATIENCE_S,) * 2)
     page = ada.get(url).content.decode()
     assert "The model doctor was interrupted." in page
     assert 'http-equiv="refresh"' not in page

@@ -62,7 +62,7 @@ def test_statistics(client):
     assert durations == {
         "success": (5, 500),
         "fail": (1, 10),
-        "queue": (3, 60),
+        "queue": (5, 60),
         "compute_input": (3, 70),
         "compute_infer": (3, 80),
         "compute_output": (3, 90),
