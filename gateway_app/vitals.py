@@ -22,6 +22,7 @@ class Link(Protocol):
     """The connection to the worker."""
 
     policy: Policy
+
     @property
     def routes(self) -> Sequence[Route]: ...  # of each model, whether the worker has it or not
 

@@ -474,15 +474,15 @@ async def test_loading_what_a_worker_cannot_load_says_so_and_the_old_one_serves_
     await settle(cluster, ready(1), broken)
     with pytest.raises(ApiError, match="it is truncated") as refusal:
         await loading
-    assert (refusal.value.status, refusal.value.code) == (400, "model_not_loaded")
+    assert (refusal.value.status, refusal.value.code) == (400, "load_failed")
     assert await cluster.answer() == ["echo", "1", "0"]
 
 
 async def test_loading_what_no_worker_has_found_is_refused(cluster: Cluster, orders: list[tuple[str, bool]]) -> None:
     await cluster.start()
-    with pytest.raises(ApiError, match="no worker has found it") as refusal:
+    with pytest.raises(ApiError, match="none has found it") as refusal:
         await cluster.gateway.load("nothing")
-    assert refusal.value.status == 400
+    assert (refusal.value.status, refusal.value.code) == (404, "unknown_model")
 
 
 async def test_unloading_returns_once_it_is_not_found(cluster: Cluster, orders: list[tuple[str, bool]]) -> None:
