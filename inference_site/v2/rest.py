@@ -40,11 +40,11 @@ class Rest:
         self, asked: Asked, body: Sequence[Bytes], answer: Answer, timeout_ms: int | None = None
     ) -> Ticket | None:
         """Calls `answer` exactly once, unless the ticket is cancelled; None: it has been called already."""
+        if asked.infers:
+            return self._infer(asked, body, answer, timeout_ms)
         what = asked.target.what
         try:
             _check_verb(asked)
-            if what is What.INFER:
-                return self._infer(asked, body, answer, timeout_ms)
             if what is What.LOAD or what is What.UNLOAD:
                 return self._change(asked, body, answer)
             document = self._document(asked, body)
@@ -93,11 +93,17 @@ class Rest:
         return documents.metadata(info, [each.version for each in self._ready(info.name)])
 
     def _ready(self, name: str | None) -> list[ModelInfo]:
-        return [
-            each
-            for each in self.plane.models()
-            if each.state is State.READY and each.current and name in (None, each.name)
-        ]
+        return [each for each in self.plane.models() if name in (None, each.name) and self._is_found(each)]
+
+    def _is_found(self, info: ModelInfo) -> bool:
+        """What is ready in one place may not be served yet, because it is not so everywhere."""
+        if info.state is not State.READY or not info.current:
+            return False
+        try:
+            self.plane.find(info.name, info.version)
+        except ApiError:
+            return False
+        return True
 
     def _statistics(self, info: ModelInfo) -> dict[str, Any]:
         return documents.model_statistics(info, self.plane.statistics(info.name, info.version))
