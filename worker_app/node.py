@@ -217,7 +217,7 @@ class Node:
             return ApiError(404, "unknown_model", f"the model {name!r} is unloaded; load it to have it served")
         if there:
             message = f"the model {name!r} has no version {version!r}; it is served in: {', '.join(sorted(there))}"
-            return ApiError(404, "unknown_model", message)
+            return ApiError(404, "unknown_version", message)
         if infos and name in self.loader.names:
             reason = "; ".join(info.reason for info in infos)
             return ApiError(503, "model_not_ready", f"the model {name!r} can't be loaded: {reason}")
