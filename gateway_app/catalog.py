@@ -255,4 +255,4 @@ def _order(version: str) -> tuple[int, str]:
 
 
 def _unloaded(name: str, version: str) -> ModelInfo:
-    return ModelInfo(number=0, name=name, version=version, state=State.UNAVAILABLE, reason="it is unloaded")
+    return ModelInfo(number=0, name=name, version=version, state=State.UNAVAILABLE, reason="unloaded")

@@ -119,9 +119,9 @@ class Channel(WSListener):
         """Whether frames can be sent."""
         return self._transport is not None
 
-    def order(self, kind: Ask, payload: bytes) -> None:
-        """Queues a frame that has no answer."""
-        self._put(_pack(kind, 0, 0, len(payload), 0), payload)
+    def order(self, kind: Ask, payload: bytes, model: int = 0) -> None:
+        """Queues a frame that has no answer of its own."""
+        self._put(_pack(kind, model, 0, len(payload), 0), payload)
 
     def close(self) -> None:
         """Ends the connection, also one that is being made."""

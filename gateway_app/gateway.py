@@ -89,14 +89,16 @@ class Gateway:
             self.malformed += 1
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None
-        try:
-            served = self.lineup.find(name, None)
-        except ApiError as error:
-            self.malformed += 1
-            headers = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
-            answer(error.status, headers, error_body(error.message, error.code, request_id))
-            return None
-        return served.ask(ask, PlainAsker(request_id, answer), timeout_ms)
+        served = self.lineup.default if name is None else None
+        if served is None:
+            try:
+                served = self.lineup.find(name, None)
+            except ApiError as error:
+                self.malformed += 1
+                headers = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
+                answer(error.status, headers, error_body(error.message, error.code, request_id))
+                return None
+        return served.inference.ask(ask, PlainAsker(request_id, answer), timeout_ms)
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model that answers now."""

@@ -47,8 +47,7 @@ class HandOff:
         """A worker is about to stop, or is to be idle."""
         if link.policy.hand_off:
             self._legacies[link.name] = Legacy(self._clock() + REMEMBER_S)
-            link.sharing = True
-            link.order(Ask.SHARE)
+            link.sharing = link.share()
 
     def returned(self, link: WorkerLink) -> None:
         """A worker is there again, with an empty cache."""
@@ -61,7 +60,7 @@ class HandOff:
         self._returned[name] = self._clock() + REMEMBER_S
         for other in self._links.values():
             if other is not link:
-                other.order(Ask.SHARE)
+                other.share()
 
     def take(self, link: WorkerLink, payload: bytes) -> None:
         """A worker hands over results."""
@@ -71,7 +70,7 @@ class HandOff:
             logger.warning("%s handed over what can't be read: %s", link.name, error)
             return
         if not entries.entries:
-            link.sharing = False
+            link.sharing = max(0, link.sharing - 1)
             return
         legacy = self._legacies.get(link.name)
         if legacy is not None and legacy.size_bytes + len(payload) <= SHARE_BYTES:

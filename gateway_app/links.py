@@ -92,7 +92,7 @@ class WorkerLink:
         self.stats_at = 0.0
         self.revision = 0  # of the configuration that its models follow
         self.last_error = ""
-        self.sharing = False  # it was asked for its results, and has not sent the last of them
+        self.sharing = 0  # models of which it was asked for its results, and has not sent the last of them
         self._owner = owner
         self._token = token
         self._settings = settings
@@ -140,10 +140,17 @@ class WorkerLink:
         """Router's `Link`."""
         return chain.from_iterable(channel.calls.values() for channel in self._channels)
 
-    def order(self, kind: Ask, payload: bytes = b"") -> None:
+    def order(self, kind: Ask, payload: bytes = b"", model: int = 0) -> None:
         """Sends what has no answer, if the worker is connected."""
         if self.up:
-            self._channels[0].order(kind, payload)
+            self._channels[0].order(kind, payload, model)
+
+    def share(self) -> int:
+        """Asks the worker for what it has in its caches; of how many models it will send that."""
+        numbers = {route.number for route in self._mine() if route.up}
+        for number in numbers:
+            self.order(Ask.SHARE, b"", number)
+        return len(numbers)
 
     def configure(self, settings: NodeSettings) -> None:
         """Sends new settings to the worker, now and whenever it reconnects."""
@@ -246,7 +253,7 @@ class WorkerLink:
             route.up = route.connected = False
             calls[route] = []
         self.last_error = self.last_error or reason
-        self.sharing = False
+        self.sharing = 0
         self.vitals.forget()
         for call in self.pending():
             calls.setdefault(call.route, []).append(call)

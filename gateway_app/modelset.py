@@ -55,17 +55,14 @@ class ModelSet:
         self._rules = Rules()
         self._ended = Totals()
         self._found: dict[tuple[str | None, str | None], ServedModel] = {}
+        self.default: ServedModel | None = None  # the one that a plain /infer gets
         self._make(_NAMELESS)
+        self._index()
 
     def __iter__(self) -> Iterator[ServedModel]:
         """All, also those that end."""
         yield from self.served.values()
         yield from self.ending
-
-    @property
-    def default(self) -> ServedModel | None:
-        """The one that a plain /infer gets."""
-        return self._found.get((None, None))
 
     @property
     def in_flight(self) -> int:
@@ -194,7 +191,7 @@ class ModelSet:
                 found[None, None] = self.served[_NAMELESS]  # it says why
         elif (default, None) in found:
             found[None, None] = found[default, None]
-        self._found = found
+        self._found, self.default = found, found.get((None, None))
 
     def _missing(self, name: str | None, version: str | None) -> ApiError:
         catalog = self.catalog

@@ -28,16 +28,17 @@ class Orders:
     async def load(self, name: str) -> None:
         """Returns once the model is served in what is newest of it; raises ApiError with the workers' reasons."""
         await self._settled(name, await asyncio.to_thread(modelcontrol.order_load, name, NOTE))
-        said = self._gateway.lineup.catalog.said(name)
-        found = {worker: infos for worker, infos in said.items() if infos}
-        failed = {worker: why for worker, infos in found.items() if (why := _failure(infos))}
+        catalog = self._gateway.lineup.catalog
+        said = catalog.said(name)
+        # A version of no number: the worker has found no file.
+        if not any(info.version for found in said.values() for info in found):
+            where = catalog.reasons(name) or ("none has found it" if said else "none is connected")
+            raise ApiError(404, "unknown_model", f"no worker has a model {name!r}: {where}")
+        failed = {worker: why for worker, found in sorted(said.items()) if (why := _failure(found))}
         if failed:
-            reasons = "; ".join(f"{worker}: {why}" for worker, why in sorted(failed.items()))
-            stays = "what was loaded before serves on" if name in self._gateway.lineup.catalog.newest else "none serves"
-            raise ApiError(400, "model_not_loaded", f"the model {name!r} could not be loaded ({reasons}); {stays}")
-        if name not in self._gateway.lineup.catalog.newest:
-            where = "no worker is connected" if not said else "no worker has found it in its MODEL_REPOSITORY"
-            raise ApiError(400, "model_not_loaded", f"the model {name!r} could not be loaded: {where}")
+            reasons = "; ".join(f"{worker}: {why}" for worker, why in failed.items())
+            rest = "what was loaded before serves on" if name in catalog.newest else "nothing of it is served"
+            raise ApiError(400, "load_failed", f"the model {name!r} could not be loaded ({reasons}); {rest}")
 
     async def unload(self, name: str) -> None:
         """Returns once the model is not found any more; its workers let go of it when its last requests have ended."""
@@ -53,7 +54,7 @@ class Orders:
             if time.monotonic() > until:
                 slow = ", ".join(self._waits_for(name, revision)) or "this gateway"
                 message = f"{slow} has not done so within {WAIT_S:.0f} s; v2/repository/index will show when"
-                raise ApiError(504, "model_is_loading", f"the model {name!r} was ordered, but {message}")
+                raise ApiError(503, "model_not_ready", f"{name!r} was ordered, but {message}", retry_after_s=10)
             await asyncio.sleep(LOOK_S)
 
     def _waits_for(self, name: str, revision: int) -> list[str]:

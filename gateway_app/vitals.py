@@ -22,7 +22,9 @@ class Link(Protocol):
     """The connection to the worker."""
 
     policy: Policy
-    routes: Sequence[Route]  # of each model, whether the worker has it or not
+
+    @property
+    def routes(self) -> Sequence[Route]: ...  # of each model, whether the worker has it or not
 
     @property
     def in_flight(self) -> int: ...

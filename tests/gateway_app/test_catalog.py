@@ -179,7 +179,7 @@ def test_what_nobody_has_ever_loaded_is_known_by_its_state():
     assert found == [
         ("bad", "3", State.UNAVAILABLE, "truncated"),
         ("m", "1", State.READY, ""),
-        ("off", "", State.UNAVAILABLE, "it is unloaded"),
+        ("off", "", State.UNAVAILABLE, "unloaded"),
         ("slow", "1", State.LOADING, ""),
     ]
     assert catalog.reasons() == f"{A}, {B}, {C}: slow: is loading it; {A}, {B}, {C}: bad: truncated"

@@ -176,13 +176,13 @@ async def test_a_leaving_worker_hands_over_its_results_first(
     leaver, other = ScriptedWorker("a"), ScriptedWorker("b")
     link = await bench.connected("a", bench.serve(leaver).port)
     await bench.connected("b", bench.serve(other).port)
-    monkeypatch.setattr(bench, "leaves", lambda link: setattr(link, "sharing", True))
+    monkeypatch.setattr(bench, "leaves", lambda link: setattr(link, "sharing", 1))
     await leaver.connections[0].send(frames.tell(Tell.DRAINING, 0, b""))
     await until(lambda: link.routes[0].leaving)
     await asyncio.sleep(0.1)
     assert len(leaver.open) == 2
     if ends:
-        link.sharing = False
+        link.sharing = 0
     await until(lambda: not leaver.open)
 
 

@@ -3,7 +3,9 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +13,7 @@ from gateway_app.core.breaker import Breaker, BreakerConfig
 from gateway_app.core.call import Route
 from gateway_app.events import EventLog
 from gateway_app.gateway import Gateway
+from gateway_app.links import WorkerLink
 from gateway_app.snapshot import Snapshot, WorkerEntry
 from gateway_app.stats import gateway_health, gateway_stats
 from inference_site import lifecycle
@@ -28,24 +31,30 @@ class ObservedRoute(Route):
 
 
 @pytest.fixture
-async def gateway(monkeypatch):
+async def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     gateway = Gateway("")
     gateway.snapshot = Snapshot(3, (WorkerEntry("worker_1", "h", 1, isolated=True), WorkerEntry("off", "h", 2)))
     route = ObservedRoute("worker_1", Breaker(BreakerConfig(), time.monotonic))
     route.seen_by = set()
-    gateway.router.routes["worker_1"] = route
+    (model,) = gateway.lineup
+    model.router.routes["worker_1"] = route
+    gateway.links["worker_1"] = cast(WorkerLink, SimpleNamespace(leaving=False, ready=True, last_error="", stats=None))
     service = SimpleNamespace(gateway=gateway, loop=asyncio.get_running_loop())
     monkeypatch.setattr(lifecycle, "_service", service)
     return gateway
 
 
 @pytest.mark.parametrize("report", [gateway_stats, gateway_health])
-async def test_a_report_asked_for_by_a_thread_is_taken_on_the_loop(gateway, report):
+async def test_a_report_asked_for_by_a_thread_is_taken_on_the_loop(
+    gateway: Gateway, report: Callable[[], dict[str, Any]]
+) -> None:
     assert await asyncio.to_thread(report)
-    assert gateway.router.routes["worker_1"].seen_by == {threading.current_thread()}
+    (route,) = gateway.lineup.routes("worker_1")
+    assert isinstance(route, ObservedRoute)
+    assert route.seen_by == {threading.current_thread()}
 
 
-async def test_every_configured_worker_is_there_with_what_is_known_of_it(gateway):
+async def test_every_configured_worker_is_there_with_what_is_known_of_it(gateway: Gateway) -> None:
     stats = await asyncio.to_thread(gateway_stats)
     first, off = stats["workers"]
     assert (first["name"], first["isolated"], first["routable"]) == ("worker_1", True, True)
@@ -54,7 +63,7 @@ async def test_every_configured_worker_is_there_with_what_is_known_of_it(gateway
     assert [breaker["name"] for breaker in stats["circuit_breakers"]] == ["worker_1"]
 
 
-async def test_the_newest_twenty_events_are_shown_newest_last(gateway):
+async def test_the_newest_twenty_events_are_shown_newest_last(gateway: Gateway) -> None:
     gateway.events = EventLog()
     for number in range(25):
         gateway.events.add("worker_1", "CLOSED", "OPEN", str(number))
