@@ -20,7 +20,7 @@ from inference_site.heads import KnownHeads, is_allowed_host, read_timeout_ms
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.v2.head import read_head
-from inference_site.v2.target import What, is_v2
+from inference_site.v2.target import is_v2
 
 # A head beyond this is refused.
 MAX_HEAD_BYTES = 64 * 1024
@@ -120,21 +120,17 @@ class Reading(Connection):
         exchange = self._hot = Exchange(self, keep_alive, expect)
         method = self.parser.get_method()
         try:
+            if self.url != _PATH:
+                client = self.client[0] if self.client else None
+                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), self._header, client)
             if b"x-request-timeout-ms" in headers:
                 exchange.timeout_ms = read_timeout_ms(self._header("x-request-timeout-ms") or "")
             if b"content-encoding" in headers:
                 exchange.coding = read_coding(self._header("content-encoding") or "")
-            if self.url != _PATH:
-                client = self.client[0] if self.client else None
-                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), self._header, client)
         except ApiError as error:
             exchange.fault = error
         known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None and method == b"POST"
-        if (
-            known
-            and not headers.keys() & _UNUSUAL
-            and (exchange.asked is None or exchange.asked.target.what is What.INFER)
-        ):
+        if known and not headers.keys() & _UNUSUAL and (exchange.asked is None or exchange.asked.infers):
             self.known_heads.remember(self._chunk, self.url, (length, exchange.timeout_ms, exchange.asked))
         self._enqueue(exchange)
 

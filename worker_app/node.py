@@ -8,6 +8,8 @@ import secrets
 import time
 from typing import Protocol
 
+import msgspec
+
 from inference_site.lib.catalog import ModelInfo, Models, State
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
@@ -23,6 +25,7 @@ from worker_app.tally import Tally
 
 logger = logging.getLogger(__name__)
 
+_encode = msgspec.json.encode
 # What no gateway uses any more is kept for so long after the last one has left: it may only be connecting anew.
 LINGER_S = 10.0
 _MOST_NUMBERS = 0xFFFF
@@ -148,7 +151,7 @@ class Node:
             self.loader.start()
         else:
             self.loader.load_now()
-        logger.info("settings of revision %d are in force: %s", settings.revision, settings)
+        logger.info("settings of revision %d are in force: %s", settings.revision, _encode(settings).decode())
 
     def joined(self, gateway: GatewayStream) -> None:
         """A gateway has connected, and proved what it is."""
@@ -217,7 +220,7 @@ class Node:
             return ApiError(404, "unknown_model", f"the model {name!r} is unloaded; load it to have it served")
         if there:
             message = f"the model {name!r} has no version {version!r}; it is served in: {', '.join(sorted(there))}"
-            return ApiError(404, "unknown_model", message)
+            return ApiError(404, "unknown_version", message)
         if infos and name in self.loader.names:
             reason = "; ".join(info.reason for info in infos)
             return ApiError(503, "model_not_ready", f"the model {name!r} can't be loaded: {reason}")

@@ -111,7 +111,7 @@ class Stream:
                     self._put(Tell.GONE, ident, b"")
                     continue
                 token = (ident, key_of(payload, model.seed))
-                job = model.ask(payload, token, reply, left_ms, token[1] if kind == _FIRST else None)
+                job = model.ask(payload, token, reply, left_ms, token[1] if kind == _FIRST else None, token[1])
                 if job is not None:
                     waiting[ident] = (model, job, token)
             else:

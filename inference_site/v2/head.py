@@ -17,11 +17,13 @@ Header = Callable[[str], str | None]
 
 
 class Asked(NamedTuple):
-    """What the head of a request says; `forbidden` is why it may not load and unload models."""
+    """What the head of a request says; `infers`: an inference is asked for, in the right way; `forbidden` is why it may
+    not load and unload models."""
 
     method: str
     path: str
     target: Target
+    infers: bool = False
     header_length: int | None = None
     accepts: str = ""
     forbidden: ApiError | None = None
@@ -43,7 +45,7 @@ def read_head(method: str, path: str, header: Header, client: str | None) -> Ask
             message = f"Inference-Header-Content-Length is {value[:40]!r}; send how many bytes of the body are JSON"
             raise ApiError(400, "invalid_header_length", message)
         length = int(value)
-    return Asked(method, path, target, length, read_accepted(header("accept-encoding") or ""))
+    return Asked(method, path, target, True, length, read_accepted(header("accept-encoding") or ""))
 
 
 def _why_not(header: Header, client: str | None) -> ApiError | None:

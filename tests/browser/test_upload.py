@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.servers.basehttp import WSGIRequestHandler
 from django.test import Client
 from pytest_django.live_server_helper import LiveServer
 
@@ -33,8 +34,10 @@ def repository(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def admin(browser: Browser, live_server: LiveServer, admin_client: Client) -> str:
+def admin(browser: Browser, live_server: LiveServer, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> str:
     """The admin's address; the browser is logged in there."""
+    # A connection that the browser keeps would outlive the server, and with it a thread that holds the database.
+    monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.0")
     browser.open(f"{live_server.url}/livez")
     session = admin_client.cookies[django_settings.SESSION_COOKIE_NAME].value
     browser.driver.add_cookie({"name": django_settings.SESSION_COOKIE_NAME, "value": session})

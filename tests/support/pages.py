@@ -193,6 +193,8 @@ def worker_health() -> Json:
         "batches": True,
         "digest": "4be1c60f02a9d8f1",
     }
+    node["models"][0] |= {"state": "READY", "reason": "", "current": True, "default": True, "cache_hit_rate": 0.874}
+    node["models"][0] |= {"provider": "CPUExecutionProvider"}
     settings: Json = {"revision": 7, "cache_entries": 1000, "cache_bytes": 268_435_456}
     settings |= {"batch_size": 32, "batch_wait_ms": 20.0, "batch_eager": True}
     reason = "CUDA failed to load: libcuda.so.1 is not on this machine"

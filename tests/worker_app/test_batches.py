@@ -20,11 +20,15 @@ from inference_site.lib.record import Record
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_model, echo_node
-from worker_app import model as model_module
+from worker_app import batches as batches_module
+from worker_app import lastrun as lastrun_module
 from worker_app.engine import Run
+from worker_app.handoff import chunks, keep
 from worker_app.lastrun import LastRun
 from worker_app.samples import Sample
 from worker_app.stats import model_stats
+
+WATCHED = 77
 
 
 def v2(rows: Sequence[Sequence[float]], *, binary: bool = False) -> bytes:
@@ -115,6 +119,30 @@ async def test_only_equal_asks_share_an_answer(start: Start) -> None:
         assert await asker.answer(twin) == (Tell.RESULT, Cache.HIT, 200, answer)
 
 
+async def test_large_tensors_are_cached_joined_and_served_when_the_queue_is_full(start: Start) -> None:
+    engine = EchoEngine(values=2000)
+    model = echo_model(engine)
+    asker = Asker(model)
+    row = [float(number) for number in range(2000)]
+    large = v2([row], binary=True)
+    asker.ask(large)
+    asker.ask(v2([row[::-1]], binary=True))
+    asker.ask(large)
+    assert model.tally.joined == 1
+    model.batcher.limit = 2
+    start(model)
+    await asker.everything()
+    model.batcher.limit = 0
+    assert (await asker.answer(large))[:2] == (Tell.RESULT, Cache.HIT)
+    assert (await asker.answer(v2([[*row[1:], 0.5]], binary=True)))[0] is Tell.BUSY
+    taker = echo_model(EchoEngine(values=2000))
+    for chunk in chunks(model):
+        keep([taker], chunk)
+    assert taker.tally.kept == 2
+    assert (await Asker(taker).answer(large)) == (Tell.RESULT, Cache.HIT, 200, asker.answers[0][3])
+    taker.close()
+
+
 async def test_another_way_to_write_the_same_joins(start: Start) -> None:
     model = echo_model(EchoEngine(values=None))
     asker = Asker(model)
@@ -192,35 +220,73 @@ async def test_a_model_that_turns_out_not_to_batch_is_told(start: Start) -> None
     assert told == [False]
 
 
-async def test_watched_inputs_of_two_models_run_one_at_a_time(start: Start, tmp_path: Path) -> None:
-    running, most = [0], [0]
+class Counts(EchoEngine):
+    """Notes how many batches of all engines run at the same time when a watched input does."""
 
-    class Counts(EchoEngine):
-        def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
-            running[0] += 1
-            most[0] = max(most[0], running[0])
-            result = super().run(samples, session)
-            running[0] -= 1
-            return result
+    running = 0
+    beside_watched = 0
 
-    node = echo_node(*(Counts(takes_s=0.005, name=name) for name in "abcd"))
+    def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
+        Counts.running += 1
+        if any(sample.arrays[0][0, 1] == WATCHED for sample in samples):
+            Counts.beside_watched = max(Counts.beside_watched, Counts.running)
+        result = super().run(samples, session)
+        if any(sample.arrays[0][0, 1] == WATCHED for sample in samples):
+            Counts.beside_watched = max(Counts.beside_watched, Counts.running)
+        Counts.running -= 1
+        return result
+
+
+async def test_watched_inputs_run_alone_in_the_whole_process(start: Start, tmp_path: Path) -> None:
+    node = echo_node(*(Counts(takes_s=0.003, name=name, sessions=2) for name in "abcd"), batch_size=2)
     node.watch(LastRun(tmp_path / "running"))
     start(node)
     askers = [Asker(model) for model in node.models.values()]
-    for number in range(4):
+    for number in range(6):
         for asker in askers:
+            for other in range(5):
+                asker.ask([100 * number + other, 0, 0, 0])
             asker.asked += 1
-            asker.model.ask(b"[%d,0,0,0]" % number, number, asker.reply, 0, 1000 + number)
+            watched = b"[%d,%d,0,0]" % (number, WATCHED)
+            asker.model.ask(watched, f"watched {number}", asker.reply, 0, 1000 + number)
+        await asyncio.sleep(0.005)
     for asker in askers:
         await asker.everything()
-    assert most == [1]
+        assert {answer[0] for answer in asker.answers.values()} == {Tell.RESULT}
+    assert Counts.beside_watched == 1
     assert LastRun(tmp_path / "running").found is None
+
+
+async def test_a_batch_that_hangs_does_not_stop_the_watched_nor_the_other_way_round(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lastrun_module, "PATIENCE_S", 0.05)
+    release = threading.Event()
+
+    class Hangs(EchoEngine):
+        def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
+            release.wait(30)
+            return super().run(samples, session)
+
+    node = start(echo_node(Hangs(name="a", takes_s=0.001), EchoEngine(name="b")))
+    slow, quick = (Asker(model) for model in node.models.values())
+    for key in (None, 7):  # first it hangs beside, then alone
+        slow.asked += 1
+        slow.model.ask(b"[%d,0,0,0]" % (key or 1), key, slow.reply, 0, key)
+        await until(lambda: slow.model._running)
+        quick.asked += 1
+        quick.model.ask(b"[%d,1,0,0]" % (key or 1), key, quick.reply, 0, None if key else 8)
+        await quick.everything()
+        assert not slow.answers if key is None else set(slow.answers) == {None}
+        release.set()
+        await slow.everything()
+        release.clear()
 
 
 async def test_after_a_while_without_work_memory_is_given_back_once(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "IDLE_S", 0.05)
+    monkeypatch.setattr(batches_module, "IDLE_S", 0.05)
     engine = EchoEngine()
     model = start(echo_model(engine))
     asker = Asker(model)

@@ -160,10 +160,10 @@ async def test_what_is_found_answers_asks_and_says_what_it_is(start: Start) -> N
     assert plane.statistics("other", "1").cache_hits == 1
     assert plane.statistics("echo", "1").cache_hits == 0
     assert [info.name for info in plane.models()] == ["echo", "other"]
-    for name, version in (("nobody", None), ("other", "2")):
+    for name, version, code in (("nobody", None, "unknown_model"), ("other", "2", "unknown_version")):
         with pytest.raises(ApiError) as refused:
             plane.find(name, version)
-        assert (refused.value.status, refused.value.code) == (404, "unknown_model")
+        assert (refused.value.status, refused.value.code) == (404, code)
 
 
 async def test_the_deadline_of_the_models_record_holds_for_who_names_none(start: Start) -> None:
@@ -224,7 +224,7 @@ async def test_a_load_that_takes_too_long_is_not_waited_for(
     shelf.open.clear()
     with pytest.raises(ApiError, match="still being loaded") as refused:
         await plane.load("a")
-    assert refused.value.status == 503
+    assert (refused.value.status, refused.value.code) == (503, "model_not_ready")
     shelf.open.set()
     await until(lambda: plane.find("a", None).info.version == "2")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -417,3 +419,18 @@ def test_an_info_can_be_told_and_read() -> None:
     assert (info.number, info.name, info.version, info.output, info.batches) == (1, "echo", "1", "output", True)
     assert node.catalog(3).default == "echo"
     node.close()
+
+
+async def test_nothing_holds_an_engine_that_is_unloaded(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    await ask(node, [1, 2])
+    engine = weakref.ref(node.models[1].engine)
+    shelf.put("a", "2", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    await until(lambda: 1 not in node.models)
+    for _ in range(20):  # its consumers end
+        await asyncio.sleep(0)
+    gc.collect()
+    assert engine() is None

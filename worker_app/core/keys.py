@@ -9,16 +9,16 @@ from xxhash import xxh3_64_hexdigest
 from inference_site.lib import asks
 
 # Larger ones are kept as their digest: 32 bytes of BLAKE2b, which nobody can make collide.
-_LONG_BYTES = 2048
+LONG_BYTES = 2048
 
 Key = bytes | str
 
 
 def key_of(*parts: bytes | memoryview) -> Key:
     """The sample that these parts are, or its digest; as text, so that no sample can ever equal another's digest."""
-    if len(parts) == 1 and isinstance(parts[0], bytes) and len(parts[0]) <= _LONG_BYTES:
+    if len(parts) == 1 and isinstance(parts[0], bytes) and len(parts[0]) <= LONG_BYTES:
         return parts[0]
-    if sum(memoryview(part).nbytes for part in parts) <= _LONG_BYTES:
+    if sum(memoryview(part).nbytes for part in parts) <= LONG_BYTES:
         return b"".join(parts)
     found = hashlib.blake2b(digest_size=32)
     for part in parts:
@@ -28,7 +28,12 @@ def key_of(*parts: bytes | memoryview) -> Key:
 
 def alias_of(ask: bytes, seed: int) -> Key:
     """Likewise; a digest has the ask's routing key before it, which could not be told from it later."""
-    return ask if len(ask) <= _LONG_BYTES else xxh3_64_hexdigest(ask, seed) + _digest(ask)
+    return ask if len(ask) <= LONG_BYTES else xxh3_64_hexdigest(ask, seed) + _digest(ask)
+
+
+def alias_by_key(routing: int, key: Key) -> Key:
+    """For an ask that is read as quickly as it is digested, when its key is known: the routing key, and that one."""
+    return f"{routing:016x}:{key if isinstance(key, str) else _digest(key)}"
 
 
 def routing_of(alias: Key, seed: int) -> int:

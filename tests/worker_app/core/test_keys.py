@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_site.lib import asks
-from worker_app.core.keys import alias_of, belong_together, key_of, routing_of
+from worker_app.core.keys import alias_by_key, alias_of, belong_together, key_of, routing_of
 
 SEED = asks.seed_of("digits", "1")
 SHORT = st.binary(max_size=60)
@@ -39,3 +39,12 @@ def test_an_alias_of_a_stranger_may_be_anything(routing: int, rest: str, cut: in
     alias = f"{routing:016x}" + rest
     assert belong_together(alias, routing, SEED)
     assert routing_of(alias, SEED) == routing
+
+
+@given(key=SHORT | LONG, routing=st.integers(0, 2**64 - 1))
+def test_an_alias_by_key_keeps_its_routing_key_and_is_no_other_alias(key: bytes, routing: int) -> None:
+    for each in (key, key_of(key)):
+        alias = alias_by_key(routing, each)
+        assert routing_of(alias, SEED) == routing
+        assert belong_together(alias, routing, SEED)
+        assert alias != alias_of(key, SEED)

@@ -40,8 +40,9 @@
     const worth = models.length > 1 || models.some((model) => model.state !== "READY");
     table.hidden = !worth;
     const rows = [...table.querySelectorAll("tbody")];
-    for (const row of rows.slice(models.length)) row.remove();
-    for (const [place, model] of models.entries()) {
+    const shown = worth ? models : [];
+    for (const row of rows.slice(shown.length)) row.remove();
+    for (const [place, model] of shown.entries()) {
       const row = rows[place] || table.appendChild(byId("model-row").content.firstElementChild.cloneNode(true));
       const { text, kind, icon } = stateOf(model);
       const batches = model.batch_processor;
