@@ -97,10 +97,10 @@ class DirectInfer:
                     await self.node.news.wait()
         except TimeoutError:
             message = f"the model {name!r} is still being loaded after {LOAD_WITHIN_S:.0f} s; look at the index for it"
-            raise ApiError(504, "model_is_loading", message) from None
+            raise ApiError(503, "model_not_ready", message, retry_after_s=10) from None
         if reason := self.node.loader.reason(name):
             known = name in self.node.loader.names
-            raise ApiError(400 if known else 404, "model_not_loaded" if known else "unknown_model", reason)
+            raise ApiError(400 if known else 404, "load_failed" if known else "unknown_model", reason)
 
     async def unload(self, name: str, /) -> None:
         """As exchange.Plane says; it holds until a gateway connects, which brings settings of its own."""

@@ -8,6 +8,8 @@ import secrets
 import time
 from typing import Protocol
 
+import msgspec
+
 from inference_site.lib.catalog import ModelInfo, Models, State
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
@@ -23,6 +25,7 @@ from worker_app.tally import Tally
 
 logger = logging.getLogger(__name__)
 
+_encode = msgspec.json.encode
 # What no gateway uses any more is kept for so long after the last one has left: it may only be connecting anew.
 LINGER_S = 10.0
 _MOST_NUMBERS = 0xFFFF
@@ -142,13 +145,16 @@ class Node:
     def configure(self, settings: NodeSettings) -> None:
         """Takes new settings, in force from the next request and the next batch on; loads what they want."""
         self.settings = settings
-        self.loader.plan(settings, {(model.name, model.version): model.made_of for model in self.models.values()})
+        try:
+            self.loader.plan(settings, {(model.name, model.version): model.made_of for model in self.models.values()})
+        except Exception:  # whatever is on disk: what serves goes on, and so do the gateways' connections
+            logger.exception("what to load by revision %d could not be found out", settings.revision)
         self._changed()
         if self._tasks is not None:
             self.loader.start()
         else:
             self.loader.load_now()
-        logger.info("settings of revision %d are in force: %s", settings.revision, settings)
+        logger.info("settings of revision %d are in force: %s", settings.revision, _encode(settings).decode())
 
     def joined(self, gateway: GatewayStream) -> None:
         """A gateway has connected, and proved what it is."""
@@ -269,6 +275,7 @@ class Node:
         for release, count in model.batcher.counts.items():
             self.past_batches[release] += count
         self.past_rows += model.batcher.taken
+        self._share_out()
         self._found.clear()
         for gateway in tuple(self.gateways):
             gateway.say_models()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,9 @@ import msgspec
 from inference_site.lib.record import ANSWERING, Record
 
 __all__ = ["Record", "RecordError", "digest_of", "load_record", "read_record"]
+
+# An entry of a tensor's external_data as protobuf has it: the key (field 1), then the value (field 2).
+_LOCATION = re.compile(rb"\x0a\x08location\x12")
 
 
 class RecordError(ValueError):
@@ -30,7 +35,9 @@ def read_record(path: Path) -> Record:
     """The record in a file. Raises RecordError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise RecordError(f"{path}: it is nested too deep; correct the record or remove it") from None
+    except (OSError, msgspec.DecodeError, ValueError) as error:
         raise RecordError(f"{path}: {error}; correct the record or remove it") from None
 
 
@@ -46,11 +53,29 @@ def digest_of(path: Path, record: Record) -> str:
 
 
 def _weights(path: Path) -> list[Path]:
-    """The files beside a model that it names, as one does whose weights lie outside of it."""
-    beside = sorted(
-        each for each in path.parent.iterdir() if each.suffix not in (".onnx", ".json", ".md") and each.is_file()
-    )
-    if not beside or not path.stat().st_size:
+    """The files that a model says its weights are in, beside it or in folders there."""
+    if not path.stat().st_size:
         return []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return [each for each in beside if content.find(each.name.encode()) >= 0]
+        names = {_text_at(content, found.end()) for found in _LOCATION.finditer(content)}
+    # What only looks like such an entry names no file that is there.
+    places = (Path(os.fsdecode(name)) for name in sorted(names) if name)
+    inside = (path.parent / each for each in places if not each.is_absolute() and ".." not in each.parts)
+    return [each for each in inside if _is_file(each)]
+
+
+def _text_at(content: mmap.mmap, place: int) -> bytes:
+    """What stands there after its length, which protobuf writes in seven bits a byte."""
+    size = int.from_bytes(content[place : place + 1], "big")
+    place += 1
+    if size > 0x7F:
+        size = (size & 0x7F) | int.from_bytes(content[place : place + 1], "big") << 7
+        place += 1
+    return content[place : place + size]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False

@@ -59,17 +59,23 @@ class Signature:
         """From what ONNX Runtime says of them. Raises SignatureError."""
         taken = []
         for each in inputs:
+            if each.type.startswith("optional("):
+                logger.warning("input %r is %s, which is never sent", each.name, each.type)
+                continue
             if each.type not in ONNX:
                 raise SignatureError(f"input {each.name!r} is {each.type}; what can be served is {', '.join(ONNX)}")
             taken.append(_tensor(each))
-        given = []
+        given, left_out = [], []
         for each in outputs:
             if each.type in ONNX:
                 given.append(_tensor(each))
             else:
-                logger.warning("output %r is %s, which is not served", each.name, each.type)
+                left_out.append(each)
+                logger.warning("output %r is %s, which is not served%s", each.name, each.type, _without_maps([each]))
         if not given:
-            raise SignatureError(f"none of its outputs can be served; that can {', '.join(ONNX)}")
+            raise SignatureError(
+                f"none of its outputs can be served; that can {', '.join(ONNX)}{_without_maps(left_out)}"
+            )
         return cls(tuple(taken), tuple(given), _has_batch_axis(taken, given))
 
     def output_of(self, name: str | None) -> Tensor:
@@ -104,6 +110,13 @@ class Signature:
 def size_of(shape: Iterable[int]) -> int:
     """Elements of a tensor."""
     return math.prod(shape)
+
+
+def _without_maps(outputs: list[Any]) -> str:
+    """What to do about them, to be added to a message."""
+    if any(each.type.startswith(("seq", "map")) and "map(" in each.type for each in outputs):
+        return '; export it without maps: skl2onnx takes options={"zipmap": False}'
+    return ""
 
 
 def _tensor(each: Any) -> Tensor:

@@ -209,7 +209,7 @@ async def test_a_load_that_fails_says_why_and_leaves_what_serves(start: Start, t
     shelf.put("a", "2", "broken in the middle")
     with pytest.raises(ApiError, match="broken in the middle") as refused:
         await plane.load("a")
-    assert (refused.value.status, refused.value.code) == (400, "model_not_loaded")
+    assert (refused.value.status, refused.value.code) == (400, "load_failed")
     assert plane.find("a", None).info.version == "1"
 
 
@@ -224,7 +224,7 @@ async def test_a_load_that_takes_too_long_is_not_waited_for(
     shelf.open.clear()
     with pytest.raises(ApiError, match="still being loaded") as refused:
         await plane.load("a")
-    assert (refused.value.status, refused.value.code) == (504, "model_is_loading")
+    assert (refused.value.status, refused.value.code) == (503, "model_not_ready")
     shelf.open.set()
     await until(lambda: plane.find("a", None).info.version == "2")
 

@@ -331,7 +331,7 @@ async def test_a_sample_made_to_look_like_the_digest_of_another_gets_its_own_ans
     # A long sample is kept under its digest; anybody can compute that and send it as eight floats.
     for seed in range(100):
         long = np.random.default_rng(seed).standard_normal(1000).astype("f4")
-        forged = np.frombuffer(hashlib.blake2b(long.tobytes(), digest_size=32).digest(), "f4")
+        forged = np.frombuffer(hashlib.sha256(long.tobytes()).digest(), "f4")
         if np.isfinite(forged).all():
             break
     for first, second in ((long, forged), (forged, long)):

@@ -21,6 +21,14 @@ def test_a_record_that_cannot_be_read_names_its_file(tmp_path: Path, content: st
         load_record(path)
 
 
+@pytest.mark.parametrize("content", ['{"padding":' + '{"a":' * 50_000, '{"fact":' + "[" * 50_000])
+def test_a_record_that_is_nested_too_deep_is_like_any_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=r"m\.json: it is nested too deep; correct the record or remove it"):
+        read_record(path)
+
+
 def test_a_record_that_is_not_there_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"gone\.json"):
         read_record(tmp_path / "gone.json")
@@ -74,3 +82,28 @@ def test_the_digest_is_also_of_weights_that_lie_beside_the_file(tmp_path: Path) 
     assert second != first
     (tmp_path / "a" / "notes.txt").write_text("for other people")
     assert digest_of(path, Record()) == second
+
+
+@pytest.mark.parametrize("location", ["weights/layer 0.bin", "a.onnx", "w" * 200 + ".json"])
+def test_the_digest_finds_weights_by_what_the_file_says_of_them(tmp_path: Path, location: str) -> None:
+    inside = onnx.load(onnx_models.mlp(tmp_path / "inside.onnx", (64, 128, 10)))
+    path = tmp_path / "b" / "model.onnx"
+    weights = path.parent / location
+    weights.parent.mkdir(parents=True)
+    onnx.save(inside, path, save_as_external_data=True, location=location, size_threshold=100)
+    load(path)
+    first = digest_of(path, Record())
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert digest_of(path, Record()) != first
+
+
+@pytest.mark.parametrize("location", [b"../other", b"/dev/zero", b"\xff\x7f", b"\0", b"x" * 300, b""])
+def test_the_digest_reads_nothing_that_is_not_beside_the_model(tmp_path: Path, location: bytes) -> None:
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m" / "model.onnx"
+    size = bytes([len(location)]) if len(location) < 128 else bytes([len(location) % 128 + 128, len(location) // 128])
+    (tmp_path / "other").write_text("1")
+    path.write_bytes(b"\x0a\x08location\x12" + size + location)
+    first = digest_of(path, Record())
+    (tmp_path / "other").write_text("2")
+    assert digest_of(path, Record()) == first
