@@ -27,6 +27,8 @@ __all__ = ["CPU", "CUDA", "Engine", "EngineError", "ModelError", "Result", "Run"
 
 logger = logging.getLogger(__name__)
 
+_WARM_UP_BYTES = 2**28  # of the inputs and outputs of one batch
+
 
 class EngineError(Exception):
     """The engine failed on input that is not to blame: the worker is sick."""
@@ -180,11 +182,12 @@ class Engine:
     def _warm_up(self, warm_up: WarmUp, rows: int) -> bytes:
         """Runs what will be met first, so that no request pays for the first allocation. Gives the first ask."""
         probe = sample = None
-        errors = []
+        errors, size = [], 0
         for probe in warm_up.probes():
             try:
                 sample = self.read(probe)
-                Batch(self._serving, self._sessions[0]).infer([sample])
+                outputs = Batch(self._serving, self._sessions[0]).infer([sample])
+                size = sum(each.nbytes for each in (*sample.arrays, *outputs.values()))
                 break
             except Exception as error:
                 sample = None
@@ -194,30 +197,56 @@ class Engine:
                 f"{self.path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
                 'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
             )
+        # A batch whose outputs are enormous would take all memory.
+        rows = min(rows, max(1, _WARM_UP_BYTES // max(1, size)))
         took = {}
         for session in self._sessions:
             batch = Batch(self._serving, session)
-            for size in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
+            for count in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
                 began = time.perf_counter()
                 try:
-                    batch.infer([sample] * size, must_batch=size > 1)
+                    batch.infer([sample] * count, must_batch=count > 1)
                 except Exception as error:
-                    if size == 1:
+                    if count == 1:
                         raise ModelError(f"{self.path} fails on zeros once in a while: {_reason(error)}") from error
-                    logger.warning("%s can't run %d at once, so it runs one by one: %s", self.path.name, size, error)
+                    logger.warning("%s can't run %d at once, so it runs one by one: %s", self.path.name, count, error)
                     self.batches = False
-                took[size] = time.perf_counter() - began
-            for ask in warm_up.others():
+                took[count] = time.perf_counter() - began
+            for ask in warm_up.asked_for():
                 try:
                     batch.infer([self.read(ask)])
                 except Exception as error:
                     raise ModelError(f"{self.path} does not run on its warm-up shapes: {_reason(error)}") from error
+            if self._serving.padder is not None:
+                self._try_lengths(self._serving.padder, warm_up, sample, session)
         self.typical_s = took[1]
         # Without batches a second sample costs as much as the first.
         several = self.batches and rows in took and rows > 1
         self.each_s = max(0.0, took[rows] - took[1]) / (rows - 1) if several else took[1]
         self.fixed_s = max(0.0, took[1] - self.each_s)
         return probe
+
+    def _try_lengths(self, padder: Padder, warm_up: WarmUp, probe: Sample, session: ort.InferenceSession) -> None:
+        """Runs each bucket, and beside it what is not filled up, which tells where outputs are to be cut."""
+        options = ort.RunOptions()
+        options.log_severity_level = 4  # a model need not take all lengths
+        batch = Batch(self._serving, session, options)
+        shapes: dict[int, list[tuple[int, ...]]] = {}
+        for length in padder.lengths_to_try:
+            try:
+                outputs = batch.infer([warm_up.of_length(probe, length)])
+            except Exception as error:
+                if length not in padder.buckets:
+                    continue
+                raise ModelError(
+                    f"{self.path} does not run where {padder.dimension!r} is {length}, a bucket of its padding: "
+                    f"{_reason(error)}"
+                ) from error
+            shapes[length] = [outputs[index].shape for index in range(len(outputs))]
+        try:
+            padder.learn(shapes)
+        except SignatureError as error:
+            raise ModelError(f"{self.path}: {error}") from error
 
 
 def _reason(error: Exception) -> str:
