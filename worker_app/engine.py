@@ -15,6 +15,7 @@ from inference_site.lib.datatypes import BYTES
 from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Record
 from worker_app.batch import Batch, NotABatch, Serving
+from worker_app.firstruns import FirstRuns, reason_of
 from worker_app.padding import Padder
 from worker_app.providers import CPU, CUDA, ModelError, create_sessions
 from worker_app.reader import Reader
@@ -26,8 +27,6 @@ from worker_app.warmup import WarmUp
 __all__ = ["CPU", "CUDA", "Engine", "EngineError", "ModelError", "Result", "Run"]
 
 logger = logging.getLogger(__name__)
-
-_WARM_UP_BYTES = 2**28  # of the inputs and outputs of one batch
 
 
 class EngineError(Exception):
@@ -94,11 +93,15 @@ class Engine:
         reader = Reader(signature, padder=padder, pad_with_zeros=bool(record.pad_with_zeros))
         # Quick enough for the loop. Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
         self.read: Callable[[bytes], Sample] = reader.read
-        self.typical_s = 0.0  # smoothed duration of one run
-        self.fixed_s = 0.0  # what the warm-up took, whatever the batch's size
-        self.each_s = 0.0  # and for each row in it
-        self.probe = self._warm_up(warm_up, warm_up_rows)  # an ask of the input that it is warmed up with
+        runs = FirstRuns(path, self._serving, self.read, self.batches)
+        self.probe = runs.probe(self._sessions[0], warm_up)  # an ask of the input that it is warmed up with
+        for session in self._sessions:
+            runs.warm_up(session, warm_up, warm_up_rows)
         self._probe = self.read(self.probe)
+        self.batches = runs.batches
+        self.typical_s = runs.one_s  # smoothed duration of one run
+        self.fixed_s = runs.fixed_s  # what the warm-up took, whatever the batch's size
+        self.each_s = runs.each_s  # and for each row in it
 
     @property
     def sessions(self) -> int:
@@ -177,81 +180,7 @@ class Engine:
         try:
             return batch.encode_alone(sample, batch.infer([sample]))
         except Exception as error:
-            return ApiError(422, "model_refused_input", f"the model can't run on this input: {_reason(error)}")
-
-    def _warm_up(self, warm_up: WarmUp, rows: int) -> bytes:
-        """Runs what will be met first, so that no request pays for the first allocation. Gives the first ask."""
-        probe = sample = None
-        errors, size = [], 0
-        for probe in warm_up.probes():
-            try:
-                sample = self.read(probe)
-                outputs = Batch(self._serving, self._sessions[0]).infer([sample])
-                size = sum(each.nbytes for each in (*sample.arrays, *outputs.values()))
-                break
-            except Exception as error:
-                sample = None
-                errors.append(_reason(error))
-        if probe is None or sample is None:
-            raise ModelError(
-                f"{self.path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
-                'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
-            )
-        # A batch whose outputs are enormous would take all memory.
-        rows = min(rows, max(1, _WARM_UP_BYTES // max(1, size)))
-        took = {}
-        for session in self._sessions:
-            batch = Batch(self._serving, session)
-            for count in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
-                began = time.perf_counter()
-                try:
-                    batch.infer([sample] * count, must_batch=count > 1)
-                except Exception as error:
-                    if count == 1:
-                        raise ModelError(f"{self.path} fails on zeros once in a while: {_reason(error)}") from error
-                    logger.warning("%s can't run %d at once, so it runs one by one: %s", self.path.name, count, error)
-                    self.batches = False
-                took[count] = time.perf_counter() - began
-            for ask in warm_up.asked_for():
-                try:
-                    batch.infer([self.read(ask)])
-                except Exception as error:
-                    raise ModelError(f"{self.path} does not run on its warm-up shapes: {_reason(error)}") from error
-            if self._serving.padder is not None:
-                self._try_lengths(self._serving.padder, warm_up, sample, session)
-        self.typical_s = took[1]
-        # Without batches a second sample costs as much as the first.
-        several = self.batches and rows in took and rows > 1
-        self.each_s = max(0.0, took[rows] - took[1]) / (rows - 1) if several else took[1]
-        self.fixed_s = max(0.0, took[1] - self.each_s)
-        return probe
-
-    def _try_lengths(self, padder: Padder, warm_up: WarmUp, probe: Sample, session: ort.InferenceSession) -> None:
-        """Runs each bucket, and beside it what is not filled up, which tells where outputs are to be cut."""
-        options = ort.RunOptions()
-        options.log_severity_level = 4  # a model need not take all lengths
-        batch = Batch(self._serving, session, options)
-        shapes: dict[int, list[tuple[int, ...]]] = {}
-        for length in padder.lengths_to_try:
-            try:
-                outputs = batch.infer([warm_up.of_length(probe, length)])
-            except Exception as error:
-                if length not in padder.buckets:
-                    continue
-                raise ModelError(
-                    f"{self.path} does not run where {padder.dimension!r} is {length}, a bucket of its padding: "
-                    f"{_reason(error)}"
-                ) from error
-            shapes[length] = [outputs[index].shape for index in range(len(outputs))]
-        try:
-            padder.learn(shapes)
-        except SignatureError as error:
-            raise ModelError(f"{self.path}: {error}") from error
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1][:300]
+            return ApiError(422, "model_refused_input", f"the model can't run on this input: {reason_of(error)}")
 
 
 def _describe(each: TensorInfo) -> dict[str, Any]:
