@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -163,14 +163,19 @@ class Catalog:
                 continue
             offers = {worker: found for worker, each in connected.items() if (found := each.ready(name))}
             staying = {worker: found for worker, found in offers.items() if not connected[worker].leaving}
-            version = _newest(self.newest.get(name), staying or offers)
+            loading = {
+                worker: {info.version for info in each.models.models if _is_loading(info, name)}
+                for worker, each in connected.items()
+            }
+            version = _newest(self.newest.get(name), staying or offers, offers, set().union(*loading.values()))
             if version is None:
                 continue
             newest[name] = version
             here = {info.version for found in offers.values() for info in found if info.current}
             for each in {version, *here, *self._awaited(name)}:
                 before = self.serving.get((name, each))
-                found_serving = _serving(each, before, staying or offers, offers)
+                awaited = {worker for worker, versions in loading.items() if each in versions}
+                found_serving = _serving(each, before, staying or offers, offers, awaited)
                 if found_serving is not None:
                     serving[name, each] = found_serving
         self.newest, self.serving = newest, serving
@@ -191,11 +196,27 @@ class Catalog:
         return self.default or min(self.newest, default="")
 
 
-def _newest(present: str | None, offers: Mapping[str, list[ModelInfo]]) -> str | None:
-    """The version that answers for its model: the highest of which all have the same file; else the one that most
-    workers can answer with, rather the one that does so now."""
-    if not offers:
+def _newest(
+    present: str | None,
+    judges: Mapping[str, list[ModelInfo]],
+    offers: Mapping[str, list[ModelInfo]],
+    loading: Collection[str],
+) -> str | None:
+    """The version that answers for its model, by what those workers have that decide about a change; never an older one
+    than until now while anybody has that one as current, or loads it."""
+    if not judges:
         return present
+    found = _choose(present, judges)
+    if present is not None and found is not None and _order(found) < _order(present):
+        current = {info.version for each in offers.values() for info in each if info.current}
+        if present in current or present in loading:
+            return present
+    return found
+
+
+def _choose(present: str | None, offers: Mapping[str, list[ModelInfo]]) -> str | None:
+    """The highest version of which all have the same file; else the one that most workers can answer with, rather the
+    one that does so now."""
     current = [files for found in offers.values() if (files := {(i.version, i.digest) for i in found if i.current})]
     everywhere = {version for version, _ in set.intersection(*current)} if current else set()
     versions = [{version for version, _ in files} for files in current]
@@ -217,8 +238,10 @@ def _serving(
     before: Serving | None,
     judges: Mapping[str, list[ModelInfo]],
     offers: Mapping[str, list[ModelInfo]],
+    loading: Collection[str],
 ) -> Serving | None:
-    """Who answers with which file of a version; `judges` are the workers that decide about a change."""
+    """Who answers with which file of a version; `judges` are the workers that decide about a change, `loading` those
+    that load another file of it: until they have, they answer with the one in force or not at all."""
     mine = {worker: [info for info in found if info.version == version] for worker, found in offers.items()}
     here = [info for found in mine.values() for info in found]
     if not here:
@@ -229,20 +252,31 @@ def _serving(
         *({info.digest for info in mine[worker]} for worker in judges if mine[worker])
     )
     digest = before.info.digest if before is not None else ""
-    if len(current) == len(everywhere) == 1 or not any(info.digest == digest for info in here):
+    unsettled = any(mine.get(worker) for worker in loading)
+    in_force = any(info.digest == digest for info in here) or (before is not None and unsettled)
+    if (len(current) == len(everywhere) == 1 and not unsettled) or not in_force:
         ranked = current or Counter(info.digest for info in here)
         digest = min(ranked, key=lambda each: (-ranked[each], each))
     chosen: dict[str, ModelInfo] = {}
     for worker, found in mine.items():
-        usable = [info for info in found if info.digest == digest] or [info for info in found if info.current]
+        usable = [info for info in found if info.digest == digest]
+        if not usable and worker not in loading:
+            usable = [info for info in found if info.current]
         if usable:
             chosen[worker] = max(usable, key=lambda info: (info.current, info.number))
-    info = min((info for info in chosen.values() if info.digest == digest), key=lambda info: info.number)
+    info = next((info for info in chosen.values() if info.digest == digest), None)
+    if info is None:  # nobody has it, and it is being loaded
+        assert before is not None
+        info = before.info
     return Serving(
         msgspec.structs.replace(info, number=0, current=True, reason=""),
         {worker: each.number for worker, each in sorted(chosen.items())},
         {worker: each.digest for worker, each in sorted(chosen.items())},
     )
+
+
+def _is_loading(info: ModelInfo, name: str) -> bool:
+    return info.name == name and info.state is State.LOADING
 
 
 def _key(info: ModelInfo) -> Key:

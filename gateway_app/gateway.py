@@ -158,6 +158,9 @@ class Gateway:
     def _apply(self, snapshot: Snapshot, table: Table) -> None:
         """Puts a snapshot in force. Requests in flight keep what they began with."""
         before = {entry.name: entry for entry in self.snapshot.workers}
+        for name, wish in snapshot.node.models.items():
+            if self.snapshot.node.models.get(name) != wish:
+                self.lineup.flush(name)
         self.snapshot, self.table = snapshot, table
         enabled = {entry.name: entry for entry in snapshot.workers if entry.enabled}
         self._rename(enabled)

@@ -111,6 +111,12 @@ class ModelSet:
             raise self._missing(name, version)
         return found
 
+    def flush(self, name: str) -> None:
+        """An order for a model was given: what was kept of it before is not to be its answer."""
+        for model in self.served.values():
+            if model.name == name:
+                model.inference.hot.flush()
+
     def follow(self) -> set[str]:
         """Serves what the catalog says. Names of the workers that are other processes than before."""
         serving = self.catalog.serving
@@ -206,7 +212,8 @@ class ModelSet:
             return ApiError(404, "unknown_model", f"the model {name!r} is unloaded; {how}")
         reasons = catalog.reasons(name, version)
         said = catalog.said(name)
-        if any(info.version == version or version is None for found in said.values() for info in found):
+        named = [info.version for found in said.values() for info in found if info.version]  # else it was not found
+        if named and (version is None or version in named):
             what = f"version {version} of the model {name!r}" if version else f"the model {name!r}"
             return _not_ready(f"{what} is not ready: {reasons or 'it is being unloaded'}")
         if name in catalog.newest:

@@ -99,7 +99,7 @@ def v2(request: HttpRequest) -> HttpResponse:
         asked = read_head(
             request.method or "",
             quote(request.path),
-            lambda name: request.headers.get(name),
+            {name.lower(): value for name, value in request.headers.items()},
             request.META.get("REMOTE_ADDR"),
         )
         timeout_ms = _timeout_ms(request)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from inference_site.lib.datatypes import BYTES
 from inference_site.lib.nodesettings import NodeSettings
 from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 # A model that answers faster than this runs on the loop itself: handing it to a thread would cost more.
 _QUICK_S = 0.0005
+# But only if its input is at most so many times as large as what it has been given of late; that is smoothed like the
+# engine's own estimate of the time.
+_LARGER = 2.0
+_GAIN = 0.2
 # The estimate of a wait may be this much too short, and an answer that comes too late is work for nothing.
 _MARGIN = 1.1
 # After so long without work the engine gives back the memory that large batches have left it with.
@@ -48,6 +53,11 @@ class Batches:
         self._timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._worked_at = 0.0
+        # What is known of the time that a run takes is worth little for inputs of other sizes than those that were run.
+        self._varies = any(
+            -1 in each.shape[1 if engine.batches else 0 :] or each.datatype == BYTES for each in engine.inputs
+        )
+        self._row_bytes = _row_bytes(engine.read(engine.probe))  # of late
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"{name}-{slot}") for slot in range(engine.sessions)]
 
     @property
@@ -90,7 +100,7 @@ class Batches:
             self._running_rows += rows
             if self.engine.sessions > 1 and self.batcher.due_in() == 0:
                 self._work.set()  # for the other sessions
-            quick = self.engine.typical_s < _QUICK_S and rows <= self.batcher.max_size
+            quick = self.engine.typical_s < _QUICK_S and rows <= self.batcher.max_size and self._usual(jobs)
             started = time.monotonic()
             try:
                 run = await self._run_jobs(loop, jobs, slot, quick)
@@ -151,6 +161,15 @@ class Batches:
             wait_s += self.batcher.max_size * self._row_s
         return left_ms < 1000 * wait_s * _MARGIN
 
+    def _usual(self, jobs: list[Job]) -> bool:
+        """Whether these are not much larger than what was run of late."""
+        if not self._varies:
+            return True
+        largest = max(_row_bytes(job.sample) for job in jobs)
+        usual = largest <= _LARGER * self._row_bytes
+        self._row_bytes += _GAIN * (largest - self._row_bytes)
+        return usual
+
     async def _run_jobs(self, loop: asyncio.AbstractEventLoop, jobs: list[Job], slot: int, quick: bool) -> Run:
         samples = [job.sample for job in jobs]
         watched = jobs[0].watched
@@ -189,3 +208,7 @@ class Batches:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_later(seconds, self._work.set)
+
+
+def _row_bytes(sample: Sample) -> float:
+    return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in sample.parts) / sample.rows

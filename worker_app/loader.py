@@ -186,12 +186,15 @@ class Loader:
 
     def _loaded(self, key: Key, want: Want, engine: Engine | None, reason: str) -> None:
         del self._pending[key]
-        if engine is None:
+        self._failed.pop(key, None)
+        if engine is not None:
+            try:
+                self._add(engine, want)
+            except Exception as error:  # what else is pending is not to wait for ever
+                reason = f"{want.source.path} can't be served: {error}"
+        if reason:
             logger.error("%s", reason)
             self._failed[key] = want.made_of, reason
-        else:
-            self._failed.pop(key, None)
-            self._add(engine, want)
         self._changed()
 
 

@@ -145,7 +145,10 @@ class Node:
     def configure(self, settings: NodeSettings) -> None:
         """Takes new settings, in force from the next request and the next batch on; loads what they want."""
         self.settings = settings
-        self.loader.plan(settings, {(model.name, model.version): model.made_of for model in self.models.values()})
+        try:
+            self.loader.plan(settings, {(model.name, model.version): model.made_of for model in self.models.values()})
+        except Exception:  # whatever is on disk: what serves goes on, and so do the gateways' connections
+            logger.exception("what to load by revision %d could not be found out", settings.revision)
         self._changed()
         if self._tasks is not None:
             self.loader.start()
@@ -272,6 +275,7 @@ class Node:
         for release, count in model.batcher.counts.items():
             self.past_batches[release] += count
         self.past_rows += model.batcher.taken
+        self._share_out()
         self._found.clear()
         for gateway in tuple(self.gateways):
             gateway.say_models()

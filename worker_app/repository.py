@@ -120,6 +120,9 @@ def _source(name: str, version: str, path: Path) -> Source:
         return Source(name, version, path, _record(path), _state(path))
     except RecordError as error:
         return Source(name, version, path, Record(), _state(path), str(error))
+    except Exception as error:  # whatever is wrong with one model, the others are found
+        reason = f"{path}: its record can't be read: {type(error).__name__}: {str(error)[:200]}"
+        return Source(name, version, path, Record(), _state(path), reason)
 
 
 def _record(path: Path) -> Record:

@@ -156,6 +156,51 @@ def test_who_is_about_to_stop_is_not_waited_for_and_answers_as_long_as_it_is_the
     assert numbers(catalog) == {A: 2, B: 2, C: 1}
 
 
+def test_who_was_started_before_a_version_was_there_does_not_bring_the_older_one_back():
+    catalog = Catalog()
+    say(catalog, A, ready(1, "6", "d6"))
+    catalog.leaves(A)
+    say(catalog, B, ready(1, "5", "d5"), loading("6"))
+    assert catalog.newest["m"] == "6"
+    assert numbers(catalog, "6") == {A: 1}  # which answers as long as it is there
+    catalog.lost(A)
+    assert catalog.newest["m"] == "6"
+    assert numbers(catalog, "6") == {}  # rather nothing than the older one
+    say(catalog, B, ready(1, "5", "d5", current=False), ready(2, "6", "d6"))
+    assert numbers(catalog, "6") == {B: 2}
+    catalog.lost(B)
+    say(catalog, B, ready(1, "5", "d5"), broken("6"))  # nobody has it, nobody loads it
+    assert catalog.newest["m"] == "5"
+    assert numbers(catalog, "5") == {B: 1}
+
+
+def test_who_was_started_before_a_file_was_changed_answers_only_when_it_has_loaded_it():
+    catalog = three(ready(1, digest="d2"))
+    catalog.lost(C)
+    say(catalog, C, ready(1, digest="d1"), loading("1"))
+    assert numbers(catalog) == {A: 1, B: 1}
+    catalog.leaves(A)
+    catalog.lost(B)
+    assert numbers(catalog) == {A: 1}
+    catalog.lost(A)
+    assert numbers(catalog) == {}
+    assert catalog.serving["m", "1"].info.digest == "d2"
+    say(catalog, C, ready(1, digest="d1", current=False), ready(2, digest="d2"))
+    assert numbers(catalog) == {C: 2}
+    catalog.lost(C)
+    say(catalog, C, ready(1, digest="d1"), broken("1"))
+    assert numbers(catalog) == {C: 1}
+
+
+def test_an_older_version_that_an_operator_wants_waits_for_all_workers_too():
+    catalog = three(ready(1, "2", "d2"))
+    for worker in (A, B):
+        say(catalog, worker, ready(1, "2", "d2", current=False), ready(2))
+    say(catalog, C, ready(1, "2", "d2"), broken("1"))
+    assert catalog.newest["m"] == "2"
+    assert numbers(catalog, "2") == {A: 1, B: 1, C: 1}
+
+
 def test_a_model_that_is_not_to_be_loaded_is_not_served_from_then_on():
     catalog = three()
     catalog.configure({"m": ModelSettings(loaded=False)}, "")

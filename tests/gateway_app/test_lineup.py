@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway_app import modelcontrol
+from gateway_app import orders as orders_module
 from gateway_app.core.breaker import BreakerConfig, State
 from gateway_app.gateway import Gateway
+from gateway_app.models import ModelRecord
 from gateway_app.modelstats import model_rows
 from gateway_app.snapshot import Snapshot, WorkerEntry
 from gateway_app.stats import _stats
@@ -23,7 +26,10 @@ from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from tests.gateway_app.core.fleet import PLAIN
-from tests.gateway_app.scripted import ScriptedWorker, Server, ready, result, until
+from tests.gateway_app.scripted import TOKEN, ScriptedWorker, Server, ready, result, until
+from tests.worker_app.echo_engine import EchoEngine, echo_node
+from worker_app.node import Node
+from worker_app.stream import Stream
 
 NAMES = ("worker_1", "worker_2", "worker_3")
 POLICY = replace(PLAIN, breaker=BreakerConfig(), check_s=0.0)
@@ -431,7 +437,8 @@ def orders(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
         loop.call_soon_threadsafe(lambda: cluster.configure(models=wish))
         return revision
 
-    monkeypatch.setattr(modelcontrol, "order_load", lambda name, note="": order(name, True))
+    monkeypatch.setattr(orders_module, "_order_load", lambda name: (True, order(name, True)))
+    monkeypatch.setattr(orders_module, "_take_back", lambda name: given.append((name, False)))
     monkeypatch.setattr(modelcontrol, "order_unload", lambda name, note="": order(name, False))
     return given
 
@@ -480,18 +487,79 @@ async def test_loading_what_a_worker_cannot_load_says_so_and_the_old_one_serves_
 
 async def test_loading_what_no_worker_has_found_is_refused(cluster: Cluster, orders: list[tuple[str, bool]]) -> None:
     await cluster.start()
-    with pytest.raises(ApiError, match="none has found it") as refusal:
+    with pytest.raises(ApiError, match="no worker has found a model 'nothing'") as refusal:
         await cluster.gateway.load("nothing")
     assert (refusal.value.status, refusal.value.code) == (404, "unknown_model")
+    assert orders == [("nothing", True), ("nothing", False)]  # nothing is left of it
 
 
-async def test_unloading_returns_once_it_is_not_found(cluster: Cluster, orders: list[tuple[str, bool]]) -> None:
-    await cluster.start(ready(1), ready(2, "other"))
-    await cluster.gateway.unload("other")
-    with pytest.raises(ApiError, match="'other' is unloaded"):
-        cluster.gateway.find("other", None)
-    await until(lambda: all(worker.used() == {1} for worker in cluster.workers.values()))
-    assert await cluster.answer() == ["echo", "1", "0"]
-    with pytest.raises(ApiError, match="no model 'nothing' to unload"):
-        await cluster.gateway.unload("nothing")
-    assert orders == [("other", False)]
+async def test_loading_while_no_worker_is_there_is_no_success_and_nothing_older_is_answered_from_the_cache(
+    cluster: Cluster, orders: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders_module, "ALONE_S", 0.2)
+    await cluster.start()
+    for _ in range(8):
+        await cluster.answer()
+    assert cluster.gateway.lineup.totals().hot_entries == 1
+    for server in cluster.servers.values():
+        await server.die()
+    await until(lambda: not any(link.ready for link in cluster.gateway.links.values()))
+    with pytest.raises(ApiError, match="no worker is connected") as refusal:
+        await cluster.gateway.load("echo")
+    assert (refusal.value.status, refusal.value.code) == (503, "model_not_ready")
+    assert (await cluster.ask().error()).code == "no_worker_available"
+
+
+async def test_what_no_worker_has_found_on_disk_is_unknown(cluster: Cluster) -> None:
+    missing = ModelInfo(number=0, name="typo", version="", state=ModelState.UNAVAILABLE, reason="there is no /a/path")
+    await cluster.start(ready(1), missing)
+    with pytest.raises(ApiError) as refusal:
+        cluster.gateway.find("typo", None)
+    assert (refusal.value.status, refusal.value.code) == (404, "unknown_model")
+    assert "/a/path" not in refusal.value.message
+
+
+async def test_an_order_is_a_row_that_goes_again_if_there_is_no_such_model(
+    database: Path,
+) -> None:
+    is_new, revision = await asyncio.to_thread(orders_module._order_load, "typo")
+    assert is_new
+    again, later = await asyncio.to_thread(orders_module._order_load, "typo")
+    assert (again, later > revision) == (False, True)
+    await asyncio.to_thread(orders_module._take_back, "typo")
+    assert not await asyncio.to_thread(ModelRecord.objects.filter(name="typo").exists)
+
+
+async def test_results_of_real_workers_move_along_when_one_of_them_leaves() -> None:
+    """Over real links, from a real worker with two models to another one."""
+    cluster, nodes = Cluster(), {}
+    try:
+        for name in NAMES[:2]:
+            nodes[name] = echo_node(EchoEngine(), EchoEngine(name="other"), name=name)
+            nodes[name].start()
+            cluster.servers[name] = Server(app_of(nodes[name]))
+        cluster.configure(
+            workers=tuple(WorkerEntry(name, "127.0.0.1", server.port) for name, server in cluster.servers.items())
+        )
+        await until(lambda: all(link.ready for link in cluster.gateway.links.values()))
+        texts = [b"[%d,0,0,0]" % number for number in range(20)]
+        for text in texts:
+            for model in ("echo", "other"):
+                await cluster.ask(text, model).output()
+        leaver, heir = (nodes[name] for name in NAMES[:2])
+        had = {model.name: len(model.results) for model in leaver.models.values()}
+        assert min(had.values()) > 0
+        leaver.drain()
+        await until(lambda: {m.name: m.tally.kept for m in heir.models.values()} == had)
+        assert cluster.gateway.links[NAMES[0]].sharing == 0
+    finally:
+        await cluster.end()
+        for node in nodes.values():
+            node.close()
+
+
+def app_of(node: Node) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Stream(node, TOKEN, send, bulk=scope["query_string"] == b"bulk").serve(scope, receive)
+
+    return app

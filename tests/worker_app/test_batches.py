@@ -338,3 +338,28 @@ def test_a_record_comes_before_the_settings() -> None:
     model.configure(NodeSettings(batch_size=2, batch_eager=False, batch_wait_ms=3), Record())
     assert (model.batcher.max_size, model.results.max_entries, model.info.max_wait_us) == (2, 1000, 3000)
     model.close()
+
+
+async def test_an_unusually_long_input_of_a_quick_model_does_not_hold_up_the_loop(start: Start) -> None:
+    threads: list[bool] = []
+
+    class Notes(EchoEngine):
+        def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
+            threads.append(threading.current_thread() is not threading.main_thread())
+            return super().run(samples, session)
+
+    model = start(echo_model(Notes(values=None), batch_size=64))
+    asker = Asker(model)
+    for number in range(20):
+        await asker.answer([number, 2.0, 3.0, 4.0])
+    assert not any(threads[2:])
+    del threads[:]
+    await asker.answer(v2([[1.0] * 100_000], binary=True))
+    await asker.answer(v2([[2.0] * 4] * 50, binary=True))  # many rows are no longer input
+    assert threads == [True, False]
+
+
+async def test_a_model_whose_sizes_are_fixed_is_quick_whatever_it_is_sent(start: Start) -> None:
+    model = start(echo_model(EchoEngine()))
+    assert model._usual([])
+    await Asker(model).answer([1, 2, 3, 4])

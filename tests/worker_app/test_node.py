@@ -434,3 +434,57 @@ async def test_nothing_holds_an_engine_that_is_unloaded(start: Start, shelf: She
         await asyncio.sleep(0)
     gc.collect()
     assert engine() is None
+
+
+async def test_an_engine_loaded_while_serving_is_let_go_too(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    engines = []
+    for number in (2, 3):
+        shelf.put("a", str(number), f"v{number}")
+        node.configure(wish(number, a=ModelSettings(order=number)))
+        await settled(node)
+        engines.append(weakref.ref(node.find("a", None).engine))
+    await until(lambda: len(node.models) == 1)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert [engine() is None for engine in engines] == [True, False]
+
+
+async def test_a_model_that_cannot_be_added_has_failed_and_the_next_is_loaded(
+    start: Start, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put("a", "1", "a")
+    node = start(shelf.node())
+    monkeypatch.setattr(node_module, "_MOST_NUMBERS", 1)
+    for name in ("b", "c"):
+        shelf.put(name, "1", name)
+    node.configure(wish(1, b=ModelSettings(order=1), c=ModelSettings(order=1)))
+    await settled(node)
+    assert state_of(node, "b") == state_of(node, "c") == [("1", State.UNAVAILABLE, True)]
+    assert await ask(node, [1, 2]) == answer("a", 1, 2)
+
+
+async def test_settings_are_in_force_whatever_is_on_disk(
+    start: Start, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put("a", "1", "a")
+    node = start(shelf.node())
+
+    def fails(name: str) -> None:
+        raise RecursionError("what a disk may hold")
+
+    monkeypatch.setattr(node.loader.repository, "versions", fails)
+    node.configure(NodeSettings(revision=1, batch_size=5, models={"a": ModelSettings(order=1)}))
+    assert node.find("a", None).batcher.max_size == 5
+    assert await ask(node, [1, 2]) == answer("a", 1, 2)
+
+
+async def test_the_memory_of_an_unloaded_model_goes_to_the_others(start: Start, shelf: Shelf) -> None:
+    for name in ("a", "b"):
+        shelf.put(name, "1", name)
+    node = start(shelf.node(cache_bytes=1000))
+    node.configure(NodeSettings(revision=1, cache_bytes=1000, models={"b": ModelSettings(loaded=False)}))
+    await until(lambda: len(node.models) == 1)
+    assert node.find("a", None).results.max_bytes == 1000

@@ -78,9 +78,17 @@ def test_a_record_beside_the_file_comes_before_that_of_the_model(tmp_path: Path)
 def test_a_record_that_cannot_be_read_is_that_models_fault_alone(tmp_path: Path) -> None:
     put(tmp_path, "a", "1")
     put(tmp_path, "b", "1")
-    (tmp_path / "a" / "1" / "model.json").write_text('{"batch_size": "many"}')
-    found = Repository(folder=tmp_path).look()
-    assert "model.json" in found["a"]["1"].fault
+    for record in (
+        '{"batch_size": "many"}',
+        "{",
+        '{"padding":' + '{"a":' * 50_000,
+        "[]",
+        '{"name": "\\ud800"}',
+        "\x00",
+    ):
+        (tmp_path / "a" / "1" / "model.json").write_text(record)
+        found = Repository(folder=tmp_path).look()
+        assert str(tmp_path / "a" / "1") in found["a"]["1"].fault
     assert found["b"]["1"].fault == ""
 
 
