@@ -77,6 +77,7 @@ class Engine:
             path, record.sessions or 1, threads=threads, device=device
         )
         self.provider: str = self._sessions[0].get_providers()[0]
+        logger.info("%s %s runs on %s", name, version, self.provider)
         try:
             self.digest = digest_of(path, record)
             signature = Signature.of(self._sessions[0].get_inputs(), self._sessions[0].get_outputs())
@@ -91,8 +92,10 @@ class Engine:
         self.output = served.name  # that /infer serves
         self.batches = signature.batch_axis and record.batches is not False
         reader = Reader(signature, padder=padder, pad_with_zeros=bool(record.pad_with_zeros))
-        # Quick enough for the loop. Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
+        # Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
         self.read: Callable[[bytes], Sample] = reader.read
+        # Whether `read` is, for this ask; it may be called in any thread.
+        self.is_quick: Callable[[bytes], bool] = reader.is_quick
         runs = FirstRuns(path, self._serving, self.read, self.batches)
         self.probe = runs.probe(self._sessions[0], warm_up)  # an ask of the input that it is warmed up with
         for session in self._sessions:
