@@ -14,7 +14,7 @@ from inference_site.lib import asks, frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from worker_app import handoff
-from worker_app.job import Job
+from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
 from worker_app.stats import node_stats
@@ -43,7 +43,7 @@ class Stream:
         self._token = token
         self._send = send
         self._out: list[bytes] = []  # head and payload in turn
-        self._waiting: dict[int, tuple[Model, Job, Token]] = {}  # what has no answer yet, by id
+        self._waiting: dict[int, tuple[Model, Waiting, Token]] = {}  # what has no answer yet, by id
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
