@@ -15,12 +15,14 @@ from bench.yardstick import BenchError, write_bodies
 from tests.support.cluster import Cluster
 from tests.support.http import request
 
+HEAD_BYTES = 512
 TOLERANCE = 1e-4  # of an answer, beside ONNX Runtime's own
 NOTHING_KEPT: Mapping[str, object] = {"cached": False}  # in a model's record
 
 
-def binary_body(tensors: Mapping[str, NDArray[Any]], ident: str, head_bytes: int) -> bytes:
-    """A request with these tensors; its JSON is filled up to `head_bytes`, so that one header fits all bodies."""
+def binary_body(tensors: Mapping[str, NDArray[Any]], output: str, ident: str, head_bytes: int) -> bytes:
+    """A request with these tensors, for one output; its JSON is filled up to `head_bytes`, so that one header fits all
+    bodies."""
     types = {"float32": "FP32", "int64": "INT64"}
     inputs = [
         {
@@ -31,16 +33,17 @@ def binary_body(tensors: Mapping[str, NDArray[Any]], ident: str, head_bytes: int
         }
         for name, values in tensors.items()
     ]
-    head = json.dumps({"id": ident, "inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    outputs = [{"name": output, "parameters": {"binary_data": True}}]
+    head = json.dumps({"id": ident, "inputs": inputs, "outputs": outputs}).encode()
     if len(head) > head_bytes:
         raise BenchError(f"the head of a request has {len(head)} bytes, more than {head_bytes}")
     return head.ljust(head_bytes) + b"".join(values.tobytes() for values in tensors.values())
 
 
-def write_binary(directory: Path, requests: Iterable[Mapping[str, NDArray[Any]]], head_bytes: int = 400) -> Path:
+def write_binary(directory: Path, requests: Iterable[Mapping[str, NDArray[Any]]], output: str = "output") -> Path:
     """A wrk script that posts these in turn."""
-    bodies = (binary_body(tensors, f"r{number}", head_bytes) for number, tensors in enumerate(requests))
-    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(head_bytes)}
+    bodies = (binary_body(tensors, output, f"r{number}", HEAD_BYTES) for number, tensors in enumerate(requests))
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(HEAD_BYTES)}
     return write_bodies(directory, bodies, headers)
 
 
@@ -50,19 +53,13 @@ def infer_url(cluster: Cluster, model: str) -> str:
 
 def ask(url: str, tensors: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
     """One answer's output."""
-    body = binary_body(tensors, "check", 400)
-    status, answer = request("POST", url, body, {"Inference-Header-Content-Length": "400"}, timeout_s=30)
+    body = binary_body(tensors, output, "check", HEAD_BYTES)
+    status, answer = request("POST", url, body, {"Inference-Header-Content-Length": str(HEAD_BYTES)}, timeout_s=30)
     if status != 200:
         raise BenchError(f"{url} answered {status}: {answer[:300]!r}")
-    # The header is not kept by this helper: the raw tensors are what follows the JSON.
+    # This helper keeps no headers: the raw tensor is what follows the JSON.
     head, end = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
-    rest, position = answer[end:], 0
-    for each in head["outputs"]:
-        size = each["parameters"]["binary_data_size"]
-        if each["name"] == output:
-            return np.frombuffer(rest[position : position + size], np.float32).reshape(each["shape"])
-        position += size
-    raise BenchError(f"{url} gave no {output}: {head}")
+    return np.frombuffer(answer[end:], np.float32).reshape(head["outputs"][0]["shape"])
 
 
 def linked(file: Path) -> Callable[[Path], Path]:

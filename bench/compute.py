@@ -123,7 +123,7 @@ def _beside(
     publish(repository, "mlp", 1, linked(model), {**NOTHING_KEPT, "batch_size": batch})
     rng = np.random.default_rng(1)
     requests = [{"input": rng.random((each, COMPUTE[0]), np.float32)} for _ in range(4000 // each)]
-    script = write_binary(directory / "bodies", requests, head_bytes=200)
+    script = write_binary(directory / "bodies", requests)
     arguments = ("--repository", str(repository))
     with on_cores(part):  # a worker plans its threads by the cores that it may use
         cluster = Cluster(directory / "cluster", workers=len(part), arguments=arguments).__enter__()

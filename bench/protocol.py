@@ -46,9 +46,7 @@ def images(directory: Path, pairs: int, seconds: int) -> list[Row]:
     arguments = ("--repository", str(repository))
     with Cluster(directory / "cluster-images", arguments=arguments) as cluster, nginx(directory) as yardstick:
         pid = cluster.pids()["gateway"]
-        binary = write_binary(
-            directory / "binary", ({"input": rng.random(IMAGE, np.float32)} for _ in range(10)), head_bytes=200
-        )
+        binary = write_binary(directory / "binary", ({"input": rng.random(IMAGE, np.float32)} for _ in range(10)))
         text = write_load(directory / "text", 10, int(np.prod(IMAGE)))
         for label, url, script in (
             ("binary, repeated", infer_url(cluster, "image"), binary),
@@ -112,7 +110,7 @@ def sentences(directory: Path, seconds: int) -> list[Row]:
         publish(repository, f"m{number}", 1, linked(first), {**NOTHING_KEPT, **record})
     rng = np.random.default_rng(1)
     requests = [sentence(rng) for _ in range(2000)]
-    script = write_binary(directory / "texts", requests, head_bytes=600)
+    script = write_binary(directory / "texts", requests, "sentence_embedding")
     session = ort.InferenceSession(first, providers=["CPUExecutionProvider"])
     rates, lines = [], []
     arguments = ("--repository", str(repository))

@@ -10,7 +10,7 @@ import msgspec
 from gateway_app.core.call import Call
 from gateway_app.core.hotcache import HotCache
 from gateway_app.core.router import Router
-from gateway_app.core.watch import MAX_ATTEMPTS
+from gateway_app.face import Face
 from inference_site.exchange import Asker, Ticket
 from inference_site.lib.asks import key_of
 from inference_site.lib.errors import ApiError
@@ -18,21 +18,6 @@ from inference_site.lib.frames import Cache
 from inference_site.lib.window import LatencyWindow
 
 logger = logging.getLogger(__name__)
-
-_encode = msgspec.json.encode
-
-
-class Face:
-    """How a worker shows in answers: its name as JSON, and ready-made header lines."""
-
-    __slots__ = ("hot", "joined", "name_json", "replies")
-
-    def __init__(self, node_id: str) -> None:
-        self.name_json = _encode(node_id)
-        self.hot = _head(node_id, "gateway", 0)
-        # By the worker's cache state, then by the number of workers that were asked.
-        self.replies = [[_head(node_id, each.name.lower(), n) for n in range(MAX_ATTEMPTS + 1)] for each in Cache]
-        self.joined = self.replies[Cache.JOINED]
 
 
 class Refusal(msgspec.Struct):
@@ -279,7 +264,3 @@ class Inference:
 def _not_told() -> None:
     """One asker's trouble must not keep the others from their answers."""
     logger.exception("an answer could not be handed over")
-
-
-def _head(node_id: str, cache: str, attempts: int) -> bytes:
-    return f"x-node: {node_id}\r\nx-cache: {cache}\r\nx-attempts: {attempts}\r\n".encode()

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import logging
 import random
-import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from picows import WSError
@@ -18,6 +17,8 @@ from gateway_app.channel import Channel, HandshakeError
 from gateway_app.core.breaker import Cause
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
 from gateway_app.core.policy import Policy
+from gateway_app.greeting import check_greeting
+from gateway_app.linkowner import Owner
 from gateway_app.vitals import Vitals
 from inference_site.lib import frames, handshake
 from inference_site.lib.catalog import Models
@@ -32,32 +33,6 @@ FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 1.0
 MIN_LIMIT = 512
 # A worker that leaves may take this long to hand over its results.
 SHARE_WITHIN_S = 2.0
-NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
-
-
-class Owner(Protocol):
-    """Whoever keeps links: the gateway."""
-
-    def named(self, link: WorkerLink, node_id: str) -> None:
-        """A worker that was given by its address alone has said its name."""
-
-    def announced(self, link: WorkerLink, models: Models) -> None:
-        """A worker says what models it has; first after each handshake."""
-
-    def gone(self, link: WorkerLink, number: int) -> None:
-        """A worker does not know this number of a model any more."""
-
-    def lost(self, link: WorkerLink) -> None:
-        """A worker is not connected any more."""
-
-    def leaves(self, link: WorkerLink) -> None:
-        """A worker is about to stop."""
-
-    def handed_over(self, link: WorkerLink, payload: bytes) -> None:
-        """A worker has sent what it has in its cache, or a part of it."""
-
-    def can_do_without(self, link: WorkerLink) -> bool:
-        """Whether others answer for each model that this worker has."""
 
 
 class WorkerLink:
@@ -350,29 +325,12 @@ class WorkerLink:
         channel = await Channel.open(self, f"ws://{self.address}{path}", challenge, HANDSHAKE_TIMEOUT_S)
         hello = channel.hello.result()
         try:
-            self._check(hello, challenge)
+            check_greeting(hello, challenge, self._token, self._expected_name)
         except HandshakeError:
             channel.close()
             raise
         channel.order(Ask.PROOF, handshake.gateway_proof(self._token, hello.challenge).encode())
         return channel
-
-    def _check(self, hello: handshake.Hello, challenge: str) -> None:
-        """Raises HandshakeError unless this is the worker that the configuration names, with the same token."""
-        if hello.version != frames.PROTOCOL_VERSION:
-            raise HandshakeError(
-                f"it speaks protocol {hello.version}, not {frames.PROTOCOL_VERSION}; run the same release"
-            )
-        proof = handshake.worker_proof(self._token, challenge, hello.node_id, hello.instance)
-        if not handshake.same(hello.proof, proof):
-            raise HandshakeError("it did not prove that it holds this gateway's INFERENCE_TOKEN; set the same on both")
-        if not NODE_ID.fullmatch(hello.node_id):
-            name = hello.node_id[:120]
-            raise HandshakeError(f"its NODE_ID {name!r} is not 1 to 100 of letters, digits, '.', '_', '-'")
-        if self._expected_name is not None and hello.node_id != self._expected_name:
-            raise HandshakeError(
-                f"there is {hello.node_id!r}, not {self._expected_name!r}; correct the address or the name"
-            )
 
     async def _let_go(self) -> None:
         """Closes the link to a leaving worker once it is idle and has handed over its results, if others are there."""

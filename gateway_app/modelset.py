@@ -10,7 +10,7 @@ from gateway_app.catalog import Catalog, Key
 from gateway_app.core.breaker import State
 from gateway_app.core.call import Nobody, Owners, Route
 from gateway_app.core.policy import Policy
-from gateway_app.inference import Face
+from gateway_app.face import Face
 from gateway_app.links import WorkerLink
 from gateway_app.served import ServedModel, Totals
 from inference_site.lib.errors import ApiError

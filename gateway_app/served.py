@@ -12,7 +12,8 @@ import msgspec
 from gateway_app.catalog import Serving
 from gateway_app.core.breaker import State as BreakerState
 from gateway_app.core.router import Router
-from gateway_app.inference import Face, Inference
+from gateway_app.face import Face
+from gateway_app.inference import Inference
 from inference_site.exchange import Asker, Ticket
 from inference_site.lib.asks import seed_of
 from inference_site.lib.catalog import ModelInfo, State

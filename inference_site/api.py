@@ -99,7 +99,7 @@ def v2(request: HttpRequest) -> HttpResponse:
         asked = read_head(
             request.method or "",
             quote(request.path),
-            lambda name: request.headers.get(name),
+            {name.lower(): value for name, value in request.headers.items()},
             request.META.get("REMOTE_ADDR"),
         )
         timeout_ms = _timeout_ms(request)
@@ -146,7 +146,8 @@ def _body(request: Request) -> bytes:
                 field, (problem, *_) = next(iter(form.errors.items()))
                 code = f"missing_{field}" if problem.code == "required" else f"invalid_{field}"
                 raise ApiError(400, code, f"{field}: {problem}")
-            encoded: bytes = orjson.dumps(form.validated_data)
+            # What was left empty on the page was not meant to be sent.
+            encoded: bytes = orjson.dumps({name: value for name, value in form.validated_data.items() if value != ""})
         except (RecursionError, TypeError, ValueError) as error:  # nested too deep, huge integers, lone surrogates
             message = f"input_data can't be read: {error}; send a flat list of numbers"
             raise ApiError(400, "invalid_input_data", message) from error

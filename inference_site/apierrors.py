@@ -37,7 +37,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler404."""
-    message = f"there is nothing at {request.path}; see /infer, /stats, /health"
+    message = f"there is nothing at {request.path}; see /infer, /v2, /stats, /health"
     return _json(404, "not_found", message)
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Generic, TypeVar
 
-from inference_site.lib.errors import ApiError
+from inference_site.lib.errors import ApiError, a_bug
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class InThread(Generic[T]):
             self._failed(error)
         except Exception:
             logger.exception("a body could not be packed or unpacked")
-            self._failed(ApiError(500, "internal_error", "a bug: the log of this process says more"))
+            self._failed(a_bug())
         else:
             self._done(result)
 

@@ -20,7 +20,7 @@ from inference_site.heads import KnownHeads, is_allowed_host, read_timeout_ms
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.v2.head import read_head
-from inference_site.v2.target import What, is_v2
+from inference_site.v2.target import is_v2
 
 # A head beyond this is refused.
 MAX_HEAD_BYTES = 64 * 1024
@@ -119,30 +119,29 @@ class Reading(Connection):
         expect = self.expect_100_continue and self.parser.get_http_version() != "1.0"
         exchange = self._hot = Exchange(self, keep_alive, expect)
         method = self.parser.get_method()
+        texts = self._texts()
         try:
-            if b"x-request-timeout-ms" in headers:
-                exchange.timeout_ms = read_timeout_ms(self._header("x-request-timeout-ms") or "")
-            if b"content-encoding" in headers:
-                exchange.coding = read_coding(self._header("content-encoding") or "")
             if self.url != _PATH:
                 client = self.client[0] if self.client else None
-                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), self._header, client)
+                exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), texts, client)
+            if "x-request-timeout-ms" in texts:
+                exchange.timeout_ms = read_timeout_ms(texts["x-request-timeout-ms"])
+            if "content-encoding" in texts:
+                exchange.coding = read_coding(texts["content-encoding"])
         except ApiError as error:
             exchange.fault = error
         known = keep_alive and 0 <= length <= SMALL_BYTES and exchange.fault is None and method == b"POST"
-        if (
-            known
-            and not headers.keys() & _UNUSUAL
-            and (exchange.asked is None or exchange.asked.target.what is What.INFER)
-        ):
+        if known and not headers.keys() & _UNUSUAL and (exchange.asked is None or exchange.asked.infers):
             self.known_heads.remember(self._chunk, self.url, (length, exchange.timeout_ms, exchange.asked))
         self._enqueue(exchange)
 
-    def _header(self, name: str) -> str | None:
-        """A header's value; of several, all of them."""
-        wanted = name.encode()
-        values = [value.decode("latin-1") for each, value in self.headers if each == wanted]
-        return ",".join(values) if values else None
+    def _texts(self) -> dict[str, str]:
+        """The headers as text; the values of several of one name are put together."""
+        found: dict[str, str] = {}
+        for name, value in self.headers:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            found[key] = f"{found[key]},{text}" if key in found else text
+        return found
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""

@@ -10,3 +10,6 @@ class InferRequestSerializer(serializers.Serializer):
     input_data = serializers.JSONField(
         help_text="the model's first input: a flat list of numbers, row-major, one sample", initial=[1.0, 2.0, 3.0]
     )
+    model = serializers.CharField(
+        help_text="a model's name; left empty: the one that is served by default", required=False, allow_blank=True
+    )

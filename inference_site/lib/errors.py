@@ -18,6 +18,11 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
 
 
+def a_bug() -> ApiError:
+    """What a client is told of an exception that nobody expected; the log has the traceback."""
+    return ApiError(500, "internal_error", "a bug: the log of this process says more")
+
+
 def error_body(message: str, code: str, request_id: str | None = None) -> bytes:
     """`{"error", "code"}` as JSON, with the request's id if it is known."""
     body = {"error": message, "code": code}

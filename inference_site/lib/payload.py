@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import TypeVar
-
 import msgspec
 
 from inference_site.lib.errors import ApiError
-
-N = TypeVar("N", float, int | float)
-
 
 _NOTHING = msgspec.Raw()
 
@@ -32,8 +25,6 @@ class Identified(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(InferRequest).decode
-_decode_floats = msgspec.json.Decoder(list[float]).decode
-_decode_mixed = msgspec.json.Decoder(list[int | float]).decode
 _decode_id = msgspec.json.Decoder(Identified).decode
 _encode = msgspec.json.encode
 
@@ -71,34 +62,6 @@ def decode_request(body: bytes) -> tuple[str, bytes, str | None]:
     raise ApiError(400, "invalid_inputs", message)
 
 
-def decode_floats(text: bytes) -> list[float]:
-    """The numbers of input_data. Raises ApiError 400 for anything but a flat list of finite numbers."""
-    return _decode_list(_decode_floats, text)
-
-
-def decode_numbers(text: bytes) -> list[int | float]:
-    """Like `decode_floats`, but whole numbers stay exact."""
-    return _decode_list(_decode_mixed, text)
-
-
-def _decode_list(decode: Callable[[bytes], list[N]], text: bytes) -> list[N]:
-    try:
-        return decode(text)
-    except msgspec.ValidationError as error:
-        where = str(error).rpartition("`$")[2].rstrip("`")
-        what = str(error).partition(" - at")[0].rpartition("got ")[2].replace("`", "")
-        what = "out of range" if "out of range" in what else what
-        raise ApiError(
-            400, "invalid_input_data", f"input_data{where} is {what}; every item must be a finite number"
-        ) from None
-    except RecursionError:
-        raise ApiError(400, "nested_too_deep", "input_data is nested too deep; it is a flat list") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, "invalid_json", f"input_data is not valid JSON: {sentence_of(error)}") from None
-    except ValueError:  # Python itself refuses to read integers of more than 4,300 digits
-        raise ApiError(400, "invalid_input_data", "input_data holds a number that is out of range") from None
-
-
 def request_id_of(body: bytes) -> str | None:
     """The request's id if the body has one that can be read, for the answer to a request that is refused."""
     try:
@@ -116,11 +79,6 @@ def encode_answer(request_id: str, output: bytes, node_json: bytes, cached: bool
         b"true" if cached else b"false",
         time_us,
     )
-
-
-def first_unfit(values: list[float], limit: float) -> int | None:
-    """Index of the first value that is beyond ±limit."""
-    return next((i for i, value in enumerate(values) if not math.fabs(value) <= limit), None)
 
 
 def _explain(body: bytes, error: Exception) -> ApiError:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from inference_site import coding
 from inference_site.exchange import Answer, Ticket
 from inference_site.lib.catalog import ModelInfo
-from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.errors import ApiError, a_bug, error_body
 from inference_site.v2.reply import encode_reply
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Change:
             error = refusal
         except Exception:
             logger.exception("the models could not be changed")
-            error = ApiError(500, "internal_error", "a bug: the log of this process says more")
+            error = a_bug()
         if self._answer is None:
             return
         if error is None:

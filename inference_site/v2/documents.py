@@ -75,12 +75,25 @@ def model_statistics(info: ModelInfo, found: Statistics) -> dict[str, Any]:
 
 
 def index(models: Sequence[ModelInfo], ready_only: bool) -> list[dict[str, Any]]:
-    """POST v2/repository/index."""
-    return [
-        {"name": each.name, "version": each.version, "state": each.state, "reason": each.reason}
-        for each in models
-        if each.state is State.READY or not ready_only
-    ]
+    """POST v2/repository/index: each version once, also while one takes the place of another of the same name."""
+    versions: dict[tuple[str, str], list[ModelInfo]] = {}
+    for each in models:
+        versions.setdefault((each.name, each.version), []).append(each)
+    found = []
+    for (name, version), same in versions.items():
+        reasons = [each.reason for each in same if each.reason]
+        state = _state_of(same)
+        if state is State.UNAVAILABLE and not reasons:
+            reasons = ["unloaded"]
+        if state is State.READY or not ready_only:
+            found.append({"name": name, "version": version, "state": state, "reason": "; ".join(reasons)})
+    return found
+
+
+def _state_of(same: Sequence[ModelInfo]) -> State:
+    if any(each.state is State.READY and each.current for each in same):
+        return State.READY
+    return State.LOADING if any(each.state is State.LOADING for each in same) else State.UNAVAILABLE
 
 
 def _tensor(info: TensorInfo, first: int) -> dict[str, Any]:

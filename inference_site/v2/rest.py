@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +11,14 @@ import msgspec
 from inference_site.exchange import Answer, Plane, Ticket
 from inference_site.lib.asks import Bytes
 from inference_site.lib.catalog import ModelInfo, State
-from inference_site.lib.errors import ApiError
+from inference_site.lib.errors import ApiError, a_bug
 from inference_site.v2 import documents
 from inference_site.v2.askers import Change, InferAsker, Packing, WrongVerb, refuse
 from inference_site.v2.head import Asked
 from inference_site.v2.request import id_of, read_request
 from inference_site.v2.target import What
 
+logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
 
 
@@ -40,18 +42,22 @@ class Rest:
         self, asked: Asked, body: Sequence[Bytes], answer: Answer, timeout_ms: int | None = None
     ) -> Ticket | None:
         """Calls `answer` exactly once, unless the ticket is cancelled; None: it has been called already."""
-        what = asked.target.what
         try:
-            _check_verb(asked)
-            if what is What.INFER:
+            if asked.infers:
                 return self._infer(asked, body, answer, timeout_ms)
-            if what is What.LOAD or what is What.UNLOAD:
-                return self._change(asked, body, answer)
-            document = self._document(asked, body)
+            return self._call(asked, body, answer)
         except ApiError as error:
             refuse(answer, error)
-        else:
-            answer(200, b"", _encode(document))
+        except Exception:
+            logger.exception("%s %s could not be answered", asked.method, asked.path)
+            refuse(answer, a_bug())
+        return None
+
+    def _call(self, asked: Asked, body: Sequence[Bytes], answer: Answer) -> Ticket | None:
+        _check_verb(asked)
+        if asked.target.what in (What.LOAD, What.UNLOAD):
+            return self._change(asked, body, answer)
+        answer(200, b"", _encode(self._document(asked, body)))
         return None
 
     def _infer(self, asked: Asked, body: Sequence[Bytes], answer: Answer, timeout_ms: int | None) -> Ticket | None:
@@ -93,11 +99,17 @@ class Rest:
         return documents.metadata(info, [each.version for each in self._ready(info.name)])
 
     def _ready(self, name: str | None) -> list[ModelInfo]:
-        return [
-            each
-            for each in self.plane.models()
-            if each.state is State.READY and each.current and name in (None, each.name)
-        ]
+        return [each for each in self.plane.models() if name in (None, each.name) and self._is_found(each)]
+
+    def _is_found(self, info: ModelInfo) -> bool:
+        """What is ready in one place may not be served yet, because it is not so everywhere."""
+        if info.state is not State.READY or not info.current:
+            return False
+        try:
+            self.plane.find(info.name, info.version)
+        except ApiError:
+            return False
+        return True
 
     def _statistics(self, info: ModelInfo) -> dict[str, Any]:
         return documents.model_statistics(info, self.plane.statistics(info.name, info.version))

@@ -289,3 +289,22 @@ def test_inputs_by_name_on_infer(door: Door):
         reply = door.post(json.dumps({"request_id": "r", **content}).encode())
         assert reply.status in (status, 400 if status == 422 else status), reply.body
         assert_error(reply, reply.status, "r")
+
+
+def test_a_model_is_loaded_again_while_it_serves(gateway: Door):
+    for _ in range(2):
+        with client(gateway) as asking:
+            asking.load_model("digits")
+            assert asking.is_model_ready("digits")
+            with pytest.raises(InferenceServerException) as caught:
+                asking.load_model("nowhere")
+            assert caught.value.status() in ("400", "404")
+            assert "nowhere" in caught.value.message()
+        assert gateway.infer(fresh_values()).status == 200
+
+
+def test_a_worker_that_has_gateways_leaves_its_models_to_them(worker: Door):
+    reply = worker.ask("POST", "/v2/repository/models/digits/unload")
+    assert reply.status in range(400, 500), reply.body
+    assert_error(reply, reply.status)
+    assert worker.infer(fresh_values()).status == 200

@@ -1,6 +1,7 @@
 """Several models and versions at once: loaded, swapped and unloaded while clients ask for them."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -229,6 +230,35 @@ def test_a_killed_worker_comes_back_with_every_model(running: Cluster, repositor
     load.report.assert_no_failure()
     breakers = {(each["name"], each["model"]) for each in running.stats()["circuit_breakers"]}
     assert breakers == {(worker, model) for worker in running.names for model in marks}
+
+
+def test_a_rolling_restart_and_new_versions(running: Cluster, repository: Path) -> None:
+    """While everything is restarted one by one a new version is loaded, twice: nothing is lost, nothing goes back."""
+    marks, others = Marks({1}), Marks({11})
+    loaded = [0.0]
+    with (
+        Load(running.gateway_url, cases("alpha", marks, 3_000), connections=10, rate=100) as load,
+        Load(running.gateway_url, cases("beta", others, 3_000), connections=10, rate=100) as beside,
+    ):
+        load.wait_for(50)
+        for times in (1, 2):
+            version = times + 1
+            os.kill(running.process.pid, signal.SIGHUP)
+            marks.allowed.add(version)
+            publish(repository, "alpha", version, marked(version, work=200))
+            assert v2.load(running.gateway_url, "alpha")[0] == 200
+            loaded.append(time.monotonic())
+            wait_until("all have been restarted", partial(restarted, running, times), 100.0)
+        load.wait_for(50)
+    load.report.assert_no_failure()
+    beside.report.assert_no_failure()
+    for answer, seen in zip(load.report.answers, marks.seen, strict=True):
+        newest = sum(answer.began > moment for moment in loaded)
+        assert seen >= newest, f"an answer of version {seen}, {answer.began - loaded[newest - 1]:.2f} s after {newest}"
+
+
+def restarted(cluster: Cluster, times: int) -> bool:
+    return cluster.log.count("all have been restarted, in") >= times
 
 
 def test_models_of_other_inputs_stand_side_by_side(make_cluster: Make, tmp_path: Path) -> None:

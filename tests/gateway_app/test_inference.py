@@ -13,7 +13,8 @@ from gateway_app.core.hotcache import MIN_COUNT
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Router
-from gateway_app.inference import Face, Inference
+from gateway_app.face import Face
+from gateway_app.inference import Inference
 from inference_site.lib.frames import Cache, Tell
 from inference_site.plain import PlainAsker
 

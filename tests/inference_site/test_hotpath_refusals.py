@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from inference_site.hotpath import MAX_HEAD_BYTES
+from inference_site.reading import MAX_HEAD_BYTES
 from tests.inference_site.conftest import LIMIT_BYTES
 from tests.support.hot_server import HotServer
 from tests.support.wire import Reply, Wire, chunked, request

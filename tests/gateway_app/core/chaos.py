@@ -71,6 +71,13 @@ class Chaos(StrictWorld):
             if self.clock.now < call.deadline and not other_leg and not suspect and not told.suspect:
                 assert len(told.sent_to) > sent or not others
 
+    def worker_has_unloaded(self, number: int) -> None:
+        """It does not have the model any more, until it is said to come."""
+        if picked := self.pick(number):
+            with self.nothing_learned(picked[0].route):
+                self.tell(*picked, Tell.GONE, b"", 0)
+            assert not picked[0].route.up
+
     def time_was_over(self, number: int) -> None:
         if picked := self.pick(number):
             with self.nothing_learned(picked[0].route):

@@ -166,7 +166,7 @@ class World:
         """A worker answers a call."""
         link.calls.remove(call)
         assert call.route is link.route
-        original(call).full += kind == Tell.BUSY
+        original(call).full += kind in (Tell.BUSY, Tell.GONE)  # nothing was done there
         self.router.answered(call, kind, Cache.MISS, status, payload, time_us)
 
     def answer(self, name: str, kind: int = Tell.RESULT, payload: bytes = b"[2]", time_us: int = 5) -> RecordingCall:

@@ -67,6 +67,45 @@ def test_a_worker_that_was_full_costs_no_attempt() -> None:
     assert (call.outcomes, call.attempts) == ([("result", b"[2]")], 2)
 
 
+def test_a_worker_that_has_unloaded_the_model_costs_no_attempt_and_gets_no_more() -> None:
+    world = World(["a", "b", "c"])
+    first, second, _ = world.owners()
+    call, beside = world.submit(), world.submit(payload=b"[2]")
+    world.answer(first, Tell.GONE, b"")
+    assert not world.route(first).up
+    world.answer(first, Tell.GONE, b"")  # the other one was on its way
+    for _ in range(2):
+        world.answer(second)
+    assert [(each.outcomes, each.attempts) for each in (call, beside)] == [([("result", b"[2]")], 1)] * 2
+    assert (world.route(first).breaker.failures, world.route(first).failures, world.router.retries) == (0, 0, 0)
+    world.submit()
+    assert not world.link(first).calls
+
+
+def test_a_worker_that_has_the_model_under_another_number_is_asked_once_more() -> None:
+    world = World(["a", "b"])
+    first, _ = world.owners()
+    call = world.submit()
+    world.pace(first, 0.01)
+    world.open(first)
+    world.router.another(world.route(first), 7)
+    assert (world.state(first), world.route(first).pace.known) == (State.HALF_OPEN, False)  # it may be a better one
+    world.answer(first, Tell.GONE, b"")
+    assert call.sent_to == [world.route(first)] * 2
+    assert call.number == 7
+    world.answer(first)
+    assert (call.outcomes, call.attempts) == ([("result", b"[2]")], 1)
+
+
+def test_a_worker_is_met_before_it_has_the_model() -> None:
+    world = World(["a", "b"])
+    route = world.route("a")
+    world.kill("a")
+    world.open("a")
+    assert world.router.met(route, "another process")
+    assert (world.state("a"), route.up) == (State.HALF_OPEN, False)
+
+
 def test_a_worker_that_is_full_is_passed_over() -> None:
     world = World(["a", "b"])
     first, second = world.owners()

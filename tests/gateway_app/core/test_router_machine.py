@@ -22,6 +22,7 @@ LIMITS_S = [0.0, 60.0, 1.0, 0.04]
 SECONDS = [0.025, 0.1, 0.3, 1.1, 5.1, 31.0]
 ORDERS = ["release", "isolate", "trip", "reset"]
 OUTCOMES = ["success", "failure", "release"]
+EVENTS = ["worker_is_full", "worker_has_unloaded", "time_was_over", "worker_leaves", "client_leaves"]
 FAILURES = [Tell.FAILED, 0, 9]
 PACES_S = [0.001, 0.02, 2.0]
 
@@ -74,7 +75,7 @@ class RouterMachine(RuleBasedStateMachine):
     def worker_answers(self, number: int, good: bool) -> None:
         self.world.worker_answers(number, good)
 
-    @rule(number=numbers, event=st.sampled_from(["worker_is_full", "time_was_over", "worker_leaves", "client_leaves"]))
+    @rule(number=numbers, event=st.sampled_from(EVENTS))
     def happens(self, number: int, event: str) -> None:
         getattr(self.world, event)(number)
 
@@ -146,6 +147,7 @@ WEIGHTS = {
     "worker_fails": 5.0,
     "worker_is_full": 4.0,
     "link_dies": 4.0,
+    "worker_has_unloaded": 2.0,
     "client_leaves": 3.0,
     "worker_is_silent": 2.0,
     "worker_has_a_pace": 2.0,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_site.lib.window import LatencyWindow, RateWindow
+from inference_site.lib.window import LatencyWindow, RateWindow, quantiles_ms
 
 DURATIONS = st.lists(st.floats(50e-6, 100.0), min_size=1, max_size=300)
 
@@ -77,3 +77,15 @@ def test_a_rate_is_the_mean_of_the_last_five_seconds(events: list[int]) -> None:
         total += count
         window.roll(total)
     assert window.per_second() == pytest.approx(sum(events[-5:]) / min(5, len(events)))
+
+
+def test_quantiles_of_several_windows_are_those_of_all_they_have_counted() -> None:
+    quick, slow = LatencyWindow(), LatencyWindow()
+    for _ in range(99):
+        quick.add(0.001)
+    slow.roll()
+    slow.add(0.1)
+    p50, p99, p100 = quantiles_ms([quick, slow], 0.5, 0.99, 1.0)
+    assert (p50, p99) == (quick.quantiles_ms(0.5)[0], quick.quantiles_ms(0.5)[0])
+    assert p100 == slow.quantiles_ms(1.0)[0]
+    assert quantiles_ms([], 0.5) == [None]

@@ -169,7 +169,7 @@ def test_errors_are_the_clients_own(v2: V2Server):
             (lambda: client.get_trace_settings("pair"), 404, "extension"),
             (lambda: client.update_log_settings({"log_info": True}), 404, "extension"),
             (lambda: client.load_model("pair", config="{}"), 400, "config"),
-            (lambda: client.load_model("pair", headers={"Origin": "http://elsewhere.example"}), 403, "Origin"),
+            (lambda: client.load_model("pair", headers={"Origin": "http://elsewhere.example"}), 403, "origin"),
             (lambda: client.unload_model("pair", headers={"X-Forwarded-For": "1.2.3.4"}), 403, "MODEL_CONTROL_TOKEN"),
         ):
             with pytest.raises(InferenceServerException) as caught:

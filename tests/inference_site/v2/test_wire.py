@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import struct
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from inference_site.lib.errors import ApiError
 from tests.support.processes import wait_until
 from tests.support.v2_server import V2Server
 from tests.support.wire import Reply, Wire, chunked, request
@@ -355,3 +357,46 @@ def _send_quietly(client: Wire, data: bytes) -> None:
         client.send(data)
     except OSError:
         return
+
+
+def test_with_a_token_who_knows_it_changes_the_models(v2: V2Server, settings):
+    settings.MODEL_CONTROL_TOKEN = "secret"
+    load = "/v2/repository/models/pair/load"
+    with v2.connect() as client:
+        for lines in ([], ["Authorization: Bearer wrong"], ["Authorization: secret"]):
+            assert_v2_error(client.ask(request("POST", load, b"", lines)), 403, "forbidden")
+        lines = ["Authorization: Bearer secret", "Origin: http://elsewhere.example", "X-Forwarded-For: 1.2.3.4"]
+        assert client.ask(request("POST", load, b"", lines)).json == {}
+    assert v2.v2.changes == [("load", "pair")]
+
+
+def test_a_load_goes_on_when_its_client_leaves_and_says_why_it_failed(v2: V2Server):
+    begun, ended = threading.Event(), threading.Event()
+
+    async def load(name: str) -> None:
+        begun.set()
+        while not ended.is_set():
+            await asyncio.sleep(0.01)
+        if name == "broken":
+            raise ApiError(400, "load_failed", "broken could not be loaded: no such operator")
+
+    v2.v2.loading = load
+    with v2.connect() as client:
+        client.send(request("POST", "/v2/repository/models/pair/load"))
+        assert begun.wait(20)
+    v2.wait_until_left()
+    ended.set()
+    wait_until("it is loaded", lambda: v2.v2.changes == [("load", "pair")])
+    with v2.connect() as client:
+        reply = client.ask(request("POST", "/v2/repository/models/broken/load"))
+        assert "no such operator" in assert_v2_error(reply, 400, "load_failed")
+
+
+@pytest.mark.parametrize(
+    "line", ["Inference-Header-Content-Length: x", "X-Request-Timeout-Ms: x", "Content-Encoding: br"]
+)
+def test_a_head_with_a_fault_is_answered_without_a_body_to_head(v2: V2Server, line: str):
+    with v2.connect() as client:
+        client.send(request("HEAD", FP32, None, [line]))
+        assert client.read(bodiless=True).status in (400, 405, 415)
+        assert client.ask(request("GET", "/v2")).status == 200
