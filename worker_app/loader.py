@@ -31,6 +31,7 @@ _MAKING = ("output", "pad_with_zeros", "padding", "batches", "sessions")
 _DEFAULT = ModelSettings()
 
 Key = tuple[str, str]  # name and version
+Made = tuple[Any, ...]  # see Want
 Make = Callable[[Source, Record], Engine]
 
 
@@ -42,7 +43,7 @@ class Want:
     record: Record
 
     @property
-    def made_of(self) -> tuple[Any, ...]:
+    def made_of(self) -> Made:
         """What an engine of it is made of; equal ones need not be loaded again."""
         return self.source.path, self.source.state, *(getattr(self.record, name) for name in _MAKING)
 
@@ -50,7 +51,8 @@ class Want:
 class Loader:
     """Knows what is wanted, loads it one by one, and says what has become of it.
 
-    `add` takes a new engine and what it was made of; `changed` is called whenever `infos` or what serves has changed.
+    `add` takes a new engine and what it was made of; `changed` is called whenever `infos` or what serves has changed;
+    `loaded` says what serves by now, and what it was made of.
     """
 
     def __init__(
@@ -60,17 +62,19 @@ class Loader:
         *,
         add: Callable[[Engine, Want], None],
         changed: Callable[[], None],
+        loaded: Callable[[], dict[Key, Made]],
     ) -> None:
         self.repository = repository
         self.wanted: dict[Key, Want] = {}
         self._make = make
         self._add = add
         self._changed = changed
+        self._loaded = loaded
         self._known = repository.look()
         self._orders: dict[str, int] = {}
         self._settings = NodeSettings()
         self._pending: dict[Key, Want] = {}
-        self._failed: dict[Key, tuple[tuple[Any, ...], str]] = {}
+        self._failed: dict[Key, tuple[Made, str]] = {}
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -91,22 +95,17 @@ class Loader:
         """Why it can't be loaded; "" if it can."""
         return "; ".join(info.reason for info in self.infos() if info.name == name and info.state is State.UNAVAILABLE)
 
-    def plan(self, settings: NodeSettings, loaded: dict[Key, tuple[Any, ...]]) -> None:
-        """Takes new settings; `loaded` says what serves by now, and what it was made of."""
+    def plan(self, settings: NodeSettings) -> None:
+        """Takes new settings."""
         self._settings = settings
         self._look_again(settings)
-        self.wanted = dict(self._wants(settings))
-        self._failed = {key: why for key, why in self._failed.items() if key in self.wanted}
-        self._pending = {
-            key: want
-            for key, want in self.wanted.items()
-            if loaded.get(key) != want.made_of and self._failed.get(key, ((),))[0] != want.made_of
-        }
+        self._plan()
 
     def load_now(self) -> None:
         """Loads all that is pending, before there is a loop."""
-        for key, want in tuple(self._pending.items()):
-            self._loaded(key, want, *self._try(want))
+        while self._pending:
+            key, want = next(iter(self._pending.items()))
+            self._end(key, want, *self._try(want))
 
     def start(self) -> None:
         """Loads all that is pending in the background."""
@@ -149,14 +148,39 @@ class Loader:
                 else:
                     self._known.pop(name, None)
 
-    def _wants(self, settings: NodeSettings) -> Iterator[tuple[Key, Want]]:
+    def _plan(self) -> None:
+        loaded = self._loaded()
+        self.wanted = dict(self._wants(loaded))
+        self._failed = {key: why for key, why in self._failed.items() if key in self.wanted}
+        self._pending = {
+            key: want
+            for key, want in self.wanted.items()
+            if loaded.get(key) != want.made_of and not self._has_failed(key, want)
+        }
+
+    def _wants(self, loaded: dict[Key, Made]) -> Iterator[tuple[Key, Want]]:
         for name, versions in self._known.items():
-            wish = settings.models.get(name, _DEFAULT)
-            if wish.loaded:
-                for version in wish.versions or (newest(versions),):
-                    if version in versions:
-                        source = versions[version]
-                        yield (name, version), Want(source, wish.record.over(source.record))
+            wish = self._settings.models.get(name, _DEFAULT)
+            if not wish.loaded:
+                continue
+            wants = [
+                ((name, version), Want(versions[version], wish.record.over(versions[version].record)))
+                for version in wish.versions or sorted(versions, key=int, reverse=True)
+                if version in versions
+            ]
+            yield from wants if wish.versions else self._newest(wants, loaded)
+
+    def _newest(self, wants: list[tuple[Key, Want]], loaded: dict[Key, Made]) -> Iterator[tuple[Key, Want]]:
+        """The newest; if that has failed, what serves, and if nothing does, the next one that can be loaded."""
+        serves = any(name == wants[0][0][0] for name, _ in loaded)
+        for place, (key, want) in enumerate(wants):
+            if not place or not serves or key in loaded:
+                yield key, want
+                if not self._has_failed(key, want):
+                    return
+
+    def _has_failed(self, key: Key, want: Want) -> bool:
+        return key in self._failed and self._failed[key][0] == want.made_of
 
     async def _load_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -166,7 +190,7 @@ class Loader:
             made = await loop.run_in_executor(self._thread, self._try, want)
             now = self._pending.get(key)
             if now is not None and now.made_of == want.made_of:  # else it is not wanted any more, or made otherwise
-                self._loaded(key, now, *made)
+                self._end(key, now, *made)
 
     def _try(self, want: Want) -> tuple[Engine | None, str]:
         """The engine, or why there is none."""
@@ -184,7 +208,7 @@ class Loader:
         logger.info("%s %s is loaded, in %.1f s", name, version, time.monotonic() - began)
         return engine, ""
 
-    def _loaded(self, key: Key, want: Want, engine: Engine | None, reason: str) -> None:
+    def _end(self, key: Key, want: Want, engine: Engine | None, reason: str) -> None:
         del self._pending[key]
         self._failed.pop(key, None)
         if engine is not None:
@@ -195,6 +219,7 @@ class Loader:
         if reason:
             logger.error("%s", reason)
             self._failed[key] = want.made_of, reason
+            self._plan()  # an older one may have to do
         self._changed()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -68,7 +68,9 @@ class Node:
         self.past_rows = 0
         self.news = asyncio.Event()  # set, and another in its place, whenever something about the models has changed
         repository = repository or Repository()
-        self.loader = Loader(repository, make or _no_engine, add=self._add_wanted, changed=self._changed)
+        self.loader = Loader(
+            repository, make or _no_engine, add=self._add_wanted, changed=self._changed, loaded=self._loaded
+        )
         self._found: dict[tuple[str | None, str | None], Model] = {}
         self._next_number = 1
         self._tasks: dict[int, list[asyncio.Task[None]]] | None = None  # by number; None: not started
@@ -92,7 +94,7 @@ class Node:
 
     def load(self) -> None:
         """Loads what is on disk, before there is a loop. Raises ModelError if that leaves nothing to serve."""
-        self.loader.plan(self.settings, {})
+        self.loader.plan(self.settings)
         self.loader.load_now()
         failed = [info for info in self.loader.infos() if info.state is State.UNAVAILABLE]
         if not self.models and failed:
@@ -146,7 +148,7 @@ class Node:
         """Takes new settings, in force from the next request and the next batch on; loads what they want."""
         self.settings = settings
         try:
-            self.loader.plan(settings, {(model.name, model.version): model.made_of for model in self.models.values()})
+            self.loader.plan(settings)
         except Exception:  # whatever is on disk: what serves goes on, and so do the gateways' connections
             logger.exception("what to load by revision %d could not be found out", settings.revision)
         self._changed()
@@ -233,6 +235,9 @@ class Node:
     def _add_wanted(self, engine: Engine, want: Want) -> None:
         model = self.add(engine, want.record)
         model.made_of = want.made_of
+
+    def _loaded(self) -> dict[tuple[str, str], tuple[Any, ...]]:
+        return {(model.name, model.version): model.made_of for model in self.models.values()}
 
     def _changed(self) -> None:
         """Something about the models is not as it was: what is current follows, and whoever must know is told."""

@@ -488,3 +488,32 @@ async def test_the_memory_of_an_unloaded_model_goes_to_the_others(start: Start, 
     node.configure(NodeSettings(revision=1, cache_bytes=1000, models={"b": ModelSettings(loaded=False)}))
     await until(lambda: len(node.models) == 1)
     assert node.find("a", None).results.max_bytes == 1000
+
+
+async def test_a_worker_starts_with_an_older_version_if_the_newest_is_broken(start: Start, shelf: Shelf) -> None:
+    for version, word in (("1", "one"), ("2", "two"), ("3", "broken"), ("4", "broken too")):
+        shelf.put("a", version, word)
+    node = start(shelf.node())
+    assert shelf.loaded == ["broken too", "broken", "two"]
+    assert await ask(node, [1, 2]) == answer("two", 1, 2)
+    states = {info.version: info.state for info in node.infos()}
+    assert states == {"2": State.READY, "3": State.UNAVAILABLE, "4": State.UNAVAILABLE}
+    node.configure(wish(1, a=ModelSettings(record=Record(batch_size=3))))
+    await settled(node)
+    assert node.find("a", None).batcher.max_size == 3
+    shelf.put("a", "4", "mended")
+    node.configure(wish(2, a=ModelSettings(order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("mended", 1, 2)
+    assert [(info.version, info.state) for info in node.infos() if info.current] == [("4", State.READY)]
+
+
+async def test_a_broken_file_in_the_place_of_what_serves_loads_no_older_version(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "one")
+    shelf.put("a", "2", "two")
+    node = start(shelf.node())
+    shelf.put("a", "2", "broken")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    assert shelf.loaded == ["two", "broken"]
+    assert await ask(node, [1, 2]) == answer("two", 1, 2)
