@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_site.lib.catalog import ModelInfo, ModelSettings, State
 from inference_site.lib.nodesettings import NodeSettings
-from inference_site.lib.record import Record
+from inference_site.lib.record import ANSWERING, Record
 from worker_app.engine import Engine, ModelError
 from worker_app.repository import Repository, Source, newest
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 UNLOADED = "unloaded"
 # Members of a record that an engine is made with; the others can be changed while it serves.
-_MAKING = ("output", "pad_with_zeros", "padding", "batches", "sessions")
+_MAKING = (*ANSWERING, "batches", "sessions", "warm_up")
 _DEFAULT = ModelSettings()
 
 Key = tuple[str, str]  # name and version
@@ -46,6 +46,10 @@ class Want:
     def made_of(self) -> Made:
         """What an engine of it is made of; equal ones need not be loaded again."""
         return self.source.path, self.source.state, *(getattr(self.record, name) for name in _MAKING)
+
+    def answers_as(self, record: Record) -> bool:
+        """Whether it is to answer as one made with that record does."""
+        return all(getattr(self.record, name) == getattr(record, name) for name in ANSWERING)
 
 
 class Loader:
@@ -82,6 +86,25 @@ class Loader:
     def names(self) -> list[str]:
         """The models on disk."""
         return sorted(self._known)
+
+    @property
+    def given(self) -> str:
+        """The name of the model that is given by its file; "" if none is."""
+        file = self.repository.file
+        for name, versions in self._known.items() if file is not None else ():
+            if any(source.path == file for source in versions.values()):
+                return name
+        return ""
+
+    @property
+    def failed(self) -> set[str]:
+        """The models of which some version could not be loaded."""
+        return {name for name, _ in self._failed}
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is still to be loaded."""
+        return bool(self._pending)
 
     def unloaded(self, name: str) -> bool:
         """Whether the operator wants it not to be served."""
@@ -151,7 +174,7 @@ class Loader:
     def _plan(self) -> None:
         loaded = self._loaded()
         self.wanted = dict(self._wants(loaded))
-        self._failed = {key: why for key, why in self._failed.items() if key in self.wanted}
+        self._failed = {key: why for key, why in self._failed.items() if key in self.wanted and self._is_of_now(key)}
         self._pending = {
             key: want
             for key, want in self.wanted.items()
@@ -178,6 +201,10 @@ class Loader:
                 yield key, want
                 if not self._has_failed(key, want):
                     return
+
+    def _is_of_now(self, key: Key) -> bool:
+        """Whether a failure is one of what is wanted now."""
+        return self._has_failed(key, self.wanted[key])
 
     def _has_failed(self, key: Key, want: Want) -> bool:
         return key in self._failed and self._failed[key][0] == want.made_of
@@ -223,15 +250,18 @@ class Loader:
         self._changed()
 
 
-def settle(models: list[Model], wanted: dict[Key, Want], unloaded: bool) -> None:
+def settle(models: list[Model], wanted: dict[Key, Want], *, unloaded: bool, pending: bool) -> None:
     """Says which of one name's models, the latest loaded last, are current: what is wanted and ready, and until that is
-    ready what was current before it."""
+    ready what was current before it. What is held back is current again if nothing better could be loaded."""
     ready: dict[str, Model] = {}
     for model in models:
         want = wanted.get((model.name, model.version))
         if want is not None and want.made_of == model.made_of:
             ready[model.version] = model
     for model in models:
+        if model.held:
+            model.held = pending
+            model.current = not pending
         if unloaded:
             model.current = False
         elif model is ready.get(model.version):

@@ -65,6 +65,7 @@ class Model(Batches):
         self.seed = seed_of(self.name, self.version)
         self.made_of: tuple[Any, ...] = ()  # see Want
         self.current = True  # it may be found; else it is here for those who still use its number
+        self.held = False  # it is not found, and not unloaded: another one is to be loaded in its place
         self.tally = Tally()
         self.when_changed: Callable[[], None] | None = None
         self.results: LRU[Key, bytes] = LRU(0, 0)

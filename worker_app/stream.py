@@ -140,7 +140,7 @@ class Stream:
         """What a stream brings first is in force, for its database may be new; after that nothing older than it."""
         if self._revision is None or settings.revision >= self._revision:
             self._revision = settings.revision
-            self._node.configure(settings)  # which says the models to all gateways
+            self._node.follow(settings)  # which says the models to all gateways
         else:
             self.say_models()
 
