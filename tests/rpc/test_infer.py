@@ -442,3 +442,15 @@ async def test_a_hundred_at_once_each_get_their_own_answer(gateway):
 
         for _ in range(3):
             await asyncio.gather(*map(one, range(100)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [raw_request(model="nope"), raw_request(), fault(contents={"int_contents": [1, 2]})],
+    ids=["unknown model", "no values", "wrong contents"],
+)
+def test_what_is_refused_before_a_model_has_it_is_counted(make_gateway, request_):
+    with make_gateway() as own, grpc.insecure_channel(own.url) as channel:
+        with pytest.raises(grpc.RpcError):
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_)
+        own.wait_for_line("^refused$")
