@@ -60,7 +60,7 @@ def _labels() -> dict[str, str]:
     """A model's settings as their form calls them."""
     from gateway_app.modelrecord import ModelRecord  # whose base class needs this module
 
-    return {name: str(ModelRecord._meta.get_field(name).verbose_name) for name in ModelRecord.PAYLOAD}
+    return {each.name: str(each.verbose_name) for each in ModelRecord._meta.fields}
 
 
 def _differences(before: Payload, after: Payload, labels: Mapping[str, str] | None = None) -> list[str]:

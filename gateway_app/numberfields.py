@@ -22,7 +22,7 @@ class WholeNumber(forms.IntegerField):
 class Number(forms.FloatField):
     """A finite number."""
 
-    def to_python(self, value: Any) -> float | None:
+    def to_python(self, value: Any) -> Any:
         """Raises ValidationError with the value and the fix."""
 
         def finite(text: Any) -> float | None:
@@ -31,7 +31,7 @@ class Number(forms.FloatField):
                 raise ValidationError("")
             return number
 
-        return _named(finite, value, "number", "0.5")  # type: ignore[no-any-return]
+        return _named(finite, value, "number", "0.5")
 
 
 def form_class_of(field: models.Field[Any, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ else:  # takes no type parameter when the program runs
 class RecordedAdmin(ModelAdmin):
     """All that one submitted page changes becomes one revision, with the user's name."""
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest | None, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         return super().formfield_for_dbfield(db_field, request, **form_class_of(db_field), **kwargs)
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
