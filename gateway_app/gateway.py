@@ -86,7 +86,7 @@ class Gateway:
         try:
             request_id, ask, name = decode_request(body)
         except ApiError as error:
-            self.malformed += 1
+            self.refused()
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None
         served = self.lineup.default if name is None else None
@@ -94,11 +94,15 @@ class Gateway:
             try:
                 served = self.lineup.find(name, None)
             except ApiError as error:
-                self.malformed += 1
+                self.refused()
                 headers = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
                 answer(error.status, headers, error_body(error.message, error.code, request_id))
                 return None
         return served.inference.ask(ask, PlainAsker(request_id, answer), timeout_ms)
+
+    def refused(self) -> None:
+        """An inference could not be read, or its model is not there."""
+        self.malformed += 1
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model that answers now."""

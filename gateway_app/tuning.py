@@ -176,7 +176,7 @@ class Tuning(Recorded):
         blank=True,
         validators=[validate_model_name],
         help_text="Name of the model that answers requests to /infer which name none. Empty: the one of MODEL_PATH, or"
-        " else the first by name.",
+        " else the only one there is.",
     )
     changed = models.DateTimeField(auto_now=True)
 
