@@ -58,6 +58,7 @@ class Catalog:
         self.default = ""  # the name of the model of a plain /infer
         self._workers: dict[str, _Worker] = {}
         self._settings: Mapping[str, ModelSettings] = {}
+        self.only = ""  # the default because there was no other model: nobody has named one
         self._wanted_default = ""
 
     def configure(self, settings: Mapping[str, ModelSettings], default: str) -> None:
@@ -117,6 +118,10 @@ class Catalog:
                     what = what if name is not None else f"{info.name}: {what}"
                     found.setdefault(what, []).append(worker)
         return "; ".join(f"{', '.join(workers)}: {what}" for what, workers in found.items())
+
+    def names(self) -> list[str]:
+        """Of the models that workers have found, loaded or not."""
+        return sorted({info.name for info in self._all() if info.version})
 
     def is_unloaded(self, name: str) -> bool:
         """Whether an operator wants it so."""
@@ -188,12 +193,17 @@ class Catalog:
         return {version for version in versions if (name, version) in self.serving}
 
     def _find_default(self, connected: Mapping[str, _Worker]) -> str:
+        """As an operator wants it; else the model of MODEL_PATH; else the only one that there is, and that for good:
+        which model answers does not change because others come or go."""
+        only, self.only = self.only, ""
         if self._wanted_default:
             return self._wanted_default
-        said = Counter(each.models.default for each in connected.values() if each.models.default)
+        said = _defaults(connected.values()) or _defaults(self._workers.values())
         if said:  # it may be loading yet: no other model answers in its place
             return min(said, key=lambda name: (-said[name], name != self.default, name))
-        return self.default or min(self.newest, default="")
+        names = self.names()
+        self.only = only or (names[0] if len(names) == 1 else "")
+        return self.only
 
 
 def _newest(
@@ -273,6 +283,10 @@ def _serving(
         {worker: each.number for worker, each in sorted(chosen.items())},
         {worker: each.digest for worker, each in sorted(chosen.items())},
     )
+
+
+def _defaults(workers: Iterable[_Worker]) -> Counter[str]:
+    return Counter(each.models.default for each in workers if each.models.default)
 
 
 def _is_loading(info: ModelInfo, name: str) -> bool:

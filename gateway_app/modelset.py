@@ -201,10 +201,13 @@ class ModelSet:
 
     def _missing(self, name: str | None, version: str | None) -> ApiError:
         catalog = self.catalog
-        name = name or catalog.default
+        plain, name = name is None, catalog.default if name is None else name
         if not any(link.ready for link in self._links.values()):
             return _not_ready(f"no worker is connected, so nothing is known of the model {name!r}")
-        if not name:
+        if plain and not name:
+            if names := catalog.names():
+                how = 'name one in "model", or set the default model in the admin'
+                return ApiError(400, "model_required", f"several models are here: {', '.join(names)}; {how}")
             reasons = catalog.reasons() or "they have found none; put one into MODEL_REPOSITORY"
             return _not_ready(f"the workers have no model ready: {reasons}")
         if catalog.is_unloaded(name):
@@ -221,7 +224,8 @@ class ModelSet:
             message = f"the model {name!r} has no version {version!r} here; it has {versions}"
             return ApiError(404, "unknown_version", message)
         names = ", ".join(sorted(catalog.newest)) or "none is ready"
-        return ApiError(404, "unknown_model", f"there is no model {name!r}; these are served: {names}")
+        what = f"{name!r}, which is set as the model of /infer" if plain else repr(name)
+        return ApiError(404, "unknown_model", f"there is no model {what}; these are served: {names}")
 
 
 def _not_ready(message: str) -> ApiError:

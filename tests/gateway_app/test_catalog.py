@@ -281,6 +281,46 @@ def test_the_default_is_the_operators_else_what_most_workers_say():
     assert catalog.default == "missing"  # and nothing else in its place
 
 
+def test_the_only_model_is_the_default_for_good():
+    catalog, a = Catalog(), ready(1, name="m")
+    say(catalog, A, a, default="")
+    assert (catalog.default, catalog.only) == ("m", "m")
+    aaa = ready(2, name="aaa")
+    say(catalog, A, a, aaa, default="")
+    say(catalog, B, aaa, default="")
+    assert catalog.default == "m"
+    for gone in (broken("1", "unloaded"), loading("1"), ready(1, current=False)):
+        say(catalog, A, gone, aaa, default="")
+        assert catalog.default == "m"
+    say(catalog, A, aaa, default="")
+    catalog.lost(A)
+    assert (catalog.default, catalog.only) == ("m", "m")
+    catalog.configure({}, "m")  # it has been recorded
+    assert (catalog.default, catalog.only) == ("m", "")
+    catalog.configure({}, "")
+    assert (catalog.default, catalog.only) == ("aaa", "aaa")
+
+
+def test_of_several_none_is_the_default_unless_somebody_has_named_it():
+    catalog = Catalog()
+    several = (ready(1), broken("1", name="b"))
+    say(catalog, A, *several, default="")
+    assert (catalog.default, catalog.only, catalog.names()) == ("", "", ["b", "m"])
+    say(catalog, A, ready(1), broken("", name="typo"), default="")
+    assert catalog.default == "m"  # what nobody has found is none
+
+
+def test_the_model_of_a_file_is_the_default_though_it_is_unloaded_or_its_workers_are_away():
+    catalog = Catalog()
+    say(catalog, A, broken("1", "unloaded"), ready(2, name="other"))
+    assert (catalog.default, catalog.only) == ("m", "")
+    say(catalog, B, ready(2, name="other"), default="")
+    catalog.lost(A)
+    assert catalog.default == "m"
+    say(catalog, A, ready(1, name="n"), default="n")  # its operator has given it another file
+    assert catalog.default == "n"
+
+
 def test_no_other_model_answers_for_a_default_that_is_being_loaded():
     catalog = three(loading("1"), ready(2, name="other"))
     assert (catalog.default, set(catalog.newest)) == ("m", {"other"})
