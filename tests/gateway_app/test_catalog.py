@@ -326,6 +326,37 @@ def test_no_other_model_answers_for_a_default_that_is_being_loaded():
     assert (catalog.default, set(catalog.newest)) == ("m", {"other"})
 
 
+@pytest.mark.parametrize("knows", [True, False], ids=["the same gateway", "a new gateway"])
+def test_a_version_that_an_operator_has_left_does_not_answer_while_the_wanted_one_is_loading(knows: bool):
+    """All workers have ended, and begin with what is newest on disk."""
+    catalog = three() if knows else Catalog()
+    catalog.configure({"m": ModelSettings(versions=("1",))}, "")
+    for worker in (A, B, C):
+        catalog.lost(worker)
+    for worker in (A, B, C):
+        say(catalog, worker, ready(1, "2", "d2"), loading("1"))
+        assert (catalog.newest.get("m"), numbers(catalog)) == ("1" if knows else None, {})
+    say(catalog, A, ready(1, "2", "d2", current=False), ready(2))
+    assert (catalog.newest, numbers(catalog)) == ({"m": "1"}, {A: 2})
+    for worker in (B, C):
+        say(catalog, worker, ready(1, "2", "d2"), broken("1"))
+    assert catalog.newest == {"m": "1"}
+    catalog.forget(A)
+    assert catalog.newest == {"m": "2"}  # nobody can load it: better that than nothing
+
+
+def test_what_serves_while_an_operator_goes_back_to_another_version_serves_on_until_that_is_loaded():
+    catalog = three(ready(1, "2", "d2"))
+    catalog.configure({"m": ModelSettings(versions=("1",))}, "")
+    for worker in (A, B, C):
+        assert catalog.newest == {"m": "2"}
+        say(catalog, worker, ready(1, "2", "d2"), loading("1"))
+    for worker in (A, B, C):
+        assert catalog.newest == {"m": "2"}
+        say(catalog, worker, ready(1, "2", "d2", current=False), ready(2))
+    assert (catalog.newest, numbers(catalog)) == ({"m": "1"}, {A: 2, B: 2, C: 2})
+
+
 class SimulatedWorker:
     """A worker as it loads, fails and unloads; what it says goes to the catalog when it says it."""
 

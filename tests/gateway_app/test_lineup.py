@@ -314,8 +314,12 @@ async def test_a_worker_that_cannot_load_it_keeps_the_old_one_and_says_why(clust
     (row,) = model_rows(cluster.gateway)
     assert (row["state"], row["digest"]) == ("READY", "0")
     assert row["workers"][2] == {
-        "name": NAMES[2], "state": "UNAVAILABLE", "reason": "it is truncated", "number": 1,
+        "name": NAMES[2], "state": "READY", "number": 1,
+        "reason": "the last change is not in force: it is truncated; what was loaded serves on",
     }  # fmt: skip
+    said = "the last change is not in force: worker_3: it is truncated; what was loaded serves on"
+    assert row["reason"] == said
+    assert [(info.state, info.reason) for info in cluster.gateway.models()] == [(ModelState.READY, said)]
 
 
 async def test_what_the_old_version_has_begun_it_ends_before_it_is_let_go(cluster: Cluster) -> None:
