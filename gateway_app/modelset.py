@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from django.conf import settings
+
 from gateway_app.catalog import Catalog, Key
 from gateway_app.core.breaker import State
 from gateway_app.core.call import Nobody, Owners, Route
@@ -18,6 +20,8 @@ from inference_site.lib.errors import ApiError
 logger = logging.getLogger(__name__)
 
 _NAMELESS = ("", "")
+# By so much at most, an ask is longer than the body that it came in.
+FORM_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,9 @@ class ModelSet:
             self._make(_NAMELESS)
         self._connect_routes()
         returned: set[str] = set()
+        most_bytes = self._most_bytes()
         for key, model in self.served.items():
+            model.inference.most_bytes = most_bytes
             returned.update(model.assign(serving.get(key), self._links))
         self.end_idle()
         self._index()
@@ -150,6 +156,11 @@ class ModelSet:
             self._connect_routes()
         for link in self._links.values():
             link.use()
+
+    def _most_bytes(self) -> int:
+        """Of an ask that every worker takes: which of them gets it is not known before."""
+        limits = [link.max_ask_bytes for link in self._links.values() if link.max_ask_bytes]
+        return min([settings.MAX_BODY_BYTES, *limits]) + FORM_BYTES
 
     def _begin(self, key: Key) -> None:
         again = next((model for model in self.ending if model.key == key), None)

@@ -110,6 +110,7 @@ class ScriptedWorker:
         self.instance = "first"
         self.version = frames.PROTOCOL_VERSION
         self.draining = False
+        self.max_ask_bytes = 0
         self.answers = True
         self.models: tuple[ModelInfo, ...] = (ready(),)
         self.says_models = True
@@ -128,6 +129,7 @@ class ScriptedWorker:
             draining=self.draining,
             challenge="w" * 32,
             proof=handshake.worker_proof(self.token, challenge, self.name, self.instance),
+            max_ask_bytes=self.max_ask_bytes,
         )
         return frames.tell(Tell.HELLO, 0, msgspec.json.encode(greeting))
 

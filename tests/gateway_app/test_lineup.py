@@ -407,6 +407,27 @@ async def test_one_models_failures_leave_the_others_alone(cluster: Cluster) -> N
     assert event.reason.startswith("echo: 5 failures")
 
 
+async def test_what_is_larger_than_a_worker_takes_is_refused_and_cuts_no_stream(
+    cluster: Cluster, settings: Any
+) -> None:
+    settings.MAX_BODY_BYTES = 2000
+    await cluster.start()
+    fits, too_large = b"[%b]" % (b" " * 2000), b"[%b]" % (b" " * 2100)
+    await cluster.ask(fits).output()
+    told = cluster.ask(too_large)
+    ((status, code),) = [(error.status, error.code) for error in told.errors]
+    assert (status, code, "2102 bytes" in told.errors[0].message) == (413, "body_too_large", True)
+    assert cluster.gateway.lineup.totals().client_errors == 1
+    worker = cluster.workers["worker_2"]  # one that takes less than the others
+    worker.max_ask_bytes = 1000
+    for each in worker.open:
+        await each.close()
+    await until(lambda: cluster.gateway.links["worker_2"].max_ask_bytes and "worker_2" in cluster.numbers())
+    assert (await cluster.ask(fits).error()).status == 413
+    await cluster.ask(b"[%b]" % (b" " * 1000)).output()
+    assert {len(payload) for each in cluster.workers.values() for _, payload in each.asked} == {2002, 1002}
+
+
 async def test_a_worker_without_a_model_is_passed_over(cluster: Cluster) -> None:
     await cluster.start(ready(1), ready(2, "other"))
     await cluster.tell("worker_2", ready(1))
