@@ -1,5 +1,6 @@
 """How a model is loaded: what is served of it, its record, its warm-up, and the reasons why it is not served."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +395,17 @@ def test_memory_is_given_back_without_a_change_of_the_answers(tmp_path: Path) ->
     before = ask(engine, engine.probe)
     engine.shrink()
     assert ask(engine, engine.probe) == before
+
+
+def test_memory_that_was_freed_between_what_is_kept_is_given_back(tmp_path: Path) -> None:
+    def resident_mib() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    engine = load(onnx_models.linear(tmp_path / "m.onnx"))
+    both = [(b"\1" * 100_000, bytes([1]) * 2000) for _ in range(600)]  # too small for pages of their own
+    kept = [small for _, small in both]
+    both.clear()
+    before = resident_mib()
+    engine.shrink()
+    assert resident_mib() < before - 30
+    assert len(kept) == 600
