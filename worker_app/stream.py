@@ -14,7 +14,7 @@ from inference_site.lib import asks, frames, handshake
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from worker_app import handoff
-from worker_app.job import Job
+from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
 from worker_app.stats import node_stats
@@ -43,7 +43,7 @@ class Stream:
         self._token = token
         self._send = send
         self._out: list[bytes] = []  # head and payload in turn
-        self._waiting: dict[int, tuple[Model, Job, Token]] = {}  # what has no answer yet, by id
+        self._waiting: dict[int, tuple[Model, Waiting, Token]] = {}  # what has no answer yet, by id
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
@@ -140,7 +140,7 @@ class Stream:
         """What a stream brings first is in force, for its database may be new; after that nothing older than it."""
         if self._revision is None or settings.revision >= self._revision:
             self._revision = settings.revision
-            self._node.configure(settings)  # which says the models to all gateways
+            self._node.follow(settings)  # which says the models to all gateways
         else:
             self.say_models()
 

@@ -515,7 +515,7 @@ async def test_the_models_are_told_after_settings_and_not_before(connect: Connec
     side.give(settings(4))
     await side.until(lambda: told(side))
     (models,) = told(side)
-    assert (models.revision, models.default) == (4, "b")
+    assert (models.revision, models.default) == (4, "")
     assert [(info.number, info.name, info.state) for info in models.models] == [(2, "b", "READY"), (1, "echo", "READY")]
     side.give(settings(3))  # older: not in force, but answered
     await side.until(lambda: len(told(side)) == 2)
