@@ -409,3 +409,20 @@ def test_memory_that_was_freed_between_what_is_kept_is_given_back(tmp_path: Path
     engine.shrink()
     assert resident_mib() < before - 30
     assert len(kept) == 600
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker_app.providers import create_sessions as real
+
+    path, other = onnx_models.linear(tmp_path / "m.onnx"), onnx_models.linear(tmp_path / "n.onnx", n_out=2)
+
+    def slow(*args: Any, **options: Any) -> Any:
+        sessions = real(*args, **options)
+        path.write_bytes(other.read_bytes())
+        return sessions
+
+    monkeypatch.setattr("worker_app.engine.create_sessions", slow)
+    with pytest.raises(ModelError, match=r"m\.onnx was changed while it was loaded; load it again"):
+        load(path)
+    monkeypatch.undo()
+    assert load(path).digest == load(other).digest
