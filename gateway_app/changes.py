@@ -1,6 +1,7 @@
 """Says in words what differs between two configurations, as revisions keep them."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 Payload = Mapping[str, Any]
@@ -41,9 +42,9 @@ def _model_changes(old: Mapping[str, Payload], new: Mapping[str, Payload]) -> It
         # An order says already whether the model is to be loaded.
         shown = {key: value for key, value in row.items() if not (ordered and key in ("order_number", "loaded"))}
         if name in old:
-            yield from (f"model {name} {change}" for change in _differences(before, shown))
+            yield from (f"model {name} {change}" for change in _differences(before, shown, _labels()))
         else:
-            said = _differences({}, {key: value for key, value in shown.items() if _is_said(key, value)})
+            said = _differences({}, {key: value for key, value in shown.items() if _is_said(key, value)}, _labels())
             yield f"settings of model {name} added" + (f" ({', '.join(said)})" if said else "")
         if ordered:
             yield f"model {name} ordered to {'load' if row['loaded'] else 'unload'}"
@@ -54,14 +55,26 @@ def _is_said(key: str, value: object) -> bool:
     return (key, value) not in (("loaded", True), ("order_number", 0)) and key != "name" and value not in (None, "")
 
 
-def _differences(before: Payload, after: Payload) -> list[str]:
+@cache
+def _labels() -> dict[str, str]:
+    """A model's settings as their form calls them."""
+    from gateway_app.modelrecord import ModelRecord  # whose base class needs this module
+
+    return {each.name: str(each.verbose_name) for each in ModelRecord._meta.fields}
+
+
+def _differences(before: Payload, after: Payload, labels: Mapping[str, str] | None = None) -> list[str]:
     return [
-        f"{field.replace('_', ' ')} {_word(before[field])} → {_word(value)}"
+        f"{_called(field, labels)} {_word(before[field])} → {_word(value)}"
         if field in before
-        else f"{field.replace('_', ' ')} {_word(value)}"
+        else f"{_called(field, labels)} {_word(value)}"
         for field, value in after.items()
         if before.get(field) != value
     ]
+
+
+def _called(field: str, labels: Mapping[str, str] | None) -> str:
+    return (labels or {}).get(field) or field.replace("_", " ")
 
 
 def _word(value: object) -> str:

@@ -215,7 +215,7 @@ class Channel(WSListener):
             self._flush()
         out.append(head)
         out.append(payload)
-        self._out_bytes += len(payload)
+        self._out_bytes += len(payload) + frames.ASK_HEAD_BYTES
 
     def _flush(self) -> None:
         out = self._out

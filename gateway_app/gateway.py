@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from gateway_app.adoption import Adoption
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
@@ -50,6 +51,7 @@ class Gateway:
         self.started_at = time.monotonic()
         self.draining = False
         self._orders = Orders(self)
+        self._adoption = Adoption(time.monotonic)
         self._token = token
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,7 +88,7 @@ class Gateway:
         try:
             request_id, ask, name = decode_request(body)
         except ApiError as error:
-            self.malformed += 1
+            self.refused()
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None
         served = self.lineup.default if name is None else None
@@ -94,11 +96,15 @@ class Gateway:
             try:
                 served = self.lineup.find(name, None)
             except ApiError as error:
-                self.malformed += 1
+                self.refused()
                 headers = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
                 answer(error.status, headers, error_body(error.message, error.code, request_id))
                 return None
         return served.inference.ask(ask, PlainAsker(request_id, answer), timeout_ms)
+
+    def refused(self) -> None:
+        """An inference could not be read, or its model is not there."""
+        self.malformed += 1
 
     def find(self, name: str | None, version: str | None) -> ServedModel:
         """The model that answers now."""
@@ -309,6 +315,8 @@ class Gateway:
             self.rate.roll(self.lineup.totals().requests)
             self.lineup.end_idle()
             self.handoff.forget()
+            all_heard = all(link.ready for link in self.links.values())
+            self._spawn(self._adoption.look(self.lineup.catalog.only, all_heard))
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -50,19 +50,22 @@ class ModelRecord(Recorded):
         "output of /infer",
         max_length=200,
         blank=True,
-        help_text="Name of the output that /infer answers with. Empty: the first one of floating-point numbers.",
+        help_text="Name of the output that /infer answers with. Empty: as in model.json, else the first one of"
+        " floating-point numbers.",
     )
     pad_with_zeros = models.BooleanField(
         "fill up with zeros",
         null=True,
         blank=True,
-        help_text="Yes: too few values on /infer are filled up with zeros. No: they are refused with 422.",
+        help_text="Yes: too few values on /infer are filled up with zeros. No: they are refused with 422. Unknown: as"
+        " in model.json, else they are refused.",
     )
     padding_dimension = models.CharField(
         "length that varies",
         max_length=100,
         blank=True,
-        help_text="Name of the dimension that inputs are made equal in, as the model's shapes show it. Empty: none is.",
+        help_text="Name of the dimension that inputs are made equal in, as the model's shapes show it. Empty: as"
+        " in model.json, else none is.",
     )
     padding_buckets = models.CharField(
         "lengths to fill up to",
@@ -90,49 +93,56 @@ class ModelRecord(Recorded):
         "keep results",
         null=True,
         blank=True,
-        help_text="No: every request is computed, as for a model that draws random numbers. Unknown: they are kept.",
+        help_text="No: every request is computed, as for a model that draws random numbers. Unknown: as in model.json,"
+        " else they are kept.",
     )
     cache_entries = models.PositiveIntegerField(
         "entries per worker",
         null=True,
         blank=True,
         validators=between(0, 10_000_000),
-        help_text="Results of this model that each worker remembers, 0 to 10,000,000. Empty: as in the tuning.",
+        help_text="Results of this model that each worker remembers, 0 to 10,000,000. Empty: as in"
+        " model.json, else as in the tuning.",
     )
     batches = models.BooleanField(
         "form batches",
         null=True,
         blank=True,
-        help_text="No: requests run one by one, whatever the model's shapes say. Unknown: its shapes decide.",
+        help_text="No: requests run one by one, whatever the model's shapes say. Unknown: as in model.json, else its"
+        " shapes decide.",
     )
     batch_size = models.PositiveIntegerField(
         "rows per batch",
         null=True,
         blank=True,
         validators=between(1, 1024),
-        help_text="Rows that run through the model together at most, 1 to 1,024. Empty: as in the tuning.",
+        help_text="Rows that run through the model together at most, 1 to 1,024. Empty: as in"
+        " model.json, else as in the tuning.",
     )
     batch_wait_ms = models.FloatField(
         "longest wait (ms)",
         null=True,
         blank=True,
         validators=between(0, 10_000, "ms"),
-        help_text="Milliseconds that a request may wait for others to join its batch, 0 to 10,000. Empty: as in the"
-        " tuning.",
+        help_text="Milliseconds that a request may wait for others to join its batch, 0 to 10,000. It counts"
+        " only if the tuning does not start a batch at once when the model is free. Empty: as in model.json, else as in"
+        " the tuning.",
     )
     sessions = models.PositiveIntegerField(
         "runs at the same time",
         null=True,
         blank=True,
         validators=between(1, 64),
-        help_text="Batches that one worker runs at the same time, 1 to 64; each takes memory of its own. Empty: 1.",
+        help_text="Batches that one worker runs at the same time, 1 to 64; each takes memory of its own. Empty: as"
+        " in model.json, else 1.",
     )
     deadline_ms = models.PositiveIntegerField(
         "time per request (ms)",
         null=True,
         blank=True,
         validators=between(1, 600_000, "ms"),
-        help_text="Milliseconds for a request that names no limit of its own, 1 to 600,000. Empty: as in the tuning.",
+        help_text="Milliseconds for a request that names no limit of its own, 1 to 600,000. Empty: as in"
+        " model.json, else as in the tuning.",
     )
     warm_up = models.TextField(
         "shapes to warm up with",
@@ -140,7 +150,7 @@ class ModelRecord(Recorded):
         max_length=4000,
         validators=[readable_by(modeltext.read_warm_up)],
         help_text="Run before it serves, one line each, with the batch size first: input_ids = 8x128, mask = 8x128."
-        " Empty: one row, and a batch.",
+        " Empty: as in model.json, else one row, and a batch.",
     )
     changed = models.DateTimeField(auto_now=True)
 

@@ -17,7 +17,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def read_versions(text: str) -> tuple[str, ...]:
     """`1, 3` as ("1", "3"), each once. Raises ValueError with the value and the fix."""
-    found = _items(text)
+    found = _items(text, "1, 3")
     for version in found:
         if not re.fullmatch(r"[1-9][0-9]{0,17}", version):
             raise ValueError(f"{version!r} is no version. Write the numbers of folders, as in 1, 3.")
@@ -27,7 +27,7 @@ def read_versions(text: str) -> tuple[str, ...]:
 def read_buckets(text: str) -> tuple[int, ...]:
     """`16, 32, 64` as numbers, each larger than the one before. Raises ValueError."""
     found = []
-    for item in _items(text):
+    for item in _items(text, "16, 32, 64"):
         if not re.fullmatch(r"[0-9]{1,7}", item) or not 1 <= int(item) <= MAX_BUCKET:
             raise ValueError(f"{item!r} is no length. Write whole numbers from 1 to {MAX_BUCKET:,}, as in 16, 32, 64.")
         found.append(int(item))
@@ -42,7 +42,7 @@ def read_buckets(text: str) -> tuple[int, ...]:
 def read_fill_values(text: str) -> dict[str, float]:
     """`input_ids = 1, type_ids = 0` as numbers by input. Raises ValueError."""
     found: dict[str, float] = {}
-    for item in _items(text):
+    for item in _items(text, "input_ids = 1"):
         name, value = _pair(item, "input_ids = 1")
         try:
             number = float(value)
@@ -61,7 +61,7 @@ def read_warm_up(text: str) -> tuple[dict[str, tuple[int, ...]], ...]:
     runs = []
     for line in text.splitlines():
         shapes: dict[str, tuple[int, ...]] = {}
-        for item in _items(line):
+        for item in _items(line, "input_ids = 8x128"):
             name, value = _pair(item, "input_ids = 8x128")
             if name in shapes:
                 raise ValueError(f"{name} has two shapes in the line {line.strip()!r}. Write one per line.")
@@ -90,8 +90,11 @@ def write_warm_up(runs: Iterable[Shapes]) -> str:
     )
 
 
-def _items(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
+def _items(text: str, example: str) -> list[str]:
+    found = [item.strip() for item in text.split(",") if item.strip()]
+    if not found and text.strip():
+        raise ValueError(f"{text.strip()!r} holds nothing but commas. Write values, as in {example}, or nothing.")
+    return found
 
 
 def _pair(item: str, example: str) -> tuple[str, str]:

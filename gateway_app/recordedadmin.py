@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 
 from gateway_app.models import recorded
+from gateway_app.numberfields import form_class_of
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -18,6 +19,9 @@ else:  # takes no type parameter when the program runs
 
 class RecordedAdmin(ModelAdmin):
     """All that one submitted page changes becomes one revision, with the user's name."""
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().formfield_for_dbfield(db_field, request, **form_class_of(db_field), **kwargs)
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         return self._recorded(super().changelist_view, request, *args, **kwargs)

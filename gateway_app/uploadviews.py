@@ -22,6 +22,7 @@ from gateway_app.models import recorded
 from gateway_app.uploads import Upload, UploadError, begin, find
 from gateway_app.validators import validate_model_name
 from inference_site.lib.record import Record
+from worker_app.record import RecordError, load_record
 
 if TYPE_CHECKING:
     from gateway_app.modeladmin import ModelRecordAdmin
@@ -120,6 +121,7 @@ class UploadViews:
             return self._decide(request, upload, report)
         context = {
             "upload": upload,
+            "shadowed": is_of_model_path(upload.name),
             "size_mib": upload.size_bytes / 2**20,
             "report": report,
             "proposed": [] if report is None else proposed_settings(report),
@@ -175,6 +177,20 @@ class UploadViews:
     def _page(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
         shown = {**self._admin.admin_site.each_context(request), "opts": ModelRecord._meta, "title": title, **context}
         return TemplateResponse(request, f"admin/gateway_app/modelrecord/{template}", shown)
+
+
+def is_of_model_path(name: str) -> bool:
+    """Whether MODEL_PATH has a model of this name, which comes before one in the repository.
+
+    As far as this process knows: workers on other machines may have another MODEL_PATH.
+    """
+    model: Path | None = settings.MODEL_PATH
+    if model is None:
+        return False
+    try:
+        return load_record(model).name == name
+    except RecordError:
+        return model.stem == name
 
 
 def proposed_settings(report: Report) -> list[tuple[str, str, str]]:

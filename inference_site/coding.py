@@ -98,7 +98,7 @@ class InThread(Generic[T]):
         self._done = done
         self._failed = failed
         self._cancelled = False
-        future = asyncio.get_running_loop().run_in_executor(_threads(), work)
+        future = asyncio.get_running_loop().run_in_executor(threads(), work)
         future.add_done_callback(self._over)
 
     def cancel(self) -> None:
@@ -121,6 +121,6 @@ class InThread(Generic[T]):
 
 
 @lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    """Few: what is unpacked in them is not counted until it is done."""
+def threads() -> ThreadPoolExecutor:
+    """Those in which large bodies are converted. Few: what is unpacked in them is not counted until it is done."""
     return ThreadPoolExecutor(2, thread_name_prefix="coding")

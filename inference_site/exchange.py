@@ -73,6 +73,9 @@ class Plane(Protocol):
     def statistics(self, name: str, version: str, /) -> Statistics:
         """Counts and durations of one version since it was loaded, of all workers together."""
 
+    def refused(self) -> None:
+        """An inference was refused before any model had it: to be counted by who counts those of `infer`."""
+
     async def load(self, name: str, /) -> None:
         """Loads a model, or its newest version and changed files; returns once it is served. Raises ApiError."""
 

@@ -79,6 +79,9 @@ class DirectInfer:
         """As exchange.Plane says."""
         return DirectModel(self, self.node.find(name, version))
 
+    def refused(self) -> None:
+        """As exchange.Plane says; a worker counts what its models get."""
+
     def models(self) -> Sequence[ModelInfo]:
         """As exchange.Plane says."""
         return self.node.infos()

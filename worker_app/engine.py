@@ -15,6 +15,7 @@ from inference_site.lib.datatypes import BYTES
 from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Record
 from worker_app.batch import Batch, NotABatch, Serving
+from worker_app.firstruns import FirstRuns, reason_of
 from worker_app.padding import Padder
 from worker_app.providers import CPU, CUDA, ModelError, create_sessions
 from worker_app.reader import Reader
@@ -76,6 +77,7 @@ class Engine:
             path, record.sessions or 1, threads=threads, device=device
         )
         self.provider: str = self._sessions[0].get_providers()[0]
+        logger.info("%s %s runs on %s", name, version, self.provider)
         try:
             self.digest = digest_of(path, record)
             signature = Signature.of(self._sessions[0].get_inputs(), self._sessions[0].get_outputs())
@@ -90,13 +92,19 @@ class Engine:
         self.output = served.name  # that /infer serves
         self.batches = signature.batch_axis and record.batches is not False
         reader = Reader(signature, padder=padder, pad_with_zeros=bool(record.pad_with_zeros))
-        # Quick enough for the loop. Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
+        # Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
         self.read: Callable[[bytes], Sample] = reader.read
-        self.typical_s = 0.0  # smoothed duration of one run
-        self.fixed_s = 0.0  # what the warm-up took, whatever the batch's size
-        self.each_s = 0.0  # and for each row in it
-        self.probe = self._warm_up(warm_up, warm_up_rows)  # an ask of the input that it is warmed up with
+        # Whether `read` is, for this ask; it may be called in any thread.
+        self.is_quick: Callable[[bytes], bool] = reader.is_quick
+        runs = FirstRuns(path, self._serving, self.read, self.batches)
+        self.probe = runs.probe(self._sessions[0], warm_up)  # an ask of the input that it is warmed up with
+        for session in self._sessions:
+            runs.warm_up(session, warm_up, warm_up_rows)
         self._probe = self.read(self.probe)
+        self.batches = runs.batches
+        self.typical_s = runs.one_s  # smoothed duration of one run
+        self.fixed_s = runs.fixed_s  # what the warm-up took, whatever the batch's size
+        self.each_s = runs.each_s  # and for each row in it
 
     @property
     def sessions(self) -> int:
@@ -175,54 +183,7 @@ class Engine:
         try:
             return batch.encode_alone(sample, batch.infer([sample]))
         except Exception as error:
-            return ApiError(422, "model_refused_input", f"the model can't run on this input: {_reason(error)}")
-
-    def _warm_up(self, warm_up: WarmUp, rows: int) -> bytes:
-        """Runs what will be met first, so that no request pays for the first allocation. Gives the first ask."""
-        probe = sample = None
-        errors = []
-        for probe in warm_up.probes():
-            try:
-                sample = self.read(probe)
-                Batch(self._serving, self._sessions[0]).infer([sample])
-                break
-            except Exception as error:
-                sample = None
-                errors.append(_reason(error))
-        if probe is None or sample is None:
-            raise ModelError(
-                f"{self.path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
-                'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
-            )
-        took = {}
-        for session in self._sessions:
-            batch = Batch(self._serving, session)
-            for size in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
-                began = time.perf_counter()
-                try:
-                    batch.infer([sample] * size, must_batch=size > 1)
-                except Exception as error:
-                    if size == 1:
-                        raise ModelError(f"{self.path} fails on zeros once in a while: {_reason(error)}") from error
-                    logger.warning("%s can't run %d at once, so it runs one by one: %s", self.path.name, size, error)
-                    self.batches = False
-                took[size] = time.perf_counter() - began
-            for ask in warm_up.others():
-                try:
-                    batch.infer([self.read(ask)])
-                except Exception as error:
-                    raise ModelError(f"{self.path} does not run on its warm-up shapes: {_reason(error)}") from error
-        self.typical_s = took[1]
-        # Without batches a second sample costs as much as the first.
-        several = self.batches and rows in took and rows > 1
-        self.each_s = max(0.0, took[rows] - took[1]) / (rows - 1) if several else took[1]
-        self.fixed_s = max(0.0, took[1] - self.each_s)
-        return probe
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1][:300]
+            return ApiError(422, "model_refused_input", f"the model can't run on this input: {reason_of(error)}")
 
 
 def _describe(each: TensorInfo) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='tuning',
             name='default_model',
-            field=models.CharField(blank=True, help_text='Name of the model that answers requests to /infer which name none. Empty: the one of MODEL_PATH, or else the first by name.', max_length=100, validators=[gateway_app.validators.validate_model_name], verbose_name='model of /infer'),
+            field=models.CharField(blank=True, help_text='Name of the model that answers requests to /infer which name none. Empty: the one of MODEL_PATH; without that, the only model there is gets written here, and with several every request must name one.', max_length=100, validators=[gateway_app.validators.validate_model_name], verbose_name='model of /infer'),
         ),
         migrations.CreateModel(
             name='ModelRecord',

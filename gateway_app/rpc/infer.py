@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
 from gateway_app.rpc import open_inference_pb2 as pb
+from gateway_app.rpc.contents import size_of
 from gateway_app.rpc.messages import encode, parse
 from gateway_app.rpc.status import Refused
-from gateway_app.rpc.tensors import ask_of, response_of
+from gateway_app.rpc.tensors import ask_of, check, require_size, response_of
+from inference_site.coding import AT_ONCE_BYTES, threads
 from inference_site.exchange import Plane
 from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import ApiError
@@ -55,15 +57,19 @@ class Held:
     def __init__(self, in_flight: InFlightBytes, length: int) -> None:
         self.counted_bytes = 0
         self._in_flight = in_flight
-        if not in_flight.count(self, length):
+        self.count(length)
+
+    def count(self, length: int) -> None:
+        """It takes so much. Raises ApiError 503."""
+        if not self._in_flight.count(self, length):
             message = (
-                f"the requests of this process would be more than {in_flight.limit} bytes together; "
+                f"the requests of this process would be more than {self._in_flight.limit} bytes together; "
                 "try again, or raise MAX_IN_FLIGHT_BYTES"
             )
             raise ApiError(503, "overloaded", message, retry_after_s=1)
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._in_flight.give_back(self)
@@ -72,8 +78,10 @@ class Held:
 class Inferences:
     """Asks the plane what comes over gRPC."""
 
-    def __init__(self, plane: Plane, in_flight: InFlightBytes) -> None:
+    def __init__(self, plane: Plane, in_flight: InFlightBytes, limit_bytes: int) -> None:
+        """limit_bytes: of one request, as its message and as what it becomes."""
         self._plane = plane
+        self._limit_bytes = limit_bytes
         self._in_flight = in_flight
         self._leaving = asyncio.Event()
 
@@ -88,11 +96,15 @@ class Inferences:
 
         Raises ApiError, or Refused. Cancelled, nothing more is done for it alone.
         """
-        with Held(self._in_flight, length):
-            timeout_ms = wait_ms_of(request, remaining_s)
-            served = self._plane.find(request.model_name or None, request.model_version or None)
+        with Held(self._in_flight, length) as held:
+            try:
+                timeout_ms = wait_ms_of(request, remaining_s)
+                served = self._plane.find(request.model_name or None, request.model_version or None)
+                ask, ident = await self._ask_of(request, length, held), request.id
+            except ApiError:
+                self._plane.refused()
+                raise
             waiting = Waiting()
-            ask, ident = ask_of(request), request.id
             del request  # its tensors are in the ask now
             ticket = served.ask(ask, waiting, timeout_ms)
             try:
@@ -102,6 +114,17 @@ class Inferences:
                     ticket.cancel()
                 raise
             return response_of(result, served.info, ident), headers
+
+    async def _ask_of(self, request: pb.ModelInferRequest, length: int, held: Held) -> bytes:
+        """The ask of a request; in a thread if that takes long. Raises ApiError."""
+        check(request)
+        if length - sum(map(len, request.raw_input_contents)) <= AT_ONCE_BYTES:
+            return ask_of(request, self._limit_bytes)
+        if not request.raw_input_contents:
+            size = size_of(request.inputs, length)
+            require_size(size, self._limit_bytes)
+            held.count(length + size)
+        return await asyncio.get_running_loop().run_in_executor(threads(), ask_of, request, self._limit_bytes)
 
     async def stream(self, context: Any) -> None:
         """Answers each request of a stream, in their order; what is wrong with one is told in its place."""

@@ -61,7 +61,7 @@ class RpcServer:
         if not succeeds:
             self._require_free_port()
         self._health = health.Health(SERVICE)
-        self._service = InferenceService(self._plane, self._in_flight)
+        self._service = InferenceService(self._plane, self._in_flight, self._max_message_bytes)
         server = grpc.aio.server(
             handlers=[self._service, self._health.handler()],
             options=[

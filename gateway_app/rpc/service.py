@@ -32,8 +32,8 @@ Method = Callable[[Any, Any], Awaitable[Any]]
 class InferenceService(grpc.GenericRpcHandler):
     """Takes and gives messages as bytes, so that what can't be read is answered in this system's words."""
 
-    def __init__(self, plane: Plane, in_flight: InFlightBytes) -> None:
-        self.inferences = Inferences(plane, in_flight)
+    def __init__(self, plane: Plane, in_flight: InFlightBytes, limit_bytes: int) -> None:
+        self.inferences = Inferences(plane, in_flight, limit_bytes)
         self._plane = plane
         self._ordered: set[asyncio.Task[None]] = set()  # loads and unloads; who asked for them may leave
         unary: dict[str, tuple[Any, Method]] = {

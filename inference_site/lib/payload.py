@@ -43,6 +43,8 @@ def decode_request(body: bytes) -> tuple[str, bytes, str | None]:
         raise ApiError(400, "nested_too_deep", "the body is nested too deep; input_data is a flat list") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _explain(body, error) from None
+    if request.model == "":
+        raise ApiError(400, "invalid_model", 'model is ""; name a model, or leave it out for the default one')
     data, inputs = request.input_data, request.inputs
     if inputs is _NOTHING:
         if data is _NOTHING:

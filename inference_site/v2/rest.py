@@ -66,6 +66,7 @@ class Rest:
             served = self.plane.find(name, version)
             ident, ask, limit_ms = read_request(body, asked.header_length)
         except ApiError as error:
+            self.plane.refused()
             refuse(answer, error, id_of(body, asked.header_length))
             return None
         if limit_ms is not None:

@@ -77,7 +77,9 @@ def test_a_refused_form_says_why_and_changes_nothing(ada, workers):
         ({"name": "a b"}, "cannot be a worker&#x27;s name"),
         ({"host": "http://x"}, "is no host"),
         ({"weight": "0"}, "0.0 is out of range. Choose from 0.01 to 100."),
-        ({"weight": "nan"}, "Enter a number."),
+        ({"weight": "nan"}, "&#x27;nan&#x27; is no number. Write one, as in 0.5."),
+        ({"port": "http"}, "&#x27;http&#x27; is no whole number. Write one, as in 12."),
+        ({"port": "-1"}, "-1 is out of range. Choose from 1 to 65,535."),
     ):
         response = ada.post(url, {**form_of(ada.get(url)), **change})
         assert response.status_code == 200
@@ -196,7 +198,7 @@ def test_tuning_that_is_refused_keeps_the_old_values(ada):
     count = Revision.objects.count()
     for change, says in (
         ({"virtual_nodes": "0"}, "0 is out of range. Choose from 1 to 10,000."),
-        ({"batch_wait_ms": "nan"}, "Enter a number."),
+        ({"batch_wait_ms": "nan"}, "&#x27;nan&#x27; is no number. Write one, as in 0.5."),
         ({"slow_factor": "1"}, "1.0 is out of range. Choose from 1.5 to 1,000, or 0 to switch it off."),
         ({"batch_eager": "", "request_timeout_ms": "20"}, "would run into its limit of 20 ms"),
     ):

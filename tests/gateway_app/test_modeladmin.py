@@ -27,7 +27,10 @@ def version(name, number, *said):
     return {
         "name": name,
         "version": number,
-        "workers": [{"name": worker, "state": state, "reason": reason, "number": 1} for worker, state, reason in said],
+        "workers": [
+            {"name": worker, "state": state, "reason": reason, "number": number}
+            for worker, state, reason, number in ((*each, int(each[1] == "READY"))[:4] for each in said)
+        ],
     }
 
 
@@ -66,7 +69,7 @@ def test_settings_are_added_by_form_and_recorded_with_the_user(ada):
     )
     newest = Revision.objects.get()
     assert newest.author == "ada"
-    assert newest.summary.startswith("settings of model text added (versions 1, 2, output logits, ")
+    assert newest.summary.startswith("settings of model text added (versions 1, 2, output of /infer logits, ")
 
 
 def test_a_form_saved_as_it_is_changes_nothing(ada):
@@ -77,7 +80,10 @@ def test_a_form_saved_as_it_is_changes_nothing(ada):
     assert ada.post(url, sent).status_code == 302
     assert Revision.objects.count() == 1
     ada.post(url, {**{name: value for name, value in sent.items() if name != "loaded"}, "cached": "unknown"})
-    assert Revision.objects.latest("id").summary == "model digits loaded on → off; model digits cached off → as usual"
+    assert (
+        Revision.objects.latest("id").summary
+        == "model digits loaded on → off; model digits keep results off → as usual"
+    )
 
 
 def test_a_refused_form_says_why_and_changes_nothing(ada):
@@ -88,6 +94,10 @@ def test_a_refused_form_says_why_and_changes_nothing(ada):
         ({"name": "digits"}, "This model has settings already: edit those."),
         ({"versions": "1; 2"}, "&#x27;1; 2&#x27; is no version. Write the numbers of folders, as in 1, 3."),
         ({"batch_size": "0"}, "0 is out of range. Choose from 1 to 1,024."),
+        ({"batch_size": "-1"}, "-1 is out of range. Choose from 1 to 1,024."),
+        ({"deadline_ms": "abc"}, "&#x27;abc&#x27; is no whole number. Write one, as in 12."),
+        ({"batch_wait_ms": "nan"}, "&#x27;nan&#x27; is no number. Write one, as in 0.5."),
+        ({"padding_dimension": "seq", "padding_buckets": ","}, "&#x27;,&#x27; holds nothing but commas."),
         ({"padding_dimension": "length"}, "Something must be given here too"),
         ({"padding_dimension": "length", "padding_buckets": "32, 16"}, "16 follows 32. Write each length once"),
         ({"warm_up": "ids = 0"}, "is no shape of ids"),
@@ -109,13 +119,16 @@ def test_the_list_shows_what_each_worker_says(ada, says):
         version("text", "2", ("worker_1", "LOADING", "")),
         version("digits", "1", ("worker_1", "READY", "")),
         version("off", "", ("worker_1", "UNAVAILABLE", "unloaded")),
+        version("kept", "1", ("worker_1", "UNAVAILABLE", "it has no output nope", 7)),
     ]  # fmt: skip
     page = ada.get(reverse(LIST)).content.decode()
     assert "version 1: READY (worker_1, worker_3)<br>" in page
     assert "version 1: UNAVAILABLE: &lt;b&gt;no memory&lt;/b&gt; (worker_2)<br>" in page
     assert "version 2: LOADING (worker_1)" in page
     assert "<td>UNAVAILABLE: unloaded (worker_1)</td>" in page
+    assert "version 1: READY: the last change is not in force: it has no output nope (worker_1)" in page
     assert "No worker has it." in page
+    assert "return confirm(&#x27;Unload digits?" in page or "return confirm('Unload digits?" in page
     assert "Served without settings of their own" in page
     assert f'href="{reverse(ADD)}?name=digits"' in page
     assert f'href="{reverse(ADD)}?name=text"' not in page

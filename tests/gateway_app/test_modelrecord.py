@@ -100,8 +100,8 @@ def test_changes_are_told_in_words():
     ModelRecord.objects.create(name="fourth", loaded=False)
     ModelRecord.objects.filter(name="digits").delete()
     assert summaries() == [
-        "settings of model digits added (cached off, batch size 8)",
-        "model digits output as usual → probabilities; model digits batch size 8 → as usual",
+        "settings of model digits added (keep results off, rows per batch 8)",
+        "model digits output of /infer as usual → probabilities; model digits rows per batch 8 → as usual",
         "model digits loaded on → off",
         "V2: model digits ordered to load",
         "model digits ordered to load",

@@ -17,7 +17,7 @@ def test_lists_are_read_with_or_without_blanks():
     assert read_versions(" 1,3 , 2,1") == ("1", "3", "2")
     assert read_buckets("16, 32,64,") == (16, 32, 64)
     assert read_versions("") == ()
-    assert read_buckets(" , ") == ()
+    assert read_buckets("  ") == ()
 
 
 def test_values_and_shapes_are_read_by_input():
@@ -33,6 +33,10 @@ def test_values_and_shapes_are_read_by_input():
     [
         (read_versions, "1, v2", "'v2' is no version. Write the numbers of folders, as in 1, 3."),
         (read_versions, "0", "'0' is no version"),
+        (read_versions, ",", "',' holds nothing but commas. Write values, as in 1, 3, or nothing."),
+        (read_buckets, " , ", "',' holds nothing but commas. Write values, as in 16, 32, 64, or nothing."),
+        (read_fill_values, ",,", "',,' holds nothing but commas"),
+        (read_warm_up, "ids = 1x2\n,", "',' holds nothing but commas"),
         (read_buckets, "16, x", "'x' is no length. Write whole numbers from 1 to 1,048,576"),
         (read_buckets, "0", "'0' is no length"),
         (read_buckets, "9999999", "'9999999' is no length"),

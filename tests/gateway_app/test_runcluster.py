@@ -5,6 +5,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from gateway_app.management.commands import runcluster
+from inference_site.ports import listen
 
 
 class Unstarted:
@@ -91,3 +92,18 @@ def test_grpc_is_off_unless_asked_for(start, settings):
 def test_an_option_that_cannot_be_is_named_with_the_fix(start, arguments, says):
     with pytest.raises(CommandError, match=says):
         start(*arguments)
+
+
+@pytest.mark.parametrize("taken_by", ["a stranger", "the gateway"])
+def test_a_grpc_port_that_is_taken_is_said_before_anything_starts(start, monkeypatch, taken_by):
+    def refuse(*args):
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr(runcluster, "supervisor", refuse)
+    with listen("127.0.0.1", 0, "--port") as listener:
+        port = str(listener.getsockname()[1])
+        if taken_by == "the gateway":
+            listener.close()
+        arguments = ("--port", port) if taken_by == "the gateway" else ()
+        with pytest.raises(CommandError, match=f"port {port} on 127.0.0.1: another program uses it.*with --grpc-port"):
+            start("--grpc-port", port, *arguments)

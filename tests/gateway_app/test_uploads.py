@@ -118,7 +118,7 @@ def test_a_file_is_examined_agreed_to_and_loaded(ada, repository, doctor):
     )
     newest = Revision.objects.get()
     assert newest.author == "ada"
-    assert newest.summary.startswith("upload: settings of model text added (cached off, batch size 16, ")
+    assert newest.summary.startswith("upload: settings of model text added (keep results off, rows per batch 16, ")
     assert newest.summary.endswith("; model text ordered to load")
 
 
@@ -321,3 +321,19 @@ def test_others_may_read_what_is_published(tmp_path):
         (tmp_path / "text/1/model.onnx", 0o666),
     ):
         assert path.stat().st_mode & 0o777 == mode & ~before
+
+
+@pytest.mark.parametrize(
+    ("file", "record"), [("text.onnx", None), ("other.onnx", '{"name": "text"}'), ("text.onnx", "no record")]
+)
+def test_a_name_that_the_model_of_model_path_has_is_warned_of(
+    ada, repository, doctor, settings, tmp_path, file, record
+):
+    settings.MODEL_PATH = tmp_path / file
+    if record is not None:
+        settings.MODEL_PATH.with_suffix(".json").write_text(record)
+    warning = "MODEL_PATH has a model of the name text too, and that one is served, not this."
+    assert warning in ada.get(send(ada, "text")["Location"]).content.decode()
+    assert "MODEL_PATH has a model" not in ada.get(send(ada, "fresh")["Location"]).content.decode()
+    settings.MODEL_PATH = None
+    assert "MODEL_PATH has a model" not in ada.get(send(ada, "text")["Location"]).content.decode()

@@ -140,6 +140,9 @@ class FakePlane:
             raise ApiError(503, "model_not_ready", f"{name} is {fitting[-1].state}", retry_after_s=2)
         return FakeModel(fitting[-1])
 
+    def refused(self) -> None:
+        say("refused")
+
     def models(self) -> Sequence[ModelInfo]:
         return self._models
 

@@ -269,6 +269,62 @@ def test_a_message_over_the_limit_compressed_or_not(make_gateway):
         assert client.infer("echo", floats(1)).as_numpy("out_x").tolist() == [[1]]
 
 
+@pytest.mark.parametrize(("datatype", "value"), [("INT64", 1), ("BYTES", b"")])
+def test_contents_that_become_more_than_the_limit(make_gateway, datatype, value):
+    request = fault(datatype=datatype, shape=[1, 200_000], contents={CONTENTS[datatype]: [value] * 200_000})
+    assert request.ByteSize() < 2**19
+    with make_gateway("--max-message", str(2**19)) as small, grpc.insecure_channel(small.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(request)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "once its contents are raw tensors" in caught.value.details()
+        assert ("x-error-code", "body_too_large") in caught.value.trailing_metadata()
+
+
+def test_what_contents_become_is_counted(make_gateway):
+    request = fault(datatype="INT64", shape=[1, 200_000], contents={"int64_contents": [1] * 200_000})
+    with make_gateway("--in-flight", "1000000") as small, grpc.insecure_channel(small.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError, match="raise MAX_IN_FLIGHT_BYTES"):
+                stub.ModelInfer(request)
+        assert stub.ModelInfer(fault(contents={"fp32_contents": [1, 2]})).id == ""
+
+
+@pytest.mark.parametrize(
+    ("datatype", "count", "value", "size"), [("BOOL", 6_000_000, True, 1), ("BYTES", 2_000_000, b"", 4)]
+)
+def test_large_contents_do_not_hold_up_the_others(gateway, client, datatype, count, value, size):
+    request = fault(datatype=datatype, shape=[1, count], contents={CONTENTS[datatype]: [value] * count})
+    with grpc.insecure_channel(gateway.url, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        began, worst = time.monotonic(), 0.0
+        large = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(request)
+        while not large.done():
+            asked = time.monotonic()
+            client.infer("echo", floats(1))
+            worst = max(worst, time.monotonic() - asked)
+        assert len(large.result().raw_output_contents[0]) == count * size
+    assert worst < (time.monotonic() - began) / 2
+
+
+def test_more_tensors_or_sizes_than_any_model_has(stub):
+    many = raw_request()
+    for at in range(2000):
+        many.inputs.add(name=f"x{at}", datatype="FP32", shape=[1])
+    wanted = raw_request(raw_input_contents=[bytes(8)])
+    for at in range(2000):
+        wanted.outputs.add(name=f"y{at}")
+    for request, message in (
+        (many, "the request has 2001 inputs; send those of the model, 1024 at the most"),
+        (wanted, "the request has 2000 outputs"),
+        (fault(shape=[1] * 1_000_000), "the shape of input 'x' has 1000000 sizes; send 32 at the most"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(request)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT and message in caught.value.details()
+
+
 def test_large_messages_together_have_a_limit_and_give_it_back(make_gateway):
     with make_gateway("--in-flight", "300000") as small, triton.InferenceServerClient(small.url) as client:
         large = [tensor("x", np.zeros((1, 50_000), np.float32))]
@@ -386,3 +442,15 @@ async def test_a_hundred_at_once_each_get_their_own_answer(gateway):
 
         for _ in range(3):
             await asyncio.gather(*map(one, range(100)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [raw_request(model="nope"), raw_request(), fault(contents={"int_contents": [1, 2]})],
+    ids=["unknown model", "no values", "wrong contents"],
+)
+def test_what_is_refused_before_a_model_has_it_is_counted(make_gateway, request_):
+    with make_gateway() as own, grpc.insecure_channel(own.url) as channel:
+        with pytest.raises(grpc.RpcError):
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_)
+        own.wait_for_line("^refused$")

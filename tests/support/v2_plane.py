@@ -99,6 +99,7 @@ class V2Plane:
     asks: list[bytes] = field(default_factory=list)
     timeouts: list[int | None] = field(default_factory=list)
     changes: list[tuple[str, str]] = field(default_factory=list)
+    refusals: int = 0
 
     def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> Ticket | None:
         try:
@@ -118,6 +119,9 @@ class V2Plane:
         if not ready:
             raise ApiError(503, "not_ready", f"{name} is not ready: {found[-1].reason}; try again", retry_after_s=1)
         return EchoModel(self, ready[-1])
+
+    def refused(self) -> None:
+        self.refusals += 1
 
     def models(self) -> Sequence[ModelInfo]:
         return self.infos

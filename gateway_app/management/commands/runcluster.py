@@ -68,6 +68,8 @@ class Command(BaseCommand):
         require_public_settings(host)
         try:
             gateway_socket, *worker_sockets = open_sockets(host, options["port"], options["worker_port"], count)
+            if grpc_port:  # the gateway opens it itself; here it is found out early whether it can
+                listen(host, grpc_port, "--grpc-port").close()
         except PortError as error:
             raise CommandError(str(error)) from error
 

@@ -116,6 +116,7 @@ def test_the_last_of_two_equal_members_counts_as_everywhere() -> None:
         (b"{}", "missing_request_id", "request_id is missing"),
         (b'{"input_data":[1]}', "missing_request_id", "request_id is missing"),
         (b'{"request_id":"a"}', "missing_input_data", "input_data is missing"),
+        (b'{"request_id":"a","input_data":[1],"model":""}', "invalid_model", 'model is ""; name a model'),
         (b'{"request_id":5,"input_data":[1]}', "invalid_request_id", "int"),
         (b'{"request_id":null,"input_data":[1]}', "invalid_request_id", "null"),
         (b'{"request_id":"a","input_data":"1"}', "invalid_input_data", "a string"),
