@@ -53,7 +53,7 @@ def test_what_is_no_model_is_ignored_and_said_once(tmp_path: Path, caplog: pytes
     assert len(said) == len(set(said)) == 6
     assert any("two words': it is ignored: a model's name is" in line for line in said)
     assert any("latest': it is ignored: a version is a whole number" in line for line in said)
-    assert any("7 is ignored: there is no model.onnx in it" in line for line in said)
+    assert any("7': it is ignored: there is no model.onnx in it" in line for line in said)
     assert not any(".hidden" in line or "README" in line for line in said)
 
 
