@@ -216,9 +216,9 @@ class ModelSet:
         if not any(link.ready for link in self._links.values()):
             return _not_ready(f"no worker is connected, so nothing is known of the model {name!r}")
         if plain and not name:
-            if names := catalog.names():
+            if several := ", ".join(catalog.names()):
                 how = 'name one in "model", or set the default model in the admin'
-                return ApiError(400, "model_required", f"several models are here: {', '.join(names)}; {how}")
+                return ApiError(400, "model_required", f"several models are here: {several}; {how}")
             reasons = catalog.reasons() or "they have found none; put one into MODEL_REPOSITORY"
             return _not_ready(f"the workers have no model ready: {reasons}")
         if catalog.is_unloaded(name):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from worker_app.firstruns import FirstRuns, reason_of
 from worker_app.padding import Padder
 from worker_app.providers import CPU, CUDA, ModelError, create_sessions
 from worker_app.reader import Reader
-from worker_app.record import digest_of
+from worker_app.record import digest_of, state_of
 from worker_app.samples import Sample
 from worker_app.signature import Signature, SignatureError
 from worker_app.warmup import WarmUp
@@ -73,17 +75,23 @@ class Engine:
         if not path.is_file():
             raise ModelError(f"there is no model at {path}; set MODEL_PATH or name an .onnx file")
         self._device = device
+        try:
+            before = state_of(path)
+            self.digest = digest_of(path, record)
+        except OSError as error:
+            raise ModelError(f"{path}: {error}") from error
         self._sessions, self.fallback_reason = create_sessions(
             path, record.sessions or 1, threads=threads, device=device
         )
         self.provider: str = self._sessions[0].get_providers()[0]
         logger.info("%s %s runs on %s", name, version, self.provider)
         try:
-            self.digest = digest_of(path, record)
             signature = Signature.of(self._sessions[0].get_inputs(), self._sessions[0].get_outputs())
             padder = Padder(signature, record.padding) if record.padding else None
             served = signature.output_of(record.output)
             warm_up = WarmUp(signature, record, padder)
+            if state_of(path) != before:  # the digest might be of other weights than the sessions are
+                raise ModelError(f"{path} was changed while it was loaded; load it again once it is written")
         except (SignatureError, OSError) as error:
             raise ModelError(f"{path}: {error}") from error
         self._serving = Serving(signature, signature.outputs.index(served), padder)
@@ -130,6 +138,9 @@ class Engine:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
         for session in self._sessions:
             Batch(self._serving, session, options).infer([self._probe])
+        # Large tensors come from the heap, too, which by itself only gives back what lies at its end.
+        with suppress(AttributeError, OSError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)
 
     def describe(self) -> dict[str, Any]:
         """What `/health` says of the model; `input` and its type and shape are those of the first one."""

@@ -1,5 +1,6 @@
 """How a model is loaded: what is served of it, its record, its warm-up, and the reasons why it is not served."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +395,34 @@ def test_memory_is_given_back_without_a_change_of_the_answers(tmp_path: Path) ->
     before = ask(engine, engine.probe)
     engine.shrink()
     assert ask(engine, engine.probe) == before
+
+
+def test_memory_that_was_freed_between_what_is_kept_is_given_back(tmp_path: Path) -> None:
+    def resident_mib() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    engine = load(onnx_models.linear(tmp_path / "m.onnx"))
+    both = [(b"\1" * 100_000, bytes([1]) * 2000) for _ in range(600)]  # too small for pages of their own
+    kept = [small for _, small in both]
+    both.clear()
+    before = resident_mib()
+    engine.shrink()
+    assert resident_mib() < before - 30
+    assert len(kept) == 600
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker_app.providers import create_sessions as real
+
+    path, other = onnx_models.linear(tmp_path / "m.onnx"), onnx_models.linear(tmp_path / "n.onnx", n_out=2)
+
+    def slow(*args: Any, **options: Any) -> Any:
+        sessions = real(*args, **options)
+        path.write_bytes(other.read_bytes())
+        return sessions
+
+    monkeypatch.setattr("worker_app.engine.create_sessions", slow)
+    with pytest.raises(ModelError, match=r"m\.onnx was changed while it was loaded; load it again"):
+        load(path)
+    monkeypatch.undo()
+    assert load(path).digest == load(other).digest
