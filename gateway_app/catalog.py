@@ -11,6 +11,7 @@ import msgspec
 from inference_site.lib.catalog import ModelInfo, Models, ModelSettings, State
 
 Key = tuple[str, str]  # name and version
+UNLOADED = "unloaded"  # the reason of what its operator does not want
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Catalog:
         self.default = ""  # the name of the model of a plain /infer
         self._workers: dict[str, _Worker] = {}
         self._settings: Mapping[str, ModelSettings] = {}
+        self.only = ""  # the default because there was no other model: nobody has named one
         self._wanted_default = ""
 
     def configure(self, settings: Mapping[str, ModelSettings], default: str) -> None:
@@ -107,16 +109,21 @@ class Catalog:
             for worker, each in self._connected().items()
         }
 
-    def reasons(self, name: str | None = None, version: str | None = None) -> str:
-        """Why a model, or any, is not served, in the workers' words."""
+    def reasons(self, name: str | None = None, version: str | None = None, state: State | None = None) -> str:
+        """Why a model, or any, is not served, in the workers' words; `state`: of what is in that one alone."""
         found: dict[str, list[str]] = {}
         for worker, each in sorted(self._connected().items()):
             for info in each.models.models:
-                if name in (None, info.name) and version in (None, info.version) and info.state is not State.READY:
+                is_meant = name in (None, info.name) and version in (None, info.version)
+                if is_meant and info.state is not State.READY and state in (None, info.state):
                     what = "is loading it" if info.state is State.LOADING else info.reason or "could not load it"
                     what = what if name is not None else f"{info.name}: {what}"
                     found.setdefault(what, []).append(worker)
         return "; ".join(f"{', '.join(workers)}: {what}" for what, workers in found.items())
+
+    def names(self) -> list[str]:
+        """Of the models that workers have found, loaded or not."""
+        return sorted({info.name for info in self._all() if info.version})
 
     def is_unloaded(self, name: str) -> bool:
         """Whether an operator wants it so."""
@@ -126,6 +133,11 @@ class Catalog:
     def known(self) -> list[ModelInfo]:
         """Every version of every model that anybody has spoken of, by name and version; numbers are 0."""
         found = {key: self._state_of(key) for key in {*self.serving, *(_key(info) for info in self._all())}}
+        for info in self._all(connected=True):  # what serves though its newest file or settings do not
+            said = found[key := _key(info)]
+            if _has_failed(info) and said.state is State.READY and not said.reason:
+                reason = not_in_force(self.reasons(*key, State.UNAVAILABLE))
+                found[key] = msgspec.structs.replace(said, reason=reason)
         for name, settings in self._settings.items():
             if not settings.loaded and not any(key[0] == name for key in found):
                 found[name, ""] = _unloaded(name, "")
@@ -167,11 +179,16 @@ class Catalog:
                 worker: {info.version for info in each.models.models if _is_loading(info, name)}
                 for worker, each in connected.items()
             }
-            version = _newest(self.newest.get(name), staying or offers, offers, set().union(*loading.values()))
+            present, awaited = self.newest.get(name), set().union(*loading.values())
+            judges, others = staying or offers, offers
+            wanted = self._settings[name].versions if name in self._settings else ()
+            if not awaited.union(_current(offers)).isdisjoint(wanted):  # none that was not served takes its place
+                judges, others = (_only({*wanted, present}, each) for each in (judges, others))
+            version = _newest(present, judges, others, awaited)
             if version is None:
                 continue
             newest[name] = version
-            here = {info.version for found in offers.values() for info in found if info.current}
+            here = _current(offers)
             for each in {version, *here, *self._awaited(name)}:
                 before = self.serving.get((name, each))
                 awaited = {worker for worker, versions in loading.items() if each in versions}
@@ -188,12 +205,22 @@ class Catalog:
         return {version for version in versions if (name, version) in self.serving}
 
     def _find_default(self, connected: Mapping[str, _Worker]) -> str:
+        """As an operator wants it; else the model of MODEL_PATH; else the only one that there is, and that for good:
+        which model answers does not change because others come or go."""
+        only, self.only = self.only, ""
         if self._wanted_default:
             return self._wanted_default
-        said = Counter(each.models.default for each in connected.values() if each.models.default)
+        said = _defaults(connected.values()) or _defaults(self._workers.values())
         if said:  # it may be loading yet: no other model answers in its place
             return min(said, key=lambda name: (-said[name], name != self.default, name))
-        return self.default or min(self.newest, default="")
+        names = self.names()
+        self.only = only or (names[0] if len(names) == 1 else "")
+        return self.only
+
+
+def not_in_force(why: str) -> str:
+    """What is said of a version that serves, though its newest file or settings do not."""
+    return f"the last change is not in force: {why}; what was loaded serves on"
 
 
 def _newest(
@@ -207,8 +234,8 @@ def _newest(
     if not judges:
         return present
     found = _choose(present, judges)
-    if present is not None and found is not None and _order(found) < _order(present):
-        current = {info.version for each in offers.values() for info in each if info.current}
+    if present is not None and (found is None or _order(found) < _order(present)):
+        current = _current(offers)
         if present in current or present in loading:
             return present
     return found
@@ -275,6 +302,22 @@ def _serving(
     )
 
 
+def _current(offers: Mapping[str, list[ModelInfo]]) -> set[str]:
+    return {info.version for found in offers.values() for info in found if info.current}
+
+
+def _only(versions: Collection[str | None], offers: Mapping[str, list[ModelInfo]]) -> dict[str, list[ModelInfo]]:
+    return {worker: [info for info in found if info.version in versions] for worker, found in offers.items()}
+
+
+def _defaults(workers: Iterable[_Worker]) -> Counter[str]:
+    return Counter(each.models.default for each in workers if each.models.default)
+
+
+def _has_failed(info: ModelInfo) -> bool:
+    return info.state is State.UNAVAILABLE and info.reason != UNLOADED
+
+
 def _is_loading(info: ModelInfo, name: str) -> bool:
     return info.name == name and info.state is State.LOADING
 
@@ -289,4 +332,4 @@ def _order(version: str) -> tuple[int, str]:
 
 
 def _unloaded(name: str, version: str) -> ModelInfo:
-    return ModelInfo(number=0, name=name, version=version, state=State.UNAVAILABLE, reason="unloaded")
+    return ModelInfo(number=0, name=name, version=version, state=State.UNAVAILABLE, reason=UNLOADED)

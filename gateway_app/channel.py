@@ -19,8 +19,6 @@ from inference_site.lib.frames import Ask, Cache, Tell
 
 logger = logging.getLogger(__name__)
 
-# A frame may hold the largest body that the gateway accepts, and an answer of the same order.
-MAX_FRAME_BYTES = 256 * 2**20
 _pack = frames.pack_ask_head
 _check_of = frames.check_of
 _INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
@@ -79,7 +77,7 @@ class Channel(WSListener):
                     enable_auto_ping=True,
                     auto_ping_idle_timeout=5,
                     auto_ping_reply_timeout=5,
-                    max_frame_size=MAX_FRAME_BYTES,
+                    max_frame_size=frames.MAX_MESSAGE_BYTES,
                     extra_headers={handshake.CHALLENGE_HEADER: challenge},
                 )
                 await channel.hello
@@ -215,7 +213,7 @@ class Channel(WSListener):
             self._flush()
         out.append(head)
         out.append(payload)
-        self._out_bytes += len(payload)
+        self._out_bytes += len(payload) + frames.ASK_HEAD_BYTES
 
     def _flush(self) -> None:
         out = self._out

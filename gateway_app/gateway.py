@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from gateway_app.adoption import Adoption
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
@@ -50,6 +51,7 @@ class Gateway:
         self.started_at = time.monotonic()
         self.draining = False
         self._orders = Orders(self)
+        self._adoption = Adoption(time.monotonic)
         self._token = token
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -313,6 +315,8 @@ class Gateway:
             self.rate.roll(self.lineup.totals().requests)
             self.lineup.end_idle()
             self.handoff.forget()
+            all_heard = all(link.ready for link in self.links.values())
+            self._spawn(self._adoption.look(self.lineup.catalog.only, all_heard))
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -19,6 +19,9 @@ from inference_site.lib.window import LatencyWindow
 
 logger = logging.getLogger(__name__)
 
+# A frame can't hold more.
+ANY_SIZE = 2**32 - 1
+
 
 class Refusal(msgspec.Struct):
     """What a worker says about a request that is at fault."""
@@ -166,6 +169,7 @@ class Inference:
         self.joined_s = 0.0
         self.joined_answers = 0
         self.deadline_s: float | None = None  # of an ask that names none; None: as the policy says
+        self.most_bytes = ANY_SIZE  # of an ask: a worker that is sent a larger one cuts the stream
         self._router = router
         self._flying: dict[int, InferCall] = {}
         self._wanted = True
@@ -199,6 +203,10 @@ class Inference:
                     leader.followers = {}
                 leader.followers[follower] = None
                 return follower
+        if len(payload) > self.most_bytes:
+            self.client_errors += 1
+            asker.on_error(_too_large(len(payload), self.most_bytes), b"")
+            return None
         call = InferCall(self, key, payload, asker, timeout_s)
         self.begin(call)
         return call
@@ -259,6 +267,11 @@ class Inference:
         self.hot_on = self._wanted and self.keeps and len(set(self._digests.values())) == 1
         if not self.hot_on:
             self.hot.flush()
+
+
+def _too_large(size: int, limit: int) -> ApiError:
+    message = f"the inputs are {size} bytes when unpacked, workers take {limit}; send less, or raise MAX_BODY_BYTES"
+    return ApiError(413, "body_too_large", message)
 
 
 def _not_told() -> None:

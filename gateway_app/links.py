@@ -93,6 +93,11 @@ class WorkerLink:
         return self.hello.node_id if self.hello is not None else None
 
     @property
+    def max_ask_bytes(self) -> int:
+        """The largest ask that the worker takes; 0 if it has not said so."""
+        return self.hello.max_ask_bytes if self.hello is not None and self.up else 0
+
+    @property
     def in_flight(self) -> int:
         """Calls that wait for an answer on this link."""
         return sum(len(channel.calls) for channel in self._channels)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from django.conf import settings
+
 from gateway_app.catalog import Catalog, Key
 from gateway_app.core.breaker import State
 from gateway_app.core.call import Nobody, Owners, Route
@@ -18,6 +20,8 @@ from inference_site.lib.errors import ApiError
 logger = logging.getLogger(__name__)
 
 _NAMELESS = ("", "")
+# By so much at most, an ask is longer than the body that it came in.
+FORM_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,9 @@ class ModelSet:
             self._make(_NAMELESS)
         self._connect_routes()
         returned: set[str] = set()
+        most_bytes = self._most_bytes()
         for key, model in self.served.items():
+            model.inference.most_bytes = most_bytes
             returned.update(model.assign(serving.get(key), self._links))
         self.end_idle()
         self._index()
@@ -150,6 +156,11 @@ class ModelSet:
             self._connect_routes()
         for link in self._links.values():
             link.use()
+
+    def _most_bytes(self) -> int:
+        """Of an ask that every worker takes: which of them gets it is not known before."""
+        limits = [link.max_ask_bytes for link in self._links.values() if link.max_ask_bytes]
+        return min([settings.MAX_BODY_BYTES, *limits]) + FORM_BYTES
 
     def _begin(self, key: Key) -> None:
         again = next((model for model in self.ending if model.key == key), None)
@@ -201,10 +212,13 @@ class ModelSet:
 
     def _missing(self, name: str | None, version: str | None) -> ApiError:
         catalog = self.catalog
-        name = name or catalog.default
+        plain, name = name is None, catalog.default if name is None else name
         if not any(link.ready for link in self._links.values()):
             return _not_ready(f"no worker is connected, so nothing is known of the model {name!r}")
-        if not name:
+        if plain and not name:
+            if several := ", ".join(catalog.names()):
+                how = 'name one in "model", or set the default model in the admin'
+                return ApiError(400, "model_required", f"several models are here: {several}; {how}")
             reasons = catalog.reasons() or "they have found none; put one into MODEL_REPOSITORY"
             return _not_ready(f"the workers have no model ready: {reasons}")
         if catalog.is_unloaded(name):
@@ -221,7 +235,8 @@ class ModelSet:
             message = f"the model {name!r} has no version {version!r} here; it has {versions}"
             return ApiError(404, "unknown_version", message)
         names = ", ".join(sorted(catalog.newest)) or "none is ready"
-        return ApiError(404, "unknown_model", f"there is no model {name!r}; these are served: {names}")
+        what = f"{name!r}, which is set as the model of /infer" if plain else repr(name)
+        return ApiError(404, "unknown_model", f"there is no model {what}; these are served: {names}")
 
 
 def _not_ready(message: str) -> ApiError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway_app.catalog import not_in_force
 from gateway_app.gateway import Gateway
 from gateway_app.served import ServedModel
 from inference_site.lib.catalog import ModelInfo, State
@@ -52,5 +53,8 @@ def _workers(gateway: Gateway, info: ModelInfo, model: ServedModel | None) -> li
         if of_version:
             # What is not as it should be says more than that another file of the version is ready.
             shown = min(of_version, key=lambda each: (each.state is State.READY, each.number != number))
-            rows.append({"name": worker, "state": shown.state, "reason": shown.reason, "number": number})
+            state, reason = shown.state, shown.reason
+            if number and state is State.UNAVAILABLE:  # it answers all the same
+                state, reason = State.READY, not_in_force(reason or "no reason given")
+            rows.append({"name": worker, "state": state, "reason": reason, "number": number})
     return rows

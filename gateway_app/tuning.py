@@ -175,8 +175,8 @@ class Tuning(Recorded):
         max_length=100,
         blank=True,
         validators=[validate_model_name],
-        help_text="Name of the model that answers requests to /infer which name none. Empty: the one of MODEL_PATH, or"
-        " else the only one there is.",
+        help_text="Name of the model that answers requests to /infer which name none. Empty: the one of MODEL_PATH;"
+        " without that, the only model there is gets written here, and with several every request must name one.",
     )
     changed = models.DateTimeField(auto_now=True)
 

@@ -50,7 +50,8 @@ async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
         node = lifecycle.service().plane.node
         bulk = scope["query_string"] == b"bulk"
-        await Stream(node, settings.INFERENCE_TOKEN, send, bulk=bulk).serve(scope, receive)
+        stream = Stream(node, settings.INFERENCE_TOKEN, send, bulk=bulk, max_ask_bytes=settings.MAX_BODY_BYTES)
+        await stream.serve(scope, receive)
     else:
         await receive()
         await send({"type": "websocket.close", "code": 4404})

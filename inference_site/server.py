@@ -22,6 +22,7 @@ from inference_site import lifecycle
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.lib.frames import BULK_BYTES, MESSAGE_BYTES
 from inference_site.parent import DRAIN, DRAINING, READY, SUCCEED, Parent
+from inference_site.streaming import StreamProtocol
 from inference_site.v2.rest import Rest
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def serve(sock: socket.socket) -> None:
     config = uvicorn.Config(
         "inference_site.asgi:application",
         http=HotProtocol,
-        ws="websockets-sansio",
+        ws=StreamProtocol,
         ws_max_size=settings.MAX_BODY_BYTES + MESSAGE_BYTES + BULK_BYTES + 2**16,
         ws_per_message_deflate=False,
         loop="uvloop",

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from inference_site.lib.datatypes import BYTES
 from inference_site.lib.nodesettings import NodeSettings
+from worker_app.aside import Aside, Unread
 from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
 from worker_app.engine import Engine, EngineError, Run
@@ -49,6 +50,7 @@ class Batches:
         self._row_s = 0.0  # that a row takes while there is enough to do
         self._running: dict[int, list[Job]] = {}  # by session
         self._running_rows = 0
+        self.aside = Aside(name, self._attend)  # what is to be read before it can be queued
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -63,7 +65,12 @@ class Batches:
     @property
     def in_flight(self) -> int:
         """Samples that wait or run."""
-        return self.batcher.first + len(self.batcher) + sum(map(len, self._running.values()))
+        return len(self.aside) + self.batcher.first + len(self.batcher) + sum(map(len, self._running.values()))
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits already that nothing more is taken in."""
+        return self.batcher.rows + len(self.aside) >= self.batcher.limit
 
     @property
     def rate(self) -> float:
@@ -134,6 +141,7 @@ class Batches:
         for timer in (self._timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
+        self.aside.close()
         for thread in self._threads:
             thread.shutdown(wait=False, cancel_futures=True)
 
@@ -143,6 +151,10 @@ class Batches:
 
     def _finish(self, jobs: list[Job], run: Run, started: float) -> None:
         """A batch has run, from that moment on."""
+        raise NotImplementedError
+
+    async def _attend(self, unread: Unread) -> None:
+        """It is the turn of a large ask to be read."""
         raise NotImplementedError
 
     def _admit(self) -> None:

@@ -15,7 +15,7 @@ from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.payload import decode_request, request_id_of
 from inference_site.plain import PlainAsker
-from worker_app.job import Job
+from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
 
@@ -155,7 +155,7 @@ class DirectAsk:
         self._plane = plane
         self._model = model
         self._asker = asker
-        self._job: Job | None = None
+        self._job: Waiting | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, payload: bytes, timeout_ms: int | None) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +17,11 @@ from inference_site.lib.datatypes import BYTES
 from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Record
 from worker_app.batch import Batch, NotABatch, Serving
+from worker_app.firstruns import FirstRuns, reason_of
 from worker_app.padding import Padder
 from worker_app.providers import CPU, CUDA, ModelError, create_sessions
 from worker_app.reader import Reader
-from worker_app.record import digest_of
+from worker_app.record import digest_of, state_of
 from worker_app.samples import Sample
 from worker_app.signature import Signature, SignatureError
 from worker_app.warmup import WarmUp
@@ -72,16 +75,23 @@ class Engine:
         if not path.is_file():
             raise ModelError(f"there is no model at {path}; set MODEL_PATH or name an .onnx file")
         self._device = device
+        try:
+            before = state_of(path)
+            self.digest = digest_of(path, record)
+        except OSError as error:
+            raise ModelError(f"{path}: {error}") from error
         self._sessions, self.fallback_reason = create_sessions(
             path, record.sessions or 1, threads=threads, device=device
         )
         self.provider: str = self._sessions[0].get_providers()[0]
+        logger.info("%s %s runs on %s", name, version, self.provider)
         try:
-            self.digest = digest_of(path, record)
             signature = Signature.of(self._sessions[0].get_inputs(), self._sessions[0].get_outputs())
             padder = Padder(signature, record.padding) if record.padding else None
             served = signature.output_of(record.output)
             warm_up = WarmUp(signature, record, padder)
+            if state_of(path) != before:  # the digest might be of other weights than the sessions are
+                raise ModelError(f"{path} was changed while it was loaded; load it again once it is written")
         except (SignatureError, OSError) as error:
             raise ModelError(f"{path}: {error}") from error
         self._serving = Serving(signature, signature.outputs.index(served), padder)
@@ -90,13 +100,19 @@ class Engine:
         self.output = served.name  # that /infer serves
         self.batches = signature.batch_axis and record.batches is not False
         reader = Reader(signature, padder=padder, pad_with_zeros=bool(record.pad_with_zeros))
-        # Quick enough for the loop. Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
+        # Raises ApiError: 400 for what is malformed, 422 for what the model does not take.
         self.read: Callable[[bytes], Sample] = reader.read
-        self.typical_s = 0.0  # smoothed duration of one run
-        self.fixed_s = 0.0  # what the warm-up took, whatever the batch's size
-        self.each_s = 0.0  # and for each row in it
-        self.probe = self._warm_up(warm_up, warm_up_rows)  # an ask of the input that it is warmed up with
+        # Whether `read` is, for this ask; it may be called in any thread.
+        self.is_quick: Callable[[bytes], bool] = reader.is_quick
+        runs = FirstRuns(path, self._serving, self.read, self.batches)
+        self.probe = runs.probe(self._sessions[0], warm_up)  # an ask of the input that it is warmed up with
+        for session in self._sessions:
+            runs.warm_up(session, warm_up, warm_up_rows)
         self._probe = self.read(self.probe)
+        self.batches = runs.batches
+        self.typical_s = runs.one_s  # smoothed duration of one run
+        self.fixed_s = runs.fixed_s  # what the warm-up took, whatever the batch's size
+        self.each_s = runs.each_s  # and for each row in it
 
     @property
     def sessions(self) -> int:
@@ -122,6 +138,9 @@ class Engine:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
         for session in self._sessions:
             Batch(self._serving, session, options).infer([self._probe])
+        # Large tensors come from the heap, too, which by itself only gives back what lies at its end.
+        with suppress(AttributeError, OSError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)
 
     def describe(self) -> dict[str, Any]:
         """What `/health` says of the model; `input` and its type and shape are those of the first one."""
@@ -175,54 +194,7 @@ class Engine:
         try:
             return batch.encode_alone(sample, batch.infer([sample]))
         except Exception as error:
-            return ApiError(422, "model_refused_input", f"the model can't run on this input: {_reason(error)}")
-
-    def _warm_up(self, warm_up: WarmUp, rows: int) -> bytes:
-        """Runs what will be met first, so that no request pays for the first allocation. Gives the first ask."""
-        probe = sample = None
-        errors = []
-        for probe in warm_up.probes():
-            try:
-                sample = self.read(probe)
-                Batch(self._serving, self._sessions[0]).infer([sample])
-                break
-            except Exception as error:
-                sample = None
-                errors.append(_reason(error))
-        if probe is None or sample is None:
-            raise ModelError(
-                f"{self.path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
-                'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
-            )
-        took = {}
-        for session in self._sessions:
-            batch = Batch(self._serving, session)
-            for size in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
-                began = time.perf_counter()
-                try:
-                    batch.infer([sample] * size, must_batch=size > 1)
-                except Exception as error:
-                    if size == 1:
-                        raise ModelError(f"{self.path} fails on zeros once in a while: {_reason(error)}") from error
-                    logger.warning("%s can't run %d at once, so it runs one by one: %s", self.path.name, size, error)
-                    self.batches = False
-                took[size] = time.perf_counter() - began
-            for ask in warm_up.others():
-                try:
-                    batch.infer([self.read(ask)])
-                except Exception as error:
-                    raise ModelError(f"{self.path} does not run on its warm-up shapes: {_reason(error)}") from error
-        self.typical_s = took[1]
-        # Without batches a second sample costs as much as the first.
-        several = self.batches and rows in took and rows > 1
-        self.each_s = max(0.0, took[rows] - took[1]) / (rows - 1) if several else took[1]
-        self.fixed_s = max(0.0, took[1] - self.each_s)
-        return probe
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1][:300]
+            return ApiError(422, "model_refused_input", f"the model can't run on this input: {reason_of(error)}")
 
 
 def _describe(each: TensorInfo) -> dict[str, Any]:

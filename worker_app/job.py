@@ -27,18 +27,14 @@ class Reply(Protocol):
 Waiter = tuple[Token, Reply, float, float]
 
 
-class Job:
-    """A sample, and who waits for its result.
+class Waiting:
+    """Who waits for one outcome."""
 
-    A check of the engine is a job too: nobody may join it, and its result is nobody's answer.
-    """
+    __slots__ = ("soonest", "waiters")
 
-    __slots__ = ("is_check", "sample", "soonest", "waiters", "watched")
+    is_check = False
 
-    def __init__(self, sample: Sample, watched: int | None = None, *, is_check: bool = False) -> None:
-        self.sample = sample
-        self.watched = watched  # the routing key of an input that may end the process
-        self.is_check = is_check
+    def __init__(self) -> None:
         self.waiters: list[Waiter] = []
         self.soonest = math.inf  # no waiter's deadline is before this moment
 
@@ -48,6 +44,11 @@ class Job:
         self.waiters.append((token, reply, began, deadline))
         if deadline < self.soonest:
             self.soonest = deadline
+
+    def take_over(self, other: Waiting) -> None:
+        """All who wait for another one wait for this one."""
+        self.waiters += other.waiters
+        self.soonest = min(self.soonest, other.soonest)
 
     def leave(self, token: Token, reply: Reply) -> None:
         """One does not wait any more."""
@@ -59,6 +60,21 @@ class Job:
         self.waiters = [each for each in self.waiters if each[3] > now]
         self.soonest = min((each[3] for each in self.waiters), default=math.inf)
         return late
+
+
+class Job(Waiting):
+    """A sample, and who waits for its result.
+
+    A check of the engine is a job too: nobody may join it, and its result is nobody's answer.
+    """
+
+    __slots__ = ("is_check", "sample", "watched")
+
+    def __init__(self, sample: Sample, watched: int | None = None, *, is_check: bool = False) -> None:
+        super().__init__()
+        self.sample = sample
+        self.watched = watched  # the routing key of an input that may end the process
+        self.is_check = is_check
 
 
 def hand_over(waiter: Waiter, kind: Tell, cache: Cache, status: int, payload: bytes) -> None:

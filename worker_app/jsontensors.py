@@ -20,6 +20,9 @@ from inference_site.lib.errors import ApiError
 np.seterr(over="ignore", invalid="ignore")
 
 MAX_DEPTH = 16
+_LONG_BYTES = 2**16
+_NO_MARKS = bytes(each for each in range(256) if each not in b"[],")
+_MISPLACED = re.compile(rb"[^\[,]\[|\][^\],]|[\[,][\],]")
 _BRACKETS = re.compile(rb"(?:[ \t\n\r]*\[)+")
 _ITEMS = {"f": float, "i": int | float, "b": bool | int | float, "s": str}
 _WANTED = {"f": "a finite number", "i": "a finite number", "b": "true, false, 0 or 1", "s": "a string"}
@@ -78,6 +81,39 @@ def flatten(nested: list[Any], depth: int, place: Place) -> tuple[list[Any], tup
         shape.append(sizes.pop() if sizes else 0)
         level = list(chain.from_iterable(level))
     return level, tuple(shape)
+
+
+def decode_nested(text: bytes, kind: str, depth: int, place: Place) -> tuple[list[Any], tuple[int, ...]]:
+    """`decode` and `flatten` in one; what is long is never made into lists of lists, which takes many seconds."""
+    if len(text) <= _LONG_BYTES or depth == 1 or depth > MAX_DEPTH or kind == "s":
+        return flatten(decode(text, kind, depth, place), depth, place)
+    shape = _regular_shape(text, depth)
+    if shape is None:
+        raise ApiError(
+            400,
+            place.code,
+            f"{place.name} is ragged, or is not nested {depth} deep everywhere; make lists that lie side by side equal",
+        )
+    return decode(b"[%b]" % text.translate(None, b"[]"), kind, 1, place), shape
+
+
+def _regular_shape(text: bytes, depth: int) -> tuple[int, ...] | None:
+    """The shape of lists of numbers in lists, from their brackets and commas; None if they have none."""
+    if _MISPLACED.search(text.translate(None, b" \t\n\r")):
+        return None
+    marks = text.translate(None, _NO_MARKS)
+    shape, level = [], b""
+    for number in range(1, depth + 1):
+        end = marks.find(b"]" * number)
+        whole = marks[depth - number : end + number]
+        if end < 0 or not whole.startswith(b"["):
+            return None
+        count = (len(whole) - 1) // (len(level) + 1)
+        level = b"[%b]" % b",".join([level] * count)
+        if level != whole:
+            return None
+        shape.append(count)
+    return tuple(reversed(shape)) if level == marks else None
 
 
 def array_of(items: list[Any], datatype: str, place: Place, shape: tuple[int, ...] = ()) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from inference_site.lib.datatypes import BYTES
 from inference_site.lib.errors import ApiError
-from worker_app.jsontensors import INPUT_DATA, Place, array_of, decode, depth_of, flatten, kind_of
+from worker_app.jsontensors import INPUT_DATA, Place, array_of, decode, decode_nested, depth_of, kind_of
 from worker_app.signature import Tensor, size_of
 
 
@@ -48,7 +48,7 @@ class ListInput:
         """The tensor of one sample, with the batch axis; a nested list says its shape itself. Raises like `fixed`."""
         depth = 1 if place is INPUT_DATA else depth_of(text)
         kind = self._flat_kind if place is INPUT_DATA else kind_of(self._spec.datatype)
-        items, shape = flatten(decode(text, kind, max(depth, 1), place), max(depth, 1), place)
+        items, shape = decode_nested(text, kind, max(depth, 1), place)
         if depth > 1:
             return array_of(items, self._spec.datatype, place, shape).reshape(self._of_one(shape, place))
         items = self._fit(items, place)

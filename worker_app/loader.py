@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_site.lib.catalog import ModelInfo, ModelSettings, State
 from inference_site.lib.nodesettings import NodeSettings
-from inference_site.lib.record import Record
+from inference_site.lib.record import ANSWERING, Record
 from worker_app.engine import Engine, ModelError
 from worker_app.repository import Repository, Source, newest
 
@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 UNLOADED = "unloaded"
 # Members of a record that an engine is made with; the others can be changed while it serves.
-_MAKING = ("output", "pad_with_zeros", "padding", "batches", "sessions")
+_MAKING = (*ANSWERING, "batches", "sessions", "warm_up")
 _DEFAULT = ModelSettings()
 
 Key = tuple[str, str]  # name and version
+Made = tuple[Any, ...]  # see Want
 Make = Callable[[Source, Record], Engine]
 
 
@@ -42,15 +43,20 @@ class Want:
     record: Record
 
     @property
-    def made_of(self) -> tuple[Any, ...]:
+    def made_of(self) -> Made:
         """What an engine of it is made of; equal ones need not be loaded again."""
         return self.source.path, self.source.state, *(getattr(self.record, name) for name in _MAKING)
+
+    def answers_as(self, record: Record) -> bool:
+        """Whether it is to answer as one made with that record does."""
+        return all(getattr(self.record, name) == getattr(record, name) for name in ANSWERING)
 
 
 class Loader:
     """Knows what is wanted, loads it one by one, and says what has become of it.
 
-    `add` takes a new engine and what it was made of; `changed` is called whenever `infos` or what serves has changed.
+    `add` takes a new engine and what it was made of; `changed` is called whenever `infos` or what serves has changed;
+    `loaded` says what serves by now, and what it was made of.
     """
 
     def __init__(
@@ -60,17 +66,19 @@ class Loader:
         *,
         add: Callable[[Engine, Want], None],
         changed: Callable[[], None],
+        loaded: Callable[[], dict[Key, Made]],
     ) -> None:
         self.repository = repository
         self.wanted: dict[Key, Want] = {}
         self._make = make
         self._add = add
         self._changed = changed
+        self._loaded = loaded
         self._known = repository.look()
         self._orders: dict[str, int] = {}
         self._settings = NodeSettings()
         self._pending: dict[Key, Want] = {}
-        self._failed: dict[Key, tuple[tuple[Any, ...], str]] = {}
+        self._failed: dict[Key, tuple[Made, str]] = {}
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -78,6 +86,25 @@ class Loader:
     def names(self) -> list[str]:
         """The models on disk."""
         return sorted(self._known)
+
+    @property
+    def given(self) -> str:
+        """The name of the model that is given by its file; "" if none is."""
+        file = self.repository.file
+        for name, versions in self._known.items() if file is not None else ():
+            if any(source.path == file for source in versions.values()):
+                return name
+        return ""
+
+    @property
+    def failed(self) -> set[str]:
+        """The models of which some version could not be loaded."""
+        return {name for name, _ in self._failed}
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is still to be loaded."""
+        return bool(self._pending)
 
     def unloaded(self, name: str) -> bool:
         """Whether the operator wants it not to be served."""
@@ -91,22 +118,17 @@ class Loader:
         """Why it can't be loaded; "" if it can."""
         return "; ".join(info.reason for info in self.infos() if info.name == name and info.state is State.UNAVAILABLE)
 
-    def plan(self, settings: NodeSettings, loaded: dict[Key, tuple[Any, ...]]) -> None:
-        """Takes new settings; `loaded` says what serves by now, and what it was made of."""
+    def plan(self, settings: NodeSettings) -> None:
+        """Takes new settings."""
         self._settings = settings
         self._look_again(settings)
-        self.wanted = dict(self._wants(settings))
-        self._failed = {key: why for key, why in self._failed.items() if key in self.wanted}
-        self._pending = {
-            key: want
-            for key, want in self.wanted.items()
-            if loaded.get(key) != want.made_of and self._failed.get(key, ((),))[0] != want.made_of
-        }
+        self._plan()
 
     def load_now(self) -> None:
         """Loads all that is pending, before there is a loop."""
-        for key, want in tuple(self._pending.items()):
-            self._loaded(key, want, *self._try(want))
+        while self._pending:
+            key, want = next(iter(self._pending.items()))
+            self._end(key, want, *self._try(want))
 
     def start(self) -> None:
         """Loads all that is pending in the background."""
@@ -149,14 +171,43 @@ class Loader:
                 else:
                     self._known.pop(name, None)
 
-    def _wants(self, settings: NodeSettings) -> Iterator[tuple[Key, Want]]:
+    def _plan(self) -> None:
+        loaded = self._loaded()
+        self.wanted = dict(self._wants(loaded))
+        self._failed = {key: why for key, why in self._failed.items() if key in self.wanted and self._is_of_now(key)}
+        self._pending = {
+            key: want
+            for key, want in self.wanted.items()
+            if loaded.get(key) != want.made_of and not self._has_failed(key, want)
+        }
+
+    def _wants(self, loaded: dict[Key, Made]) -> Iterator[tuple[Key, Want]]:
         for name, versions in self._known.items():
-            wish = settings.models.get(name, _DEFAULT)
-            if wish.loaded:
-                for version in wish.versions or (newest(versions),):
-                    if version in versions:
-                        source = versions[version]
-                        yield (name, version), Want(source, wish.record.over(source.record))
+            wish = self._settings.models.get(name, _DEFAULT)
+            if not wish.loaded:
+                continue
+            wants = [
+                ((name, version), Want(versions[version], wish.record.over(versions[version].record)))
+                for version in wish.versions or sorted(versions, key=int, reverse=True)
+                if version in versions
+            ]
+            yield from wants if wish.versions else self._newest(wants, loaded)
+
+    def _newest(self, wants: list[tuple[Key, Want]], loaded: dict[Key, Made]) -> Iterator[tuple[Key, Want]]:
+        """The newest; if that has failed, what serves, and if nothing does, the next one that can be loaded."""
+        serves = any(name == wants[0][0][0] for name, _ in loaded)
+        for place, (key, want) in enumerate(wants):
+            if not place or not serves or key in loaded:
+                yield key, want
+                if not self._has_failed(key, want):
+                    return
+
+    def _is_of_now(self, key: Key) -> bool:
+        """Whether a failure is one of what is wanted now."""
+        return self._has_failed(key, self.wanted[key])
+
+    def _has_failed(self, key: Key, want: Want) -> bool:
+        return key in self._failed and self._failed[key][0] == want.made_of
 
     async def _load_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -166,7 +217,7 @@ class Loader:
             made = await loop.run_in_executor(self._thread, self._try, want)
             now = self._pending.get(key)
             if now is not None and now.made_of == want.made_of:  # else it is not wanted any more, or made otherwise
-                self._loaded(key, now, *made)
+                self._end(key, now, *made)
 
     def _try(self, want: Want) -> tuple[Engine | None, str]:
         """The engine, or why there is none."""
@@ -184,7 +235,7 @@ class Loader:
         logger.info("%s %s is loaded, in %.1f s", name, version, time.monotonic() - began)
         return engine, ""
 
-    def _loaded(self, key: Key, want: Want, engine: Engine | None, reason: str) -> None:
+    def _end(self, key: Key, want: Want, engine: Engine | None, reason: str) -> None:
         del self._pending[key]
         self._failed.pop(key, None)
         if engine is not None:
@@ -195,18 +246,22 @@ class Loader:
         if reason:
             logger.error("%s", reason)
             self._failed[key] = want.made_of, reason
+            self._plan()  # an older one may have to do
         self._changed()
 
 
-def settle(models: list[Model], wanted: dict[Key, Want], unloaded: bool) -> None:
+def settle(models: list[Model], wanted: dict[Key, Want], *, unloaded: bool, pending: bool) -> None:
     """Says which of one name's models, the latest loaded last, are current: what is wanted and ready, and until that is
-    ready what was current before it."""
+    ready what was current before it. What is held back is current again if nothing better could be loaded."""
     ready: dict[str, Model] = {}
     for model in models:
         want = wanted.get((model.name, model.version))
         if want is not None and want.made_of == model.made_of:
             ready[model.version] = model
     for model in models:
+        if model.held:
+            model.held = pending
+            model.current = not pending
         if unloaded:
             model.current = False
         elif model is ready.get(model.version):

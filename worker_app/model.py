@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +12,18 @@ from typing import Any
 import msgspec
 
 from inference_site.lib import asks
-from inference_site.lib.asks import V2, seed_of
+from inference_site.lib.asks import seed_of
 from inference_site.lib.catalog import ModelInfo, State
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
+from worker_app.aside import LARGE_BYTES, Unread, reads_at_once
 from worker_app.batches import Batches
 from worker_app.core.keys import LONG_BYTES, Key, alias_by_key, alias_of
 from worker_app.core.lru import LRU
 from worker_app.engine import Engine, Run
-from worker_app.job import Job, Reply, Token, elapsed_us, hand_over
+from worker_app.job import Job, Reply, Token, Waiter, Waiting, elapsed_us, hand_over
 from worker_app.lastrun import LastRun
 from worker_app.samples import Sample
 from worker_app.tally import Tally
@@ -62,6 +65,7 @@ class Model(Batches):
         self.seed = seed_of(self.name, self.version)
         self.made_of: tuple[Any, ...] = ()  # see Want
         self.current = True  # it may be found; else it is here for those who still use its number
+        self.held = False  # it is not found, and not unloaded: another one is to be loaded in its place
         self.tally = Tally()
         self.when_changed: Callable[[], None] | None = None
         self.results: LRU[Key, bytes] = LRU(0, 0)
@@ -85,21 +89,23 @@ class Model(Batches):
         left_ms: int = 0,
         watched: int | None = None,
         routing: int | None = None,
-    ) -> Job | None:
+    ) -> Waiting | None:
         """Answers an ask (see asks): from the cache, with one that is under way, or from the engine.
 
         What is not run within `left_ms` (0: no limit) is answered EXPIRED, and BUSY at once if that can be told now.
         `watched`, a key: a worker was lost that had this ask. It runs before all that waits, alone. `routing`: its
-        routing key, if that is known. Returns the job that is waited for, for `cancel`; None if it is answered.
+        routing key, if that is known. Returns what is waited for, for `cancel`; None if it is answered.
         """
         began = time.monotonic()
         self.tally.requests += 1
         if self.closed:
             reply(token, Tell.GONE, Cache.MISS, 404, b"", 0)
             return None
+        if len(payload) > LARGE_BYTES and (self.cached or not reads_at_once(payload)):
+            return self._ask_aside(Unread(payload, routing, watched), token, reply, began, left_ms)
         sample = key = None
         if self.cached:
-            if len(payload) > LONG_BYTES and payload[0] == V2:
+            if len(payload) > LONG_BYTES and reads_at_once(payload):
                 sample = self._read(payload, token, reply, began)
                 if sample is None:
                     return None
@@ -129,16 +135,12 @@ class Model(Batches):
         if sample is None:
             return None
         job = Job(sample, watched)
-        if watched is None or not self.batcher.put_first(job):
-            if self.batcher.full or (left_ms and self._too_late(left_ms)):
-                self._refuse(token, reply)
-                return None
-            job.watched = None  # it will not run alone
-            self.batcher.put(job, sample.rows, sample.group)
+        if not self._queue(job, left_ms, self.full):
+            self._refuse(token, reply)
+            return None
         job.join(token, reply, began, left_ms)
         if key is not None:
             self._flying[key] = job
-        self._work.set()
         return job
 
     def check(self, token: Token, reply: Reply, left_ms: int = 0) -> Job | None:
@@ -155,12 +157,21 @@ class Model(Batches):
         self._work.set()
         return job
 
-    def cancel(self, job: Job, token: Token, reply: Reply) -> None:
-        """This asker of a job has left: it gets no reply, and if it was the only one, the job is not run."""
-        job.leave(token, reply)
-        if not job.waiters and self.batcher.discard(job):
+    def cancel(self, asked: Waiting, token: Token, reply: Reply) -> None:
+        """This asker has left: it gets no reply, and what only it has asked for is not run."""
+        if isinstance(asked, Unread):
+            asked.leave(token, reply)
+            if asked.job is None:
+                if not asked.waiters:
+                    self.tally.abandoned += 1
+                    self.aside.discard(asked)
+                    self._rest()
+                return
+            asked = asked.job
+        asked.leave(token, reply)
+        if isinstance(asked, Job) and not asked.waiters and self.batcher.discard(asked):
             self.tally.abandoned += 1
-            self._forget(job)
+            self._forget(asked)
             self._rest()
 
     def keep(self, alias: Key, key: Key, output: bytes) -> None:
@@ -186,7 +197,7 @@ class Model(Batches):
     def _read_if_room(
         self, payload: bytes, token: Token, reply: Reply, began: float, watched: int | None
     ) -> Sample | None:
-        if self.batcher.full and watched is None:  # so there is no point in reading it
+        if self.full and watched is None:  # so there is no point in reading it
             self._refuse(token, reply)
             return None
         return self._read(payload, token, reply, began)
@@ -195,16 +206,103 @@ class Model(Batches):
         """The sample of an ask; None if it has been answered, because it has none."""
         try:
             return self.engine.read(payload)
-        except ApiError as error:
-            self.tally.fail(began)
-            body = error_body(error.message, error.code)
-            reply(token, Tell.REFUSED, Cache.MISS, error.status, body, elapsed_us(began))
-        except Exception as error:  # a bug of ours: another worker may do better, and this stream goes on
-            logger.exception("an input could not be read")
-            self.tally.errors += 1
-            self.tally.fail(began)
-            reply(token, Tell.FAILED, Cache.MISS, 503, str(error).encode(), elapsed_us(began))
+        except Exception as error:
+            self._unreadable((token, reply, began, 0.0), error)
         return None
+
+    def _unreadable(self, waiter: Waiter, error: Exception) -> None:
+        """Tells why an ask has no sample."""
+        self.tally.fail(waiter[2])
+        if isinstance(error, ApiError):
+            hand_over(waiter, Tell.REFUSED, Cache.MISS, error.status, error_body(error.message, error.code))
+        else:  # a bug of ours: another worker may do better, and this stream goes on
+            logger.error("an input could not be read", exc_info=error)
+            self.tally.errors += 1
+            hand_over(waiter, Tell.FAILED, Cache.MISS, 503, str(error).encode())
+
+    def _ask_aside(self, unread: Unread, token: Token, reply: Reply, began: float, left_ms: int) -> Unread | None:
+        """Has a large ask read in a thread; `_attend` goes on with it."""
+        if unread.watched is None and len(self.aside) >= self.batcher.limit:
+            self._refuse(token, reply)
+            return None
+        unread.join(token, reply, began, left_ms)
+        self.aside.put(unread)
+        return unread
+
+    async def _attend(self, unread: Unread) -> None:
+        try:
+            if self._awaited(unread):
+                await self._read_aside(unread)
+        except Exception as error:
+            for waiter in unread.waiters:
+                self._unreadable(waiter, error)
+        finally:
+            asyncio.get_running_loop().call_soon(self._rest)
+
+    async def _read_aside(self, unread: Unread) -> None:
+        """Goes on as `ask` does, with all that takes long in the thread."""
+        cached, key, alias, call = self.cached, None, None, self.aside.call
+        payload = unread.payload
+        if cached and not reads_at_once(payload):
+            alias = await call(alias_of, payload, self.seed)
+            key = self.aliases.get(alias)
+            if key is not None and self._settled(unread, key):
+                return
+        if self.batcher.full and unread.watched is None:  # so there is no point in reading it
+            self._refuse_all(unread)
+            return
+        sample = await call(self.engine.read, payload)
+        if cached and key is None:
+            key = await call(lambda: sample.key)
+            if alias is None:
+                routing = unread.routing or await call(asks.key_of, payload, self.seed)
+                alias = await call(alias_by_key, routing, key)
+            self._note_alias(alias, key)
+            if self._settled(unread, key):
+                return
+        if not self._awaited(unread):
+            return
+        job = Job(sample, unread.watched)
+        left_ms = 0 if unread.soonest == math.inf else max(1, int((unread.soonest - time.monotonic()) * 1000))
+        if not self._queue(job, left_ms, self.batcher.full):  # those that are not read yet came after it
+            self._refuse_all(unread)
+            return
+        job.take_over(unread)
+        unread.job = job
+        if key is not None:
+            self._flying[key] = job
+
+    def _settled(self, unread: Unread, key: Key) -> bool:
+        """Whether nothing must be run for an ask, now that its key is known: nobody waits, it is cached or joined."""
+        if not self._awaited(unread):
+            return True
+        output = self.results.get(key)
+        for waiter in unread.waiters:
+            if output is None:
+                self.tally.miss(waiter[2])
+            else:
+                self.tally.hit(waiter[2])
+                hand_over(waiter, Tell.RESULT, Cache.HIT, 200, output)
+        job = self._flying.get(key) if output is None else None
+        if job is not None:
+            self.tally.joined += len(unread.waiters)
+            job.take_over(unread)
+            unread.job = job
+        return output is not None or job is not None
+
+    def _queue(self, job: Job, left_ms: int, full: bool) -> bool:
+        """Queues a job, before all others if it is watched; False if there is no room, or not enough time."""
+        if job.watched is None or not self.batcher.put_first(job):
+            if full or (left_ms and self._too_late(left_ms)):
+                return False
+            job.watched = None  # it will not run alone
+            self.batcher.put(job, job.sample.rows, job.sample.group)
+        self._work.set()
+        return True
+
+    def _refuse_all(self, unread: Unread) -> None:
+        for token, reply, *_ in unread.waiters:
+            self._refuse(token, reply)
 
     def _describe(self) -> ModelInfo:
         engine, limits = self.engine, self.limits
@@ -231,15 +329,20 @@ class Model(Batches):
         reply(token, Tell.BUSY, Cache.MISS, 503, b"", int(self.wait_s * 1e6))
 
     def _wanted(self, job: Job) -> bool:
-        """Whether somebody waits for a job whose turn has come; whose time has passed is told so."""
+        """Whether somebody waits for a job whose turn has come."""
+        wanted = self._awaited(job)
+        if not wanted:
+            self._forget(job)
+        return wanted
+
+    def _awaited(self, job: Waiting) -> bool:
+        """Whether somebody waits for it, now that it is its turn; whose time has passed is told so."""
         now = time.monotonic()
         if now < job.soonest:
-            return True
+            return bool(job.waiters)
         late = job.take_late(now)
         if not job.is_check:
             self.tally.expired += len(late)
-        if not job.waiters:
-            self._forget(job)
         for waiter in late:
             if not job.is_check:
                 self.tally.fail(waiter[2])

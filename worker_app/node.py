@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,6 +18,7 @@ from worker_app.consumers import run_batches
 from worker_app.core.batcher import Release
 from worker_app.engine import Engine, ModelError
 from worker_app.lastrun import LastRun
+from worker_app.lastsettings import LastSettings
 from worker_app.loader import Loader, Make, Want, settle
 from worker_app.model import Model
 from worker_app.repository import Repository
@@ -53,10 +54,13 @@ class Node:
         *,
         settings: NodeSettings | None = None,
         last_run: LastRun | None = None,
+        last_settings: LastSettings | None = None,
     ) -> None:
         """make: loads a model of the repository. Nothing is loaded before `load`."""
         self.node_id = node_id
-        self.settings = settings or NodeSettings()
+        self._last_settings = last_settings or LastSettings()
+        self._holds_back: bool | None = None  # None: no gateway has brought settings yet
+        self.settings = settings or self._last_settings.found or NodeSettings()
         self.last_run = last_run or LastRun()
         self.instance = secrets.token_hex(8)
         self.started_at = time.monotonic()
@@ -68,7 +72,9 @@ class Node:
         self.past_rows = 0
         self.news = asyncio.Event()  # set, and another in its place, whenever something about the models has changed
         repository = repository or Repository()
-        self.loader = Loader(repository, make or _no_engine, add=self._add_wanted, changed=self._changed)
+        self.loader = Loader(
+            repository, make or _no_engine, add=self._add_wanted, changed=self._changed, loaded=self._loaded
+        )
         self._found: dict[tuple[str | None, str | None], Model] = {}
         self._next_number = 1
         self._tasks: dict[int, list[asyncio.Task[None]]] | None = None  # by number; None: not started
@@ -81,21 +87,25 @@ class Node:
 
     @property
     def default(self) -> str:
-        """The name of the model of a plain /infer; "" if there is none."""
-        if self.settings.default_model:
-            return self.settings.default_model
-        file, names = self.loader.repository.file, sorted(model.name for model in self.models.values() if model.current)
-        for model in self.models.values():
-            if model.current and file is not None and model.engine.path == file:
-                return model.name
-        return names[0] if names else ""
+        """The name of the model of a plain /infer, whether it can be asked or not; "" if none is meant.
+
+        It never changes by itself: it is the one that the settings name, that of MODEL_PATH, or the only one.
+        """
+        names = self.names
+        return self.settings.default_model or self.loader.given or (names[0] if len(names) == 1 else "")
+
+    @property
+    def names(self) -> list[str]:
+        """The models that are on disk, or loaded."""
+        return sorted({*self.loader.names, *(model.name for model in self.models.values() if model.current)})
 
     def load(self) -> None:
         """Loads what is on disk, before there is a loop. Raises ModelError if that leaves nothing to serve."""
-        self.loader.plan(self.settings, {})
+        self.loader.plan(self.settings)
         self.loader.load_now()
+        # What a gateway has once ordered it may order otherwise, and then the process must be there.
         failed = [info for info in self.loader.infos() if info.state is State.UNAVAILABLE]
-        if not self.models and failed:
+        if not self.models and failed and not any(info.name in self.settings.models for info in failed):
             raise ModelError("\n".join(info.reason for info in failed))
         if not self.models:
             logger.warning("there is no model in %s: this worker serves nothing until one is loaded", self._folder)
@@ -140,21 +150,35 @@ class Node:
 
     def catalog(self, revision: int) -> Models:
         """The payload of MODELS for a gateway whose last settings were of this revision."""
-        return Models(revision=revision, default=self.default, models=tuple(self.infos()))
+        return Models(revision=revision, default=self.loader.given, models=tuple(self.infos()))
 
     def configure(self, settings: NodeSettings) -> None:
         """Takes new settings, in force from the next request and the next batch on; loads what they want."""
         self.settings = settings
         try:
-            self.loader.plan(settings, {(model.name, model.version): model.made_of for model in self.models.values()})
+            self.loader.plan(settings)
         except Exception:  # whatever is on disk: what serves goes on, and so do the gateways' connections
             logger.exception("what to load by revision %d could not be found out", settings.revision)
+        if self._holds_back:
+            self._hold_back()
         self._changed()
         if self._tasks is not None:
             self.loader.start()
         else:
             self.loader.load_now()
         logger.info("settings of revision %d are in force: %s", settings.revision, _encode(settings).decode())
+
+    def follow(self, settings: NodeSettings) -> None:
+        """Takes a gateway's settings; they are kept for the next start.
+
+        At a process's first ones, what it has loaded by others and would answer otherwise is not found while what is
+        wanted is being loaded.
+        """
+        self._holds_back = self._holds_back is None
+        try:
+            self.configure(settings)
+        finally:
+            self._holds_back = False
 
     def joined(self, gateway: GatewayStream) -> None:
         """A gateway has connected, and proved what it is."""
@@ -169,7 +193,7 @@ class Node:
 
     def collect(self) -> None:
         """Unloads what is not current, not used by any gateway, and idle."""
-        old = [model for model in self.models.values() if not model.current]
+        old = [model for model in self.models.values() if not model.current and not model.held]
         if not old:
             return
         if not self.gateways and self._left_at is not None:
@@ -205,6 +229,12 @@ class Node:
     def _find(self, name: str | None, version: str | None) -> Model:
         if name is None:
             name = self.default
+            if not name and self.names:
+                message = (
+                    f'several models are here: {", ".join(self.names)}; name one in "model", or set the default model '
+                    "in the admin"
+                )
+                raise ApiError(400, "model_required", message)
             if not name:
                 raise ApiError(503, "model_not_ready", f"this worker serves no model yet: {self._folder} holds none")
         found = [model for model in self.models.values() if model.name == name and model.current]
@@ -234,11 +264,17 @@ class Node:
         model = self.add(engine, want.record)
         model.made_of = want.made_of
 
+    def _loaded(self) -> dict[tuple[str, str], tuple[Any, ...]]:
+        return {(model.name, model.version): model.made_of for model in self.models.values()}
+
     def _changed(self) -> None:
         """Something about the models is not as it was: what is current follows, and whoever must know is told."""
         for name in {model.name for model in self.models.values()}:
             models = [model for model in self.models.values() if model.name == name]
-            settle(models, self.loader.wanted, self.loader.unloaded(name))
+            loader = self.loader
+            settle(models, loader.wanted, unloaded=loader.unloaded(name), pending=loader.is_pending(name))
+        if self._holds_back is not None and not self.loader.pending:
+            self._keep_settings()
         for model in self.models.values():
             model.when_idle = None if model.current else self.collect
         self._share_out()
@@ -248,6 +284,22 @@ class Node:
         for gateway in tuple(self.gateways):
             gateway.say_models()
         self.collect()
+
+    def _hold_back(self) -> None:
+        for model in self.models.values():
+            want = self.loader.wanted.get((model.name, model.version))
+            fits = want is not None and want.answers_as(model.engine.record)
+            model.held = not fits and self.loader.is_pending(model.name)
+
+    def _keep_settings(self) -> None:
+        """For the next start: those that are in force, for what can't be loaded by them the ones before."""
+        before = self._last_settings.found or NodeSettings()
+        models = dict(self.settings.models)
+        for name in self.loader.failed:
+            models.pop(name, None)
+            if name in before.models:
+                models[name] = before.models[name]
+        self._last_settings.keep(msgspec.structs.replace(self.settings, models=models))
 
     def _share_out(self) -> None:
         """Gives each model its settings, and its part of the cache's memory."""

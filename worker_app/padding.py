@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Padder:
         if not self.buckets:
             raise SignatureError("its padding has no buckets; list some sizes, such as [16, 32, 64, 128]")
         self._axes = [_axes(each, padding.dimension) for each in signature.inputs]
+        self._outputs = signature.outputs
         self._cuts = [_axes(each, padding.dimension) for each in signature.outputs]
         if not any(self._axes):
             shapes = ", ".join(f"{each.name} {each.shape_text}" for each in signature.inputs)
@@ -43,6 +44,35 @@ class Padder:
                     f"{signature.inputs[self.mask].shape_text}; a mask holds numbers and has the padded dimension"
                 )
         self._fills = [_fill(each, padding, index == self.mask) for index, each in enumerate(signature.inputs)]
+
+    @property
+    def lengths_to_try(self) -> tuple[int, ...]:
+        """For `learn`: the buckets, which have to run, and the lengths beside the first, which need not."""
+        first = self.buckets[0]
+        return (*self.buckets, first - 1, first + 1) if first > 1 else (*self.buckets, first + 1)
+
+    def learn(self, shapes: Mapping[int, Sequence[tuple[int, ...]]]) -> None:
+        """Takes what shapes the outputs have for some lengths; that, and not their names, says where they are cut.
+
+        Raises SignatureError if a size follows the length and is another, for which nobody can say where to cut.
+        """
+        if len(shapes) < 2:
+            return  # so the names must do
+        lengths = tuple(shapes)
+        for index, each in enumerate(self._outputs):
+            if len({len(found[index]) for found in shapes.values()}) > 1:
+                raise SignatureError(self._refusal(each, shapes, index))
+            sizes = list(zip(*(found[index] for found in shapes.values()), strict=True))
+            if any(of_axis != lengths and len(set(of_axis)) > 1 for of_axis in sizes):
+                raise SignatureError(self._refusal(each, shapes, index))
+            self._cuts[index] = tuple(axis for axis, of_axis in enumerate(sizes) if of_axis == lengths)
+
+    def _refusal(self, output: Tensor, shapes: Mapping[int, Sequence[tuple[int, ...]]], index: int) -> str:
+        found = ", ".join(f"{list(each[index])} for {length}" for length, each in list(shapes.items())[:4])
+        return (
+            f"the size of its output {output.name!r} depends on {self.dimension!r} without being equal to it "
+            f"({found}), so what comes of the filler can't be cut off; remove padding from its record"
+        )
 
     def bucket(self, length: int) -> int:
         """What a length is filled up to; itself, beyond the largest bucket."""

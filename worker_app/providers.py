@@ -60,7 +60,6 @@ def create_sessions(
             logger.warning("CUDA failed to load: %s", reason)
             logger.warning("Falling back to CPU Provider...")
         sessions = [_open(path, options, [CPU]) for _ in range(count)]
-    logger.info("%s runs on %s", path.name, sessions[0].get_providers()[0])
     return sessions, reason
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Callable, Hashable, Sequence
 from struct import pack
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,9 +19,12 @@ from worker_app.plan import Plans
 from worker_app.samples import Sample
 from worker_app.shapes import check_shape, wrong_shape
 from worker_app.signature import Signature, Tensor
-from worker_app.v2ask import TEXT, View, pack_strings, read_v2
+from worker_app.v2ask import TEXT, View, read_v2
 
-_by_name = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+# Names that a Struct can't have: its fields are found without making anything of all others.
+_ODD = re.compile(r'[\\"\x00-\x1f]')
+# A request of more bytes than this that is not binary numbers takes longer than an event loop should be held up.
+QUICK_BYTES = 2**17
 
 
 class Reader:
@@ -33,12 +38,21 @@ class Reader:
         self._plans = Plans()
         self._makes = _mask_that_can_be_made(signature, padder)
         self._lists = [ListInput(each, signature.batch_axis, pad_with_zeros) for each in signature.inputs]
+        self._by_name = _decoder_of([each.name for each in signature.inputs])
         needed = [index for index in range(len(self._inputs)) if index != self._makes]
         self._only = needed[0] if len(needed) == 1 else None
         # What a list whose sizes are all fixed always has: its shape, the beginning of its key, its group.
         self._known: tuple[tuple[int, ...], bytes, Hashable] | None = None
         if len(self._inputs) == 1 and (shape := self._lists[0].fixed_shape) is not None:
             self._known = shape, _head(TEXT, [shape]), (shape[1:] if signature.batch_axis else shape,)
+
+    def is_quick(self, ask: bytes) -> bool:
+        """Whether `read` takes no longer than an event loop may be held up; else call it in a thread."""
+        if len(ask) <= QUICK_BYTES:
+            return True
+        if ask[0] != V2 or any(each.dtype == object for each in self._inputs):
+            return False
+        return int.from_bytes(ask[1:5], "little") <= QUICK_BYTES
 
     def read(self, ask: bytes) -> Sample:
         """Raises ApiError: 400 for what is malformed, 422 for what the model does not take."""
@@ -69,7 +83,7 @@ class Reader:
         if self._known is not None:
             array = self._lists[0].fixed(text)
             shape, head, group = self._known
-            data = pack_strings(array) if array.dtype == object else array.tobytes()
+            data = _joined(array) if array.dtype == object else array.tobytes()
             return Sample((head + data,), 1, group, (array.reshape(shape),))
         if self._only is None:
             names = ", ".join(repr(each.name) for each in self._inputs)
@@ -85,15 +99,20 @@ class Reader:
 
     def _read_names(self, text: bytes) -> list[np.ndarray | None]:
         try:
-            members = _by_name(text)
+            members = self._by_name(text)
+        except msgspec.ValidationError as error:
+            raise _unknown_input(str(error).partition("`")[2].rpartition("`")[0], self._inputs) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(400, "invalid_json", f"inputs is not valid JSON: {error}") from None
+        found = members if isinstance(members, dict) else msgspec.structs.asdict(members)
         arrays: list[np.ndarray | None] = [None] * len(self._inputs)
-        for name, value in members.items():
-            index = self._places.get(name)
+        for name, value in found.items():
+            index = self._places.get(name) if isinstance(members, dict) else int(name[1:])
             if index is None:
                 raise _unknown_input(name, self._inputs)
-            arrays[index] = self._lists[index].read(bytes(value), Place(f"inputs.{name}"))
+            if value:
+                place = Place(f"inputs.{self._inputs[index].name}")
+                arrays[index] = self._lists[index].read(bytes(value), place)
         return arrays
 
     def _finish(self, arrays: list[np.ndarray | None], view: View) -> Sample:
@@ -134,6 +153,16 @@ class Reader:
         return sizes
 
 
+def _decoder_of(names: Sequence[str]) -> Callable[[bytes], Any]:
+    """Of an object that has these members alone, each left as it is."""
+    if any(map(_ODD.search, names)):
+        return msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+    fields = [(f"_{index}", msgspec.Raw, msgspec.Raw()) for index in range(len(names))]
+    renamed = {f"_{index}": name for index, name in enumerate(names)}
+    kind = msgspec.defstruct("Inputs", fields, rename=renamed, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(kind).decode
+
+
 def _unknown_input(name: str, inputs: Sequence[Tensor]) -> ApiError:
     names = ", ".join(repr(each.name) for each in inputs)
     return ApiError(422, "unknown_input", f"the model has no input {name[:100]!r}; it takes {names}")
@@ -150,7 +179,16 @@ def _mask_that_can_be_made(signature: Signature, padder: Padder | None) -> int |
 
 
 def _bytes(array: np.ndarray) -> bytes | memoryview:
-    return pack_strings(array) if array.dtype == object else array.reshape(-1).data
+    return _joined(array) if array.dtype == object else array.reshape(-1).data
+
+
+def _joined(array: np.ndarray) -> bytes:
+    """Strings, after the length of each: `pack_strings` takes ten times as long, and there may be millions."""
+    items: list[str] = array.reshape(-1).tolist()
+    data = "".join(items).encode()
+    # Where all is ASCII, lengths in characters are those in bytes.
+    sizes = map(len, items) if len(data) == sum(map(len, items)) else (len(each.encode()) for each in items)
+    return np.fromiter(sizes, "<u4", len(items)).tobytes() + data
 
 
 def _head(view: View, shapes: Sequence[tuple[int, ...]]) -> bytes:

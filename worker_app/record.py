@@ -12,7 +12,7 @@ import msgspec
 
 from inference_site.lib.record import ANSWERING, Record
 
-__all__ = ["Record", "RecordError", "digest_of", "load_record", "read_record"]
+__all__ = ["Record", "RecordError", "digest_of", "load_record", "read_record", "state_of"]
 
 # An entry of a tensor's external_data as protobuf has it: the key (field 1), then the value (field 2).
 _LOCATION = re.compile(rb"\x0a\x08location\x12")
@@ -50,6 +50,12 @@ def digest_of(path: Path, record: Record) -> str:
             found.update(hashlib.file_digest(file, "sha256").digest())
     found.update(msgspec.json.encode({name: getattr(record, name) for name in ANSWERING}))
     return found.hexdigest()
+
+
+def state_of(path: Path) -> list[tuple[int, ...]]:
+    """What changes if any of the files that the digest is of is touched, or is another one. Raises OSError."""
+    found = [each.stat() for each in (path, *_weights(path))]
+    return [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found]
 
 
 def _weights(path: Path) -> list[Path]:

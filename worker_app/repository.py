@@ -15,11 +15,13 @@ logger = logging.getLogger(__name__)
 FILE = "model.onnx"
 FILE_VERSION = "1"  # of the model that is given by its file alone
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RULE = "1 to 100 of letters, digits, '.', '_', '-', the first one a letter or digit"
 TAKEN = ("stats",)  # /v2/models/stats is about all models
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
-# Name, time of change in ns and size of each file that a model is made of.
-State = tuple[tuple[str, int, int], ...]
+# Of each file that a model is made of: its name, time of change in ns, size, inode and the time in ns when the inode
+# changed. The first time can be set by anybody, as copying tools do; the last one by nobody.
+State = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +97,38 @@ class Repository:
             elif NAME.fullmatch(each.name):
                 names.append(each.name)
             else:
-                self._ignore(each, "a model's name is 1 to 100 of letters, digits, '.', '_', '-'")
+                self._ignore(each, f"a model's name is {_RULE}")
         return names
 
     def _given(self, path: Path) -> Source:
         """The model of the one file; its name is in its record, else the file's."""
         source = _source(path.stem, FILE_VERSION, path)
-        name = source.record.name or path.stem
+        wanted = source.record.name or path.stem
+        name = _fit(wanted)
+        if name != wanted:
+            self._say_once(path, f"{wanted!r} is no name for a model ({_RULE}), so it is served as {name!r}")
         return Source(name, FILE_VERSION, path, source.record, source.state, source.fault)
 
     def _ignore(self, path: Path, reason: str) -> None:
+        self._say_once(path, f"it is ignored: {reason}")
+
+    def _say_once(self, path: Path, what: str) -> None:
         if path not in self._ignored:
             self._ignored.add(path)
-            logger.warning("%s is ignored: %s", path, reason)
+            logger.warning("%r: %s", str(path), what)  # a name may hold anything, new lines too
 
 
 def newest(versions: dict[str, Source]) -> str | None:
     """The highest version; None of none."""
     return max(versions, key=int, default=None)
+
+
+def _fit(name: str) -> str:
+    """The name, or what is nearest to it among those that a model may have."""
+    if NAME.fullmatch(name) and name not in TAKEN:
+        return name
+    fit = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-")[:100].rstrip("._-")
+    return f"model-{fit}".rstrip("-")[:100] if not fit or fit in TAKEN else fit
 
 
 def _source(name: str, version: str, path: Path) -> Source:
@@ -141,7 +157,7 @@ def _state(path: Path) -> State:
             about = each.stat()
         except OSError:
             continue
-        found.append((each.name, about.st_mtime_ns, about.st_size))
+        found.append((each.name, about.st_mtime_ns, about.st_size, about.st_ino, about.st_ctime_ns))
     return tuple(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from inference_site.lib.datatypes import BYTES
 from worker_app.signature import Tensor
 from worker_app.v2ask import View, pack_strings
 
+_SMALL_BYTES = 2**16
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -36,22 +38,31 @@ def encode_v2(view: View, outputs: Mapping[int, np.ndarray], specs: tuple[Tensor
     tensors: list[bytes | memoryview] = []
     for index, binary in view or ():
         spec, array = specs[index], outputs[index]
-        head = b'{"name":%b,"datatype":"%b","shape":%b,' % (
-            msgspec.json.encode(spec.name),
-            spec.datatype.encode(),
-            orjson.dumps(array.shape),
-        )
+        head = _head(spec.name, spec.datatype, array.shape)
         if binary:
             if spec.datatype == BYTES:
                 tensors.append(data := pack_strings(array))
                 size = len(data)
             else:
-                tensors.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
                 size = array.nbytes
+                # Below that a copy is quicker than a view.
+                small = size <= _SMALL_BYTES
+                tensors.append(
+                    array.tobytes() if small else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                )
             heads.append(head + b'"parameters":{"binary_data_size":%d}}' % size)
         else:
             heads.append(head + b'"data":%b}' % _numbers(array))
     return pack_v2_result(b"[%b]" % b",".join(heads), *tensors)
+
+
+@lru_cache(maxsize=1024)
+def _head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return b'{"name":%b,"datatype":"%b","shape":%b,' % (
+        msgspec.json.encode(name),
+        datatype.encode(),
+        orjson.dumps(shape),
+    )
 
 
 def _numbers(array: np.ndarray) -> bytes:

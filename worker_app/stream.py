@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 
 from inference_site.lib import asks, frames, handshake
+from inference_site.lib.errors import error_body
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from inference_site.streaming import PARTS
 from worker_app import handoff
-from worker_app.job import Job
+from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
 from worker_app.stats import node_stats
@@ -25,6 +27,7 @@ HANDSHAKE_TIMEOUT_S = 5.0
 STATS_EVERY_S = 0.5
 LONGEST_US = 0xFFFFFFFF  # the time that a reply's head has room for
 
+_LONGEST_RESULT = frames.MAX_MESSAGE_BYTES - frames.TELL_HEAD_BYTES
 _INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
 _INFERENCES = frozenset((_INFER, _FIRST))
 _decode_uses = msgspec.json.Decoder(frozenset[int]).decode
@@ -35,15 +38,18 @@ Token = tuple[int, int]  # of a request: its id on this connection, and the rout
 class Stream:
     """One gateway's connection. What is ready together leaves as one message."""
 
-    def __init__(self, node: Node, token: str, send: Any, *, bulk: bool = False) -> None:
+    def __init__(self, node: Node, token: str, send: Any, *, bulk: bool = False, max_ask_bytes: int = 0) -> None:
+        """max_ask_bytes: the largest ask that may come; 0: nothing is said about it."""
         # A bulk connection carries only large bodies; numbers and orders travel on the gateway's other one.
         self.bulk = bulk
         self.uses: frozenset[int] | None = None
+        self._max_ask_bytes = max_ask_bytes
         self._node = node
         self._token = token
         self._send = send
+        self._takes_parts = False  # what it sends by; see streaming
         self._out: list[bytes] = []  # head and payload in turn
-        self._waiting: dict[int, tuple[Model, Job, Token]] = {}  # what has no answer yet, by id
+        self._waiting: dict[int, tuple[Model, Waiting, Token]] = {}  # what has no answer yet, by id
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
@@ -53,6 +59,7 @@ class Stream:
     async def serve(self, scope: dict[str, Any], receive: Any) -> None:
         """From the upgrade request to the end of the connection."""
         headers = dict(scope["headers"])
+        self._takes_parts = PARTS in (scope.get("extensions") or {})
         theirs = headers.get(handshake.CHALLENGE_HEADER.encode(), b"").decode("latin-1")
         await receive()  # websocket.connect
         await self._send({"type": "websocket.accept"})
@@ -140,7 +147,7 @@ class Stream:
         """What a stream brings first is in force, for its database may be new; after that nothing older than it."""
         if self._revision is None or settings.revision >= self._revision:
             self._revision = settings.revision
-            self._node.configure(settings)  # which says the models to all gateways
+            self._node.follow(settings)  # which says the models to all gateways
         else:
             self.say_models()
 
@@ -163,6 +170,8 @@ class Stream:
     def _reply(self, token: Any, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
         ident, key = token
         self._waiting.pop(ident, None)
+        if kind is Tell.RESULT and len(payload) > _LONGEST_RESULT:
+            kind, status, payload = Tell.REFUSED, 422, _too_large(payload)
         check = frames.check_of(payload, key) if kind is Tell.RESULT else 0
         out = self._out
         time_us = time_us if time_us < LONGEST_US else LONGEST_US
@@ -186,6 +195,7 @@ class Stream:
                 challenge=self._challenge,
                 proof=handshake.worker_proof(self._token, challenge, node.node_id, node.instance),
                 last_run=node.last_run.found,
+                max_ask_bytes=self._max_ask_bytes,
             )
         )
 
@@ -213,12 +223,14 @@ class Stream:
         out, self._out = self._out, []
         if not out:
             return
-        message = b"".join(out)
-        if len(message) <= frames.MESSAGE_BYTES:
-            await self._write(message)
+        if sum(map(len, out)) <= frames.MESSAGE_BYTES:
+            await self._write(b"".join(out))
             return
-        for part in _messages(out):
-            await self._write(part)
+        for parts in _messages(out):
+            if self._takes_parts and len(parts) == 2 and len(parts[1]) > frames.MESSAGE_BYTES:
+                await self._send({"type": "websocket.send", "parts": parts})
+            else:
+                await self._write(b"".join(parts))
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "bytes": data})
@@ -242,13 +254,22 @@ class Stream:
             await asyncio.sleep(STATS_EVERY_S)
 
 
-def _messages(out: list[bytes]) -> Iterator[bytes]:
-    """Heads and payloads in messages of whole frames, none above MESSAGE_BYTES unless a single frame is."""
+def _messages(out: list[bytes]) -> Iterator[list[bytes]]:
+    """Heads and payloads as messages of whole frames, none above MESSAGE_BYTES unless a single frame is."""
     begin = size_bytes = 0
     for place in range(0, len(out), 2):
         frame_bytes = len(out[place]) + len(out[place + 1])
         if size_bytes and size_bytes + frame_bytes > frames.MESSAGE_BYTES:
-            yield b"".join(out[begin:place])
+            yield out[begin:place]
             begin, size_bytes = place, 0
         size_bytes += frame_bytes
-    yield b"".join(out[begin:])
+    yield out[begin:]
+
+
+def _too_large(result: bytes) -> bytes:
+    """Why a result can't be sent."""
+    return error_body(
+        f"the answer has {len(result)} bytes, {_LONGEST_RESULT} can be sent; ask for less at a time, for fewer "
+        "outputs, or for binary ones",
+        "answer_too_large",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -10,11 +11,14 @@ import numpy as np
 from inference_site.lib.asks import pack_v2
 from inference_site.lib.record import Record
 from worker_app.padding import Padder
-from worker_app.signature import Signature, SignatureError, Tensor
+from worker_app.samples import Sample
+from worker_app.signature import Signature, SignatureError, Tensor, size_of
 from worker_app.v2ask import pack_strings
 
 # What sizes that may vary are tried with: some models can't take the smallest.
 _FREE = (1, 8, 32, 224)
+# Of all inputs together. Where several sizes vary, the larger of those above would take all memory.
+_TRIED_BYTES, _ASKED_BYTES = 2**28, 2**30
 
 
 class WarmUp:
@@ -32,21 +36,32 @@ class WarmUp:
             yield self._ask([(1, *each[1:]) for each in shape] if self._signature.batch_axis else shape)
             return
         frees = _FREE if any(not isinstance(d, int) for each in self._signature.inputs for d in each.dims[1:]) else (1,)
+        sizes = {} if self._padder is None else {self._padder.dimension: self._padder.buckets[0]}
         for free in frees:
-            yield self._ask(self._default(free))
+            shapes = self._signature.shapes(1, free, sizes)
+            if free == frees[0] or self._bytes(shapes) <= _TRIED_BYTES:
+                yield self._ask(shapes)
 
-    def others(self) -> Iterator[bytes]:
-        """All that the record asks for, and a row of each bucket."""
-        for shape in self._shapes:
-            yield self._ask(shape)
-        if self._padder is not None and not self._shapes:
-            for bucket in self._padder.buckets[1:]:
-                yield self._ask(self._default(1, bucket))
+    def asked_for(self) -> Iterator[bytes]:
+        """What the record asks for."""
+        for shapes in self._shapes:
+            yield self._ask(shapes)
 
-    def _default(self, free: int, bucket: int | None = None) -> list[tuple[int, ...]]:
-        padder = self._padder
-        sizes = {} if padder is None else {padder.dimension: bucket or padder.buckets[0]}
-        return self._signature.shapes(1, free, sizes)
+    def of_length(self, probe: Sample, length: int) -> Sample:
+        """The probe with another size of the padded dimension, which is not filled up."""
+        assert self._padder is not None
+        shapes = [self._padder.padded(index, each.shape, length) for index, each in enumerate(probe.arrays)]
+        tensors = zip(self._signature.inputs, shapes, strict=True)
+        arrays = tuple(
+            np.full(shape, "" if each.dtype == object else int(index == self._padder.mask), each.dtype)
+            for index, (each, shape) in enumerate(tensors)
+        )
+        return replace(probe, arrays=arrays, length=length, bucket=length)
+
+    def _bytes(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        return sum(
+            size_of(shape) * each.dtype.itemsize for each, shape in zip(self._signature.inputs, shapes, strict=True)
+        )
 
     def _filled_up(self, named: dict[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
         """A shape for each input; those that the record leaves out have the sizes that the others give their names."""
@@ -62,7 +77,14 @@ class WarmUp:
             sizes |= {dim: size for dim, size in zip(each.dims, shape or (), strict=False) if isinstance(dim, str)}
         rows = next((shape[0] for shape in named.values() if shape), 1)
         others = self._signature.shapes(rows, 1, sizes)
-        return [named.get(each.name, other) for each, other in zip(inputs, others, strict=True)]
+        shapes = [named.get(each.name, other) for each, other in zip(inputs, others, strict=True)]
+        if (size := self._bytes(shapes)) > _ASKED_BYTES:
+            asked = ", ".join(f"{list(shape)} for {name!r}" for name, shape in named.items())
+            raise SignatureError(
+                f"its record's warm_up has {asked}: {size / 2**20:.0f} MiB of inputs, and {_ASKED_BYTES // 2**20} is "
+                "the limit; name smaller shapes"
+            )
+        return shapes
 
     def _ask(self, shapes: Sequence[tuple[int, ...]]) -> bytes:
         heads, tensors = [], []
@@ -78,7 +100,7 @@ class WarmUp:
                     "parameters": {"binary_data_size": len(data)},
                 }
             )
-        return pack_v2(msgspec.json.encode(heads), None, True, b"".join(tensors))
+        return pack_v2(msgspec.json.encode(heads), None, True, *tensors)
 
 
 def _fits(each: Tensor, shape: Sequence[int]) -> bool:
@@ -89,4 +111,4 @@ def _fits(each: Tensor, shape: Sequence[int]) -> bool:
 def _zeros(each: Tensor, shape: tuple[int, ...], ones: bool) -> bytes:
     if each.dtype == object:
         return pack_strings(np.full(shape, "", object))
-    return np.full(shape, int(ones), each.dtype).tobytes()
+    return np.ones(shape, each.dtype).tobytes() if ones else bytes(size_of(shape) * each.dtype.itemsize)

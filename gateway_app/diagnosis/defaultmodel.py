@@ -39,9 +39,11 @@ class DefaultModel:
         return cls(described, next((size for size in sizes if size), DEFAULT_VALUES), kept)
 
     @property
-    def answers_text(self) -> bool:
+    def answers(self) -> str:
+        """The datatype of what /infer answers; "" if it is unknown."""
         served = self.described.get("output")
-        return any(each.get("datatype") == "BYTES" for each in self._tensors("outputs") if each.get("name") == served)
+        found = (each.get("datatype") for each in self._tensors("outputs") if each.get("name") == served)
+        return str(next(found, ""))
 
     def questions(self) -> Iterator[Question]:
         """To be tried in turn; never asked before: so the first answer is computed, not remembered."""

@@ -15,8 +15,11 @@ from gateway_app.diagnosis.findings import Check
 from gateway_app.diagnosis.reachability import LOOK_AT_LOG
 from gateway_app.diagnosis.targets import Target, Targets
 from gateway_app.probe import Answer, ask, output_values
+from inference_site.lib.datatypes import BYTES
 
 TOLERANCE = 1e-5
+# What /infer answers with that are no numbers.
+_KINDS = {BYTES: "texts", "BOOL": "values of true or false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +52,20 @@ def infer(
     timeout_s: float,
     expected: int | None = None,
     *,
-    text: bool = False,
+    answers: str = "",
 ) -> Output:
     request_id = f"diagnose-{uuid.uuid4().hex[:12]}"
     body = json.dumps({"request_id": request_id, **question}).encode()
     answer = ask(session, "POST", f"{url}/infer", body, timeout_s)
-    problem = _problem(answer, request_id, expected, text)
+    problem = _problem(answer, request_id, expected, answers)
     if problem or answer.data is None:
         return Output([], problem=problem, refused=answer.status == 422)
     data = answer.data
-    values = [value if text else float(value) for value in data["output_data"]]
+    values = [value if answers == BYTES else float(value) for value in data["output_data"]]
     return Output(values, data.get("cached") is True, str(data.get("node_id")))
 
 
-def _problem(answer: Answer, request_id: str, expected: int | None, text: bool) -> str:
+def _problem(answer: Answer, request_id: str, expected: int | None, answers: str) -> str:
     if answer.status != 200 or answer.data is None:
         return f"POST /infer gave {answer.summary}"
     if answer.data.get("request_id") != request_id:
@@ -71,7 +74,7 @@ def _problem(answer: Answer, request_id: str, expected: int | None, text: bool) 
     if not isinstance(output, list) or not output:
         return f"output_data is {str(output)[:60]}, not a list of numbers"
     for value in output:
-        if text and isinstance(value, str):
+        if isinstance(value, {BYTES: str, "BOOL": bool}.get(answers, ())):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return f"output_data holds {value!r}, which is no finite number"
@@ -109,7 +112,7 @@ def check_direct(session: requests.Session, targets: Targets, timeout_s: float) 
             continue
         expected = output_values(target.health.data)
         for question in questions:
-            output = infer(session, target.url, question, timeout_s, expected, text=model.answers_text)
+            output = infer(session, target.url, question, timeout_s, expected, answers=model.answers)
             if not output.refused:
                 questions = [question]
                 break
@@ -128,7 +131,7 @@ def check_direct(session: requests.Session, targets: Targets, timeout_s: float) 
                 "give both workers the same MODEL_PATH and restart them",
             )
         else:
-            check.good(f"{label}: {len(output.values)} {'texts' if model.answers_text else 'finite values'}")
+            check.good(f"{label}: {len(output.values)} {_KINDS.get(model.answers, 'finite values')}")
     if not targets.workers:
         check.unknown("there is no worker to ask")
     return check, Asked(model, questions[0], reference[1] if reference else None)
@@ -141,8 +144,8 @@ def check_end_to_end(session: requests.Session, targets: Targets, asked: Asked, 
     if gateway.connect:
         check.bad(f"{gateway.address}: {gateway.connect}", f"start it: {gateway.start_command}")
         return check
-    direct, kept, text = asked.answer, asked.model.kept is not False, asked.model.answers_text
-    first = infer(session, gateway.url, asked.question, timeout_s, text=text)
+    direct, kept, answers = asked.answer, asked.model.kept is not False, asked.model.answers
+    first = infer(session, gateway.url, asked.question, timeout_s, answers=answers)
     if first.refused and direct is None:
         check.unknown(f"{gateway.address}: the model takes no input that was tried: {first.problem}")
         return check
@@ -161,7 +164,7 @@ def check_end_to_end(session: requests.Session, targets: Targets, asked: Asked, 
     else:
         same = ", the same as directly" if apart <= TOLERANCE else ""
         check.good(f"{gateway.address}: {len(first.values)} values, by {first.node}{same}")
-    again = infer(session, gateway.url, asked.question, timeout_s, text=text)
+    again = infer(session, gateway.url, asked.question, timeout_s, answers=answers)
     if again.problem:
         check.bad(f"{gateway.address}, second time: {again.problem}", "diagnose again; the gateway's log has more")
     elif difference(first.values, again.values) > TOLERANCE and kept:

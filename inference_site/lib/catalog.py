@@ -51,7 +51,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):
-    """All models of a worker. `revision` is the configuration that they follow; `default` is that of a plain /infer."""
+    """All models of a worker. `revision` is the configuration that they follow; `default` is the one of MODEL_PATH."""
 
     revision: int
     default: str

@@ -19,6 +19,8 @@ PROTOCOL_VERSION = 3
 BULK_BYTES = 64 * 1024
 # How much one message may gather before the next one is begun.
 MESSAGE_BYTES = 1024 * 1024
+# No message may be larger: a frame holds the largest body that a gateway takes, or an answer of the same order.
+MAX_MESSAGE_BYTES = 256 * MESSAGE_BYTES
 
 
 class Ask(IntEnum):

@@ -26,6 +26,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     challenge: str
     proof: str
     last_run: int | None = None  # key of the watched input that was running when the process before this one ended
+    max_ask_bytes: int = 0  # the largest payload of an ask that it takes; 0: it has not said so
 
 
 def new_challenge() -> str:

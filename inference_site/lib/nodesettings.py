@@ -17,5 +17,5 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_wait_ms: float = 20.0
     batch_eager: bool = True
     queue_ms: float = 2000.0  # a request that would wait longer than this is refused
-    default_model: str = ""  # of a plain /infer; empty: the one of MODEL_PATH, or the first by name
+    default_model: str = ""  # of a plain /infer; empty: the one of MODEL_PATH, or the only one
     models: dict[str, ModelSettings] = {}  # by name

@@ -137,18 +137,18 @@ def test_what_changes_answers_is_loaded_anew(running: Cluster, save: Save) -> No
 
 
 def test_the_default_model(running: Cluster, site: AdminSite) -> None:
-    def version() -> float:
+    def plain() -> tuple[int, dict[str, Any]]:
         body = json.dumps({"request_id": "it", "input_data": [0.0, 0.0, 0.0, 0.0]}).encode()
         status, answer = request("POST", f"{running.gateway_url}/infer", body)
-        assert status == 200, answer
-        return json.loads(answer)["output_data"][0] / STEP
+        return status, json.loads(answer)
 
-    assert version() == 1  # `other`, the first by name
+    status, answer = plain()
+    assert (status, answer["code"]) == (400, "model_required")
     site.set_model("two", versions="2")
     site.tune(default_model="two")
-    wait_until("the default has changed", lambda: version() == 2)
+    wait_until("it is the default", lambda: plain()[1].get("output_data") == [2 * STEP] * 4)
     site.tune(default_model="")
-    wait_until("the default is as before", lambda: version() == 1)
+    wait_until("there is none again", lambda: plain()[0] == 400)
     assert "errorlist" in site.tune(default_model="not a name/")
 
 

@@ -28,7 +28,7 @@ Make = Callable[..., Cluster]
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """`alpha` and `beta`, each in version 1; alpha is the first by name, so the default."""
+    """`alpha` and `beta`, each in version 1."""
     root = tmp_path / "models"
     publish(root, "alpha", 1, marked(1))
     publish(root, "beta", 1, marked(11))
@@ -64,7 +64,9 @@ def cases(model: str, marks: Marks, count: int = 30) -> list[MarkedCase]:
 
 def test_each_model_answers_its_own(running: Cluster) -> None:
     for url in (running.gateway_url, *running.worker_urls.values()):
-        assert mark(url) == 1  # the default
+        status, answer = infer(url, input_data=VALUES)
+        assert (status, answer["code"]) == (400, "model_required")
+        assert "alpha" in answer["error"] and "beta" in answer["error"]
         assert mark(url, "alpha") == 1
         assert mark(url, "beta") == 11
         assert mark(url, "beta", inputs={"input": VALUES}) == 11
@@ -259,6 +261,25 @@ def test_a_rolling_restart_and_new_versions(running: Cluster, repository: Path) 
 
 def restarted(cluster: Cluster, times: int) -> bool:
     return cluster.log.count("all have been restarted, in") >= times
+
+
+def test_the_only_model_answers_plain_requests_whatever_comes_later(make_cluster: Make, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    publish(root, "middle", 1, marked(1))
+    running = make_cluster(workers=1, arguments=("--repository", str(root)))
+    assert mark(running.gateway_url) == 1
+    wait_until("it has been written down", lambda: running.health("worker_1")["settings"]["default_model"] == "middle")
+    publish(root, "first", 1, marked(7))
+    assert v2.load(running.gateway_url, "first")[0] == 200
+    assert mark(running.gateway_url, "first") == 7
+    assert mark(running.gateway_url) == mark(running.worker_urls["worker_1"]) == 1
+    assert v2.unload(running.gateway_url, "middle")[0] == 200
+    for url in (running.gateway_url, running.worker_urls["worker_1"]):
+        wait_until("nobody answers in its place", partial(is_refused, url))
+
+
+def is_refused(url: str) -> bool:
+    return infer(url, input_data=VALUES)[0] == 404
 
 
 def test_models_of_other_inputs_stand_side_by_side(make_cluster: Make, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.core.table import Table
+from inference_site.lib.asks import key_of, seed_of
 from tests.faults.figures import Figures, scaled
 from tests.faults.sickbay import CAPACITY, HALF, N_IN, OPEN_S, Sickbay, deadly
 from tests.support.burst import burst
@@ -121,8 +122,9 @@ def test_an_input_that_kills_workers_is_refused(fleet: Sickbay, fresh: Fresh, fi
 def test_one_bad_item_in_a_full_batch_fails_alone(fleet: Sickbay, fresh: Fresh, figures: Figures) -> None:
     table = Table(dict.fromkeys(fleet.names, 1.0), 150, xxh3_64_intdigest, 1.02)
     bad = Case(f"[{5000 + time.monotonic() % 1000}{', 0.5' * (N_IN - 1)}]".encode(), None, 422, "model_refused_input")
-    owner = table.owners(xxh3_64_intdigest(bad.text))[0]
-    theirs = [case for case in fresh(400) if table.owners(xxh3_64_intdigest(case.text))[0] == owner]
+    seed = seed_of(fleet.model.stem, "1")
+    owner = table.owners(key_of(bad.text, seed))[0]
+    theirs = [case for case in fresh(400) if table.owners(key_of(case.text, seed))[0] == owner]
     # None is passed on, because the owner has so many, is slow, or is back only now.
     fleet.tune(load_factor=0, hedging=False, slow_start_seconds=0)
     try:

@@ -110,9 +110,11 @@ class ScriptedWorker:
         self.instance = "first"
         self.version = frames.PROTOCOL_VERSION
         self.draining = False
+        self.max_ask_bytes = 0
         self.answers = True
         self.models: tuple[ModelInfo, ...] = (ready(),)
         self.says_models = True
+        self.default: str | None = None  # that it says; None: the first of its models
         self.revision = -1  # of the settings that it was sent last
         self.output: Callable[[int, bytes], bytes] = lambda number, payload: payload
         self.greets: Callable[[Connection], bool] = lambda connection: True
@@ -127,6 +129,7 @@ class ScriptedWorker:
             draining=self.draining,
             challenge="w" * 32,
             proof=handshake.worker_proof(self.token, challenge, self.name, self.instance),
+            max_ask_bytes=self.max_ask_bytes,
         )
         return frames.tell(Tell.HELLO, 0, msgspec.json.encode(greeting))
 
@@ -141,7 +144,9 @@ class ScriptedWorker:
     async def tell_models(self, *models: ModelInfo) -> None:
         """Says what it has, from now on these if any are given, on each of its connections for small bodies."""
         self.models = models or self.models
-        said = Models(revision=self.revision, default=self.models[0].name if self.models else "", models=self.models)
+        first = self.models[0].name if self.models else ""
+        default = first if self.default is None else self.default
+        said = Models(revision=self.revision, default=default, models=self.models)
         for connection in self.open:
             if not connection.bulk:
                 await connection.send(frames.tell(Tell.MODELS, 0, msgspec.json.encode(said)))

@@ -281,9 +281,80 @@ def test_the_default_is_the_operators_else_what_most_workers_say():
     assert catalog.default == "missing"  # and nothing else in its place
 
 
+def test_the_only_model_is_the_default_for_good():
+    catalog, a = Catalog(), ready(1, name="m")
+    say(catalog, A, a, default="")
+    assert (catalog.default, catalog.only) == ("m", "m")
+    aaa = ready(2, name="aaa")
+    say(catalog, A, a, aaa, default="")
+    say(catalog, B, aaa, default="")
+    assert catalog.default == "m"
+    for gone in (broken("1", "unloaded"), loading("1"), ready(1, current=False)):
+        say(catalog, A, gone, aaa, default="")
+        assert catalog.default == "m"
+    say(catalog, A, aaa, default="")
+    catalog.lost(A)
+    assert (catalog.default, catalog.only) == ("m", "m")
+    catalog.configure({}, "m")  # it has been recorded
+    assert (catalog.default, catalog.only) == ("m", "")
+    catalog.configure({}, "")
+    assert (catalog.default, catalog.only) == ("aaa", "aaa")
+
+
+def test_of_several_none_is_the_default_unless_somebody_has_named_it():
+    catalog = Catalog()
+    several = (ready(1), broken("1", name="b"))
+    say(catalog, A, *several, default="")
+    assert (catalog.default, catalog.only, catalog.names()) == ("", "", ["b", "m"])
+    say(catalog, A, ready(1), broken("", name="typo"), default="")
+    assert catalog.default == "m"  # what nobody has found is none
+
+
+def test_the_model_of_a_file_is_the_default_though_it_is_unloaded_or_its_workers_are_away():
+    catalog = Catalog()
+    say(catalog, A, broken("1", "unloaded"), ready(2, name="other"))
+    assert (catalog.default, catalog.only) == ("m", "")
+    say(catalog, B, ready(2, name="other"), default="")
+    catalog.lost(A)
+    assert catalog.default == "m"
+    say(catalog, A, ready(1, name="n"), default="n")  # its operator has given it another file
+    assert catalog.default == "n"
+
+
 def test_no_other_model_answers_for_a_default_that_is_being_loaded():
     catalog = three(loading("1"), ready(2, name="other"))
     assert (catalog.default, set(catalog.newest)) == ("m", {"other"})
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["the same gateway", "a new gateway"])
+def test_a_version_that_an_operator_has_left_does_not_answer_while_the_wanted_one_is_loading(knows: bool):
+    """All workers have ended, and begin with what is newest on disk."""
+    catalog = three() if knows else Catalog()
+    catalog.configure({"m": ModelSettings(versions=("1",))}, "")
+    for worker in (A, B, C):
+        catalog.lost(worker)
+    for worker in (A, B, C):
+        say(catalog, worker, ready(1, "2", "d2"), loading("1"))
+        assert (catalog.newest.get("m"), numbers(catalog)) == ("1" if knows else None, {})
+    say(catalog, A, ready(1, "2", "d2", current=False), ready(2))
+    assert (catalog.newest, numbers(catalog)) == ({"m": "1"}, {A: 2})
+    for worker in (B, C):
+        say(catalog, worker, ready(1, "2", "d2"), broken("1"))
+    assert catalog.newest == {"m": "1"}
+    catalog.forget(A)
+    assert catalog.newest == {"m": "2"}  # nobody can load it: better that than nothing
+
+
+def test_what_serves_while_an_operator_goes_back_to_another_version_serves_on_until_that_is_loaded():
+    catalog = three(ready(1, "2", "d2"))
+    catalog.configure({"m": ModelSettings(versions=("1",))}, "")
+    for worker in (A, B, C):
+        assert catalog.newest == {"m": "2"}
+        say(catalog, worker, ready(1, "2", "d2"), loading("1"))
+    for worker in (A, B, C):
+        assert catalog.newest == {"m": "2"}
+        say(catalog, worker, ready(1, "2", "d2", current=False), ready(2))
+    assert (catalog.newest, numbers(catalog)) == ({"m": "1"}, {A: 2, B: 2, C: 2})
 
 
 class SimulatedWorker:

@@ -334,6 +334,17 @@ def test_a_model_that_answers_text(cluster: StubCluster) -> None:
     assert "'other', which is no finite number" in diagnose(cluster.url)["direct inference"]["detail"]
 
 
+def test_a_model_that_answers_true_and_false(cluster: StubCluster) -> None:
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
+    outputs = [{"name": "y", "datatype": "BOOL", "shape": [-1, 3]}]
+    described(cluster, lambda body: [True, False, True], inputs=inputs, outputs=outputs)
+    checks = diagnose(cluster.url)
+    assert failing(checks) == set()
+    assert "3 values of true or false" in checks["direct inference"]["detail"]
+    described(cluster, lambda body: [True, False, True], inputs=inputs)
+    assert "True, which is no finite number" in diagnose(cluster.url)["direct inference"]["detail"]
+
+
 def test_a_model_that_takes_nothing_that_was_tried_is_not_checked(cluster: StubCluster) -> None:
     described(cluster, lambda body: None, inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, -1]}])
     checks = diagnose(cluster.url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from gateway_app import modelcontrol
 from gateway_app import orders as orders_module
+from gateway_app.adoption import Adoption
 from gateway_app.core.breaker import BreakerConfig, State
 from gateway_app.gateway import Gateway
 from gateway_app.models import ModelRecord
@@ -199,6 +201,64 @@ async def test_what_is_not_served_is_told_apart(cluster: Cluster) -> None:
     assert [(status, body["code"], body["request_id"]) for status, body in answers] == [(404, "unknown_model", "r")]
 
 
+def plain(cluster: Cluster, body: bytes = b'{"request_id":"r","input_data":[1]}') -> list[tuple[int, dict[str, Any]]]:
+    """What a request to /infer is answered with, in time."""
+    answers: list[tuple[int, dict[str, Any]]] = []
+    cluster.gateway.infer(body, lambda status, head, answer: answers.append((status, json.loads(answer))))
+    return answers
+
+
+async def test_a_plain_request_asks_the_only_model_whatever_else_comes_and_never_another_one(cluster: Cluster) -> None:
+    for worker in cluster.workers.values():
+        worker.default = ""
+    await cluster.start(ready(1, "main"))
+    assert await cluster.answer() == ["main", "1", "0"]
+    for name in NAMES:
+        await cluster.tell(name, ready(2, "another"), ready(1, "main"))
+    assert await cluster.answer() == ["main", "1", "0"]
+    cluster.configure(models={"main": ModelSettings(loaded=False)})
+    ((status, body),) = plain(cluster)
+    assert (status, body["code"], "'main' is unloaded" in body["error"]) == (404, "unknown_model", True)
+    for name in NAMES:
+        await cluster.tell(name, ready(2, "another"))
+    cluster.configure(models={})
+    ((status, body),) = plain(cluster)
+    assert (status, "'main', which is set as the model of /infer" in body["error"]) == (404, True)
+
+
+async def test_with_several_models_and_none_set_a_plain_request_must_name_one(cluster: Cluster) -> None:
+    for worker in cluster.workers.values():
+        worker.default = ""
+    await cluster.start(ready(1, "b"), ready(2, "a"))
+    ((status, body),) = plain(cluster)
+    assert (status, body["code"], body["request_id"]) == (400, "model_required", "r")
+    assert body["error"].startswith('several models are here: a, b; name one in "model", or set')
+    assert await cluster.answer(name="b") == ["b", "1", "0"]
+    assert not any(row["default"] for row in model_rows(cluster.gateway))
+    cluster.configure(node=NodeSettings(default_model="a"))
+    assert await cluster.answer() == ["a", "1", "0"]
+
+
+async def test_the_only_model_is_recorded_as_the_one_of_plain_requests(cluster: Cluster) -> None:
+    for worker in cluster.workers.values():
+        worker.default = ""
+    recorded: list[str] = []
+    cluster.gateway._adoption = Adoption(time.monotonic, recorded.append)
+    cluster.gateway._spawn(cluster.gateway._tick_each_second())
+    await cluster.start(ready(1, "main"))
+    await until(lambda: recorded == ["main"])
+
+
+async def test_a_model_of_no_name_is_none(cluster: Cluster) -> None:
+    await cluster.start(ready(1), ready(2, "other"))
+    ((status, body),) = plain(cluster, b'{"request_id":"r","input_data":[1],"model":""}')
+    assert (status, body["code"], body["error"]) == (
+        404,
+        "unknown_model",
+        "there is no model ''; these are served: echo, other",
+    )
+
+
 @pytest.mark.parametrize(("version", "digest"), [("1", "new"), ("2", "new")])
 async def test_a_switch_under_load_loses_nothing_and_nothing_old_is_answered_after_it(
     cluster: Cluster, version: str, digest: str
@@ -254,8 +314,12 @@ async def test_a_worker_that_cannot_load_it_keeps_the_old_one_and_says_why(clust
     (row,) = model_rows(cluster.gateway)
     assert (row["state"], row["digest"]) == ("READY", "0")
     assert row["workers"][2] == {
-        "name": NAMES[2], "state": "UNAVAILABLE", "reason": "it is truncated", "number": 1,
+        "name": NAMES[2], "state": "READY", "number": 1,
+        "reason": "the last change is not in force: it is truncated; what was loaded serves on",
     }  # fmt: skip
+    said = "the last change is not in force: worker_3: it is truncated; what was loaded serves on"
+    assert row["reason"] == said
+    assert [(info.state, info.reason) for info in cluster.gateway.models()] == [(ModelState.READY, said)]
 
 
 async def test_what_the_old_version_has_begun_it_ends_before_it_is_let_go(cluster: Cluster) -> None:
@@ -341,6 +405,27 @@ async def test_one_models_failures_leave_the_others_alone(cluster: Cluster) -> N
     assert {kind[1] for kind in sick.open[0].asks if kind[0] == Ask.INFER} == {2}
     (event,) = cluster.gateway.events.recent
     assert event.reason.startswith("echo: 5 failures")
+
+
+async def test_what_is_larger_than_a_worker_takes_is_refused_and_cuts_no_stream(
+    cluster: Cluster, settings: Any
+) -> None:
+    settings.MAX_BODY_BYTES = 2000
+    await cluster.start()
+    fits, too_large = b"[%b]" % (b" " * 2000), b"[%b]" % (b" " * 2100)
+    await cluster.ask(fits).output()
+    told = cluster.ask(too_large)
+    ((status, code),) = [(error.status, error.code) for error in told.errors]
+    assert (status, code, "2102 bytes" in told.errors[0].message) == (413, "body_too_large", True)
+    assert cluster.gateway.lineup.totals().client_errors == 1
+    worker = cluster.workers["worker_2"]  # one that takes less than the others
+    worker.max_ask_bytes = 1000
+    for each in worker.open:
+        await each.close()
+    await until(lambda: cluster.gateway.links["worker_2"].max_ask_bytes and "worker_2" in cluster.numbers())
+    assert (await cluster.ask(fits).error()).status == 413
+    await cluster.ask(b"[%b]" % (b" " * 1000)).output()
+    assert {len(payload) for each in cluster.workers.values() for _, payload in each.asked} == {2002, 1002}
 
 
 async def test_a_worker_without_a_model_is_passed_over(cluster: Cluster) -> None:

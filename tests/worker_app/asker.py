@@ -7,7 +7,7 @@ import asyncio
 import orjson
 
 from inference_site.lib.frames import Cache, Tell
-from worker_app.job import Job
+from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
 
@@ -28,7 +28,7 @@ class Asker:
         self.job(values, token, left_ms=left_ms)
         return token
 
-    def job(self, values: object, token: object, *, left_ms: int = 0) -> Job | None:
+    def job(self, values: object, token: object, *, left_ms: int = 0) -> Waiting | None:
         self.asked += 1
         text = values if isinstance(values, bytes) else orjson.dumps(values)
         return self.model.ask(text, token, self.reply, left_ms)
@@ -50,7 +50,7 @@ class Asker:
         self.asked += 1
         self.model.check(token, self.reply)
 
-    def leave(self, job: Job | None, token: object) -> None:
+    def leave(self, job: Waiting | None, token: object) -> None:
         """Does not wait for the answer to a request any more."""
         assert job is not None
         if token not in self.answers:

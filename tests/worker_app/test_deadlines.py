@@ -10,7 +10,7 @@ from inference_site.lib.frames import Cache, Tell
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_model
-from worker_app.job import Job
+from worker_app.job import Waiting
 from worker_app.stats import model_stats
 
 
@@ -139,7 +139,7 @@ async def test_whoever_stays_gets_the_own_answer_whoever_leaves_or_expires(start
     engine = EchoEngine(takes_s=0.001)
     model = start(echo_model(engine, cache_entries=20, batch_size=5))
     asker = Asker(model)
-    under_way: list[tuple[int, Job]] = []
+    under_way: list[tuple[int, Waiting]] = []
     expected: dict[object, bytes] = {}
     hasty = set()
     for number in range(600):

@@ -1,5 +1,6 @@
 """How a model is loaded: what is served of it, its record, its warm-up, and the reasons why it is not served."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,106 @@ def test_an_output_that_is_no_tensor_is_left_out(tmp_path: Path, caplog: pytest.
     assert ask(engine, b"[1,2]") == b"[1.0,2.0]"
 
 
+def save(path: Path, graph: onnx.GraphProto, domains: tuple[str, ...] = ("",), opset: int = 18) -> Path:
+    """A model that the checker may not know."""
+    versions = [helper.make_opsetid(each, opset if not each else 1) for each in domains]
+    onnx.save(helper.make_model(graph, opset_imports=versions, ir_version=8), path)
+    return path
+
+
+def test_maps_as_scikit_learn_exports_them_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kind = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    )
+    maps = helper.make_value_info("maps", kind)
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"])
+    nodes = [
+        helper.make_node("ArgMax", ["input"], ["label"], axis=1, keepdims=0),
+        helper.make_node("ZipMap", ["input"], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]),
+    ]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3])]
+    domains = ("", "ai.onnx.ml")
+    engine = load(save(tmp_path / "m.onnx", helper.make_graph(nodes, "zip", inputs, [label, maps]), domains))
+    assert "output 'maps' is seq(map(int64,tensor(float))), which is not served; export it without" in caplog.text
+    assert (engine.output, engine.batches) == ("label", True)
+    assert engine.run([engine.read(b"[1,5,2]"), engine.read(b"[9,5,2]")]).results == [b"[1]", b"[0]"]
+    alone = save(tmp_path / "n.onnx", helper.make_graph(nodes[1:], "zip", inputs, [maps]), domains)
+    with pytest.raises(ModelError, match=r"none of its outputs can be served.*options=\{\"zipmap\": False\}"):
+        load(alone)
+
+
+def test_an_optional_input_is_never_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    floats = helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 3])
+    one, other = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("one", "other"))
+    given = helper.make_graph(
+        [helper.make_node("OptionalGetElement", ["more"], ["got"]), helper.make_node("Add", ["x", "got"], ["one"])],
+        "given", [], [one],
+    )  # fmt: skip
+    missing = helper.make_graph([helper.make_node("Identity", ["x"], ["other"])], "missing", [], [other])
+    graph = helper.make_graph(
+        [
+            helper.make_node("OptionalHasElement", ["more"], ["has"]),
+            helper.make_node("If", ["has"], ["y"], then_branch=given, else_branch=missing),
+        ],
+        "optional",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3]),
+            helper.make_value_info("more", helper.make_optional_type_proto(floats)),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+    )
+    engine = load(save(tmp_path / "m.onnx", graph))
+    assert "input 'more' is optional(tensor(float)), which is never sent" in caplog.text
+    assert ([each.name for each in engine.inputs], engine.batches) == (["x"], True)
+    assert ask(engine, b"[1,2,3]") == b"[1.0,2.0,3.0]"
+
+
+def test_a_weight_that_is_said_to_be_an_input_need_not_be_sent(tmp_path: Path) -> None:
+    model = onnx.load(onnx_models.linear(tmp_path / "m.onnx"))
+    model.graph.input.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, [4, 3]))
+    onnx.save(model, tmp_path / "m.onnx")
+    engine = load(tmp_path / "m.onnx")
+    assert ([each.name for each in engine.inputs], engine.batches) == (["input"], True)
+    assert ask(engine, b"[1,0,0,0]") == ask(load(onnx_models.linear(tmp_path / "n.onnx")), b"[1,0,0,0]")
+
+
+def test_what_is_tried_in_the_warm_up_does_not_take_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shapes_run(monkeypatch)
+    nodes = [helper.make_node("Reshape", ["x", "fixed"], ["y"])]  # it says that all may vary, and takes none of it
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["a", "b", "c", "d", "e"])]
+    graph = helper.make_graph(
+        nodes, "m", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor("fixed", TensorProto.INT64, [1], [5])],
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="does not run on zeros"):
+        load(save(tmp_path / "m.onnx", graph))
+    assert {len(set(each["x"])) for each in found} <= {1, 2}
+    assert max(max(each["x"]) for each in found) == 32  # 224 in each would be 10 GB
+
+
+def test_a_batch_of_enormous_outputs_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shapes_run(monkeypatch)
+    path = onnx_models.write(
+        tmp_path / "m.onnx",
+        [helper.make_node("Expand", ["x", "shape"], ["y"])],
+        [onnx_types.info("x", "FP32", ["batch", 1])],
+        [onnx_types.info("y", "FP32", ["batch", 2**24])],  # 64 MiB each
+        {"shape": np.array([1, 2**24], np.int64)},
+    )
+    engine = load(path, rows=32)
+    assert max(each["x"][0] for each in found) == 3
+    assert engine.batches
+    assert engine.each_s > 0
+
+
+@pytest.mark.parametrize("rows", [10**9, 10**30])
+def test_a_warm_up_that_no_memory_holds_is_refused(tmp_path: Path, rows: int) -> None:
+    with pytest.raises(
+        ModelError, match=r"warm_up has \[10+, 4\] for 'input': \d+ MiB of inputs, and 1024 is the limit"
+    ):
+        load(onnx_models.linear(tmp_path / "m.onnx"), Record(warm_up=({"input": (rows, 4)},)))
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model at .*gone\.onnx; set MODEL_PATH"):
         load(tmp_path / "gone.onnx")
@@ -257,8 +358,8 @@ def test_a_padding_that_does_not_fit_is_refused(tmp_path: Path, padding: Padding
 
 def test_what_the_batch_costs_is_known_after_the_warm_up(tmp_path: Path) -> None:
     engine = load(onnx_models.slow(tmp_path / "m.onnx", work=300))
-    assert engine.fixed_s > 0
     assert engine.typical_s > 0
+    assert engine.fixed_s + engine.each_s >= engine.typical_s
     alone = load(onnx_models.fixed_batch(tmp_path / "n.onnx"))
     assert alone.each_s > 0
 
@@ -294,3 +395,34 @@ def test_memory_is_given_back_without_a_change_of_the_answers(tmp_path: Path) ->
     before = ask(engine, engine.probe)
     engine.shrink()
     assert ask(engine, engine.probe) == before
+
+
+def test_memory_that_was_freed_between_what_is_kept_is_given_back(tmp_path: Path) -> None:
+    def resident_mib() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    engine = load(onnx_models.linear(tmp_path / "m.onnx"))
+    both = [(b"\1" * 100_000, bytes([1]) * 2000) for _ in range(600)]  # too small for pages of their own
+    kept = [small for _, small in both]
+    both.clear()
+    before = resident_mib()
+    engine.shrink()
+    assert resident_mib() < before - 30
+    assert len(kept) == 600
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker_app.providers import create_sessions as real
+
+    path, other = onnx_models.linear(tmp_path / "m.onnx"), onnx_models.linear(tmp_path / "n.onnx", n_out=2)
+
+    def slow(*args: Any, **options: Any) -> Any:
+        sessions = real(*args, **options)
+        path.write_bytes(other.read_bytes())
+        return sessions
+
+    monkeypatch.setattr("worker_app.engine.create_sessions", slow)
+    with pytest.raises(ModelError, match=r"m\.onnx was changed while it was loaded; load it again"):
+        load(path)
+    monkeypatch.undo()
+    assert load(path).digest == load(other).digest

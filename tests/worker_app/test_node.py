@@ -21,8 +21,10 @@ from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from tests.worker_app.file_engine import Shelf, answer
 from worker_app import node as node_module
-from worker_app.engine import ModelError
+from worker_app.engine import Engine, ModelError
+from worker_app.lastsettings import LastSettings
 from worker_app.node import Node
+from worker_app.repository import Repository, Source
 from worker_app.stats import node_health, node_stats
 
 
@@ -77,7 +79,10 @@ async def test_models_side_by_side_answer_for_themselves(start: Start, shelf: Sh
     for _ in range(2):
         for name in ("a", "b", "c"):
             assert await ask(node, [1, 2], name) == answer(f"word of {name}", 1, 2)
-    assert await ask(node, [1, 2]) == answer("word of a", 1, 2)  # the first by name
+    with pytest.raises(ApiError, match="several models are here: a, b, c; name one") as refused:
+        node.find(None, None)
+    assert (refused.value.status, refused.value.code) == (400, "model_required")
+    await ask(node, [1, 2], "a")
     node.configure(NodeSettings(revision=1, default_model="c"))
     assert await ask(node, [1, 2]) == answer("word of c", 1, 2)
     stats = node_stats(node)
@@ -195,14 +200,14 @@ async def test_an_unloaded_model_is_not_found_and_comes_back_when_it_is_loaded(s
     with pytest.raises(ApiError, match="'a' is unloaded; load it") as refused:
         node.find("a", None)
     assert refused.value.status == 404
-    assert await ask(node, [1, 2]) == answer("second", 1, 2)
+    assert await ask(node, [1, 2], "b") == answer("second", 1, 2)
     assert [(info.number, info.state, info.reason) for info in node.infos() if info.name == "a"] == [
         (0, State.UNAVAILABLE, "unloaded")
     ]
     assert len(node.models) == 1
     node.configure(wish(2, a=ModelSettings(loaded=True, order=1)))
     await settled(node)
-    assert await ask(node, [1, 2]) == answer("first", 1, 2)
+    assert await ask(node, [1, 2], "a") == answer("first", 1, 2)
 
 
 async def test_an_old_number_stays_as_long_as_a_gateway_uses_it(start: Start, shelf: Shelf) -> None:
@@ -390,7 +395,7 @@ def test_draining_is_told_to_every_gateway() -> None:
 
 def test_settings_and_every_model_show_in_the_health() -> None:
     node = echo_node(EchoEngine(), EchoEngine(name="other"))
-    node.configure(NodeSettings(revision=7, cache_entries=5))
+    node.configure(NodeSettings(revision=7, cache_entries=5, default_model="echo"))
     health = node_health(node)
     assert health["settings"]["cache_entries"] == 5
     assert health["cache_capacity"] == 10
@@ -417,7 +422,8 @@ def test_an_info_can_be_told_and_read() -> None:
     (info,) = node.catalog(3).models
     assert isinstance(info, ModelInfo)
     assert (info.number, info.name, info.version, info.output, info.batches) == (1, "echo", "1", "output", True)
-    assert node.catalog(3).default == "echo"
+    assert node.default == "echo"
+    assert node.catalog(3).default == ""  # it is not given by a file
     node.close()
 
 
@@ -463,7 +469,7 @@ async def test_a_model_that_cannot_be_added_has_failed_and_the_next_is_loaded(
     node.configure(wish(1, b=ModelSettings(order=1), c=ModelSettings(order=1)))
     await settled(node)
     assert state_of(node, "b") == state_of(node, "c") == [("1", State.UNAVAILABLE, True)]
-    assert await ask(node, [1, 2]) == answer("a", 1, 2)
+    assert await ask(node, [1, 2], "a") == answer("a", 1, 2)
 
 
 async def test_settings_are_in_force_whatever_is_on_disk(
@@ -488,3 +494,188 @@ async def test_the_memory_of_an_unloaded_model_goes_to_the_others(start: Start, 
     node.configure(NodeSettings(revision=1, cache_bytes=1000, models={"b": ModelSettings(loaded=False)}))
     await until(lambda: len(node.models) == 1)
     assert node.find("a", None).results.max_bytes == 1000
+
+
+async def test_a_worker_starts_with_an_older_version_if_the_newest_is_broken(start: Start, shelf: Shelf) -> None:
+    for version, word in (("1", "one"), ("2", "two"), ("3", "broken"), ("4", "broken too")):
+        shelf.put("a", version, word)
+    node = start(shelf.node())
+    assert shelf.loaded == ["broken too", "broken", "two"]
+    assert await ask(node, [1, 2]) == answer("two", 1, 2)
+    states = {info.version: info.state for info in node.infos()}
+    assert states == {"2": State.READY, "3": State.UNAVAILABLE, "4": State.UNAVAILABLE}
+    node.configure(wish(1, a=ModelSettings(record=Record(batch_size=3))))
+    await settled(node)
+    assert node.find("a", None).batcher.max_size == 3
+    shelf.put("a", "4", "mended")
+    node.configure(wish(2, a=ModelSettings(order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2]) == answer("mended", 1, 2)
+    assert [(info.version, info.state) for info in node.infos() if info.current] == [("4", State.READY)]
+
+
+async def test_a_broken_file_in_the_place_of_what_serves_loads_no_older_version(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "one")
+    shelf.put("a", "2", "two")
+    node = start(shelf.node())
+    shelf.put("a", "2", "broken")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+    assert shelf.loaded == ["two", "broken"]
+    assert await ask(node, [1, 2]) == answer("two", 1, 2)
+
+
+async def test_the_model_of_a_plain_infer_never_changes_by_itself(start: Start, shelf: Shelf) -> None:
+    shelf.put("main", "1", "main")
+    node = start(shelf.node())
+    assert await ask(node, [1, 2]) == answer("main", 1, 2)  # the only one
+    node.configure(wish(1, main=ModelSettings(loaded=False, order=1)))
+    with pytest.raises(ApiError, match="'main' is unloaded"):
+        node.find(None, None)
+    shelf.put("aaa", "1", "another")
+    node.configure(wish(2, main=ModelSettings(order=2), aaa=ModelSettings(order=1)))
+    await settled(node)
+    with pytest.raises(ApiError) as refused:
+        node.find(None, None)
+    assert refused.value.code == "model_required"
+    node.configure(NodeSettings(revision=3, default_model="main", models={"main": ModelSettings(loaded=False)}))
+    with pytest.raises(ApiError, match="'main' is unloaded"):  # and not the other one
+        node.find(None, None)
+    node.configure(NodeSettings(revision=4, default_model="nobody"))
+    with pytest.raises(ApiError) as refused:
+        node.find(None, None)
+    assert refused.value.code == "unknown_model"
+
+
+async def test_the_model_of_a_plain_infer_is_that_of_the_file(start: Start, shelf: Shelf, tmp_path: Path) -> None:
+    shelf.put("aaa", "1", "another")
+    file = tmp_path / "given.onnx"
+    file.write_text("given")
+    node = Node("worker_1", Repository(file, shelf.folder), shelf.make)
+    node.load()
+    start(node)
+    assert await ask(node, [1, 2]) == answer("given", 1, 2)
+    assert node.catalog(1).default == "given"
+    node.configure(wish(1, given=ModelSettings(loaded=False, order=1)))
+    assert node.catalog(1).default == "given"
+    with pytest.raises(ApiError, match="'given' is unloaded"):
+        node.find(None, None)
+
+
+def kept_node(shelf: Shelf, path: Path) -> Node:
+    """As build_node makes one: it keeps its settings there."""
+    node = Node("worker_1", Repository(folder=shelf.folder), shelf.make, last_settings=LastSettings(path, "shelf"))
+    node.load()
+    return node
+
+
+async def test_a_worker_starts_with_the_settings_that_it_had(start: Start, shelf: Shelf, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        shelf.put("a", version, f"v{version}")
+        shelf.put("off", version, f"off {version}")
+    node = start(kept_node(shelf, tmp_path / "kept"))
+    rolled_back = wish(7, a=ModelSettings(versions=("1",), order=1), off=ModelSettings(loaded=False, order=1))
+    node.follow(rolled_back)
+    await settled(node)
+    shelf.loaded.clear()
+    again = start(kept_node(shelf, tmp_path / "kept"))
+    assert shelf.loaded == ["v1"]  # and nothing that is not wanted
+    assert again.settings == rolled_back
+    again.follow(rolled_back)
+    assert await ask(again, [1, 2], "a") == answer("v1", 1, 2)
+    assert shelf.loaded == ["v1"]
+    other = LastSettings(tmp_path / "kept", "another folder")
+    assert other.found is None
+
+
+async def test_what_does_not_fit_the_first_settings_answers_nothing(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "v1")
+    shelf.put("a", "2", "v2")
+    shelf.put("b", "1", "b as the file says")
+    node = start(shelf.node())
+    shelf.open.clear()
+    node.follow(wish(1, a=ModelSettings(versions=("1",)), b=ModelSettings(record=Record(output="output"))))
+    for name in ("a", "b"):
+        with pytest.raises(ApiError) as refused:
+            node.find(name, None)
+        assert (refused.value.status, refused.value.code) == (503, "model_not_ready")
+    shelf.open.set()
+    await settled(node)
+    assert await ask(node, [1, 2], "a") == answer("v1", 1, 2)
+    assert node.find("b", None).engine.record.output == "output"
+    shelf.open.clear()  # later on the old one serves until the new one is ready
+    node.follow(wish(2, a=ModelSettings(versions=("2",)), b=ModelSettings(record=Record(output="output"))))
+    assert await ask(node, [1, 2], "a") == answer("v1", 1, 2)
+    shelf.open.set()
+    await settled(node)
+    assert await ask(node, [1, 2], "a") == answer("v2", 1, 2)
+
+
+async def test_what_was_held_back_serves_if_nothing_better_can_be_loaded(
+    start: Start, shelf: Shelf, tmp_path: Path
+) -> None:
+    shelf.put("a", "1", "v1")
+    node = start(kept_node(shelf, tmp_path / "kept"))
+    shelf.put("a", "2", "broken")
+    node.follow(wish(1, a=ModelSettings(versions=("2",), order=1)))
+    with pytest.raises(ApiError):
+        node.find("a", None)
+    await settled(node)
+    assert await ask(node, [1, 2], "a") == answer("v1", 1, 2)
+    assert state_of(node, "a") == [("1", State.READY, True), ("2", State.UNAVAILABLE, True)]
+    assert kept_node(shelf, tmp_path / "kept").settings.models == {}  # what can't be loaded is not kept
+
+
+async def test_an_order_without_a_gateway_holds_nothing_back(start: Start, shelf: Shelf, tmp_path: Path) -> None:
+    shelf.put("a", "1", "v1")
+    node = start(kept_node(shelf, tmp_path / "kept"))
+    shelf.put("a", "2", "v2")
+    shelf.open.clear()
+    node.configure(wish(0, a=ModelSettings(order=1)))
+    assert await ask(node, [1, 2], "a") == answer("v1", 1, 2)
+    shelf.open.set()
+    await settled(node)
+    assert await ask(node, [1, 2], "a") == answer("v2", 1, 2)
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"of":"shelf"}', b"\xff", b'{"of":"shelf","settings":{"models":[]}}'])
+def test_settings_that_cannot_be_read_are_passed_over(
+    shelf: Shelf, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.put("a", "1", "v1")
+    (tmp_path / "kept").write_bytes(content)
+    node = kept_node(shelf, tmp_path / "kept")
+    assert node.settings == NodeSettings()
+    assert "can't be used" in caplog.text
+    node.close()
+
+
+async def test_a_worker_whose_kept_settings_leave_nothing_starts(start: Start, shelf: Shelf, tmp_path: Path) -> None:
+    shelf.put("a", "1", "v1")
+    node = start(kept_node(shelf, tmp_path / "kept"))
+    node.follow(wish(1, a=ModelSettings(loaded=False, order=1)))
+    again = kept_node(shelf, tmp_path / "kept")
+    assert not again.models
+    start(again).follow(wish(2, a=ModelSettings(order=2)))
+    await settled(again)
+    assert await ask(again, [1, 2], "a") == answer("v1", 1, 2)
+
+
+async def test_a_reason_goes_with_the_settings_that_it_was_about(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "v1")
+    node = start(shelf.node())
+    make = node.loader._make
+
+    def picky(source: Source, record: Record) -> Engine:
+        if record.warm_up:
+            raise ModelError("warm_up names the input 'zzz'")
+        return make(source, record)
+
+    node.loader._make = picky
+    node.configure(wish(1, a=ModelSettings(record=Record(warm_up=({"zzz": (3, 4)},)))))
+    await settled(node)
+    assert sorted(info.reason for info in node.infos()) == ["", "warm_up names the input 'zzz'"]  # said at once
+    assert await ask(node, [1, 2], "a") == answer("v1", 1, 2)
+    node.configure(wish(2, a=ModelSettings()))
+    assert [info.reason for info in node.infos()] == [""]

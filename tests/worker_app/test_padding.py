@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import orjson
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Padding, Record
-from tests.support import onnx_types
+from tests.support import onnx_models, onnx_types
 from tests.support.engines import answers, ask, binary_ask, load
-from worker_app.engine import Engine, Run
+from worker_app.engine import Engine, ModelError, Run
 
 RNG = np.random.default_rng(2)
 PADDED = Record(padding=Padding(dimension="sequence", buckets=(4, 8), mask="mask", values={"ids": 9}))
@@ -155,3 +157,84 @@ def test_a_batch_of_lists_of_many_lengths(path: Path) -> None:
     for ids, result in zip(lists, results, strict=True):
         assert isinstance(result, bytes)
         np.testing.assert_allclose(json.loads(result), table[ids].mean(axis=0), rtol=1e-5)
+
+
+def named_otherwise(path: Path, name: str | None) -> Path:
+    """`masked_mean`, whose `rows` say another name of the size that follows the sequence, or none."""
+    model = onnx.load(onnx_types.masked_mean(path))
+    dim = model.graph.output[1].type.tensor_type.shape.dim[1]
+    dim.Clear()
+    if name is not None:
+        dim.dim_param = name
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["other", None, "unk__7"])
+@pytest.mark.parametrize("buckets", [(4, 8), (1, 8), (8,), (1,)])
+def test_outputs_are_cut_whatever_the_name_of_their_size(
+    tmp_path: Path, name: str | None, buckets: tuple[int, ...]
+) -> None:
+    path = named_otherwise(tmp_path / "m.onnx", name)
+    padding = Padding(dimension="sequence", buckets=buckets, mask="mask")
+    engine, plain = load(path, Record(padding=padding)), load(path, Record())
+    for length in (1, 3, 4, 5, 8, 9):
+        both = {"ids": ids_of(length, 2), "mask": np.ones((2, length), "i8")}
+        found, expected = answers(ask(engine, binary_ask(both))), answers(ask(plain, binary_ask(both)))
+        assert found["rows"].shape == (2, length, 4)
+        for output, array in expected.items():
+            np.testing.assert_allclose(found[output], array, rtol=1e-5)
+
+
+def test_an_output_that_only_has_the_name_is_not_cut(tmp_path: Path) -> None:
+    path = onnx_types.masked_mean(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "sequence"  # it is 4, always
+    onnx.save(model, path)
+    found = answers(ask(load(path, PADDED), binary_ask({"ids": ids_of(2)})))
+    assert found["mean"].shape == (1, 4)
+    assert found["rows"].shape == (1, 2, 4)
+
+
+@pytest.mark.parametrize("warm_up", [None, ({"ids": (2, 3), "mask": (2, 3)},)])
+def test_an_output_that_cannot_be_cut_is_refused(tmp_path: Path, warm_up: Any) -> None:
+    path = onnx_models.write(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("Concat", ["ids", "mask"], ["both"], axis=1),
+            helper.make_node("Cast", ["both"], ["twice"], to=TensorProto.FLOAT),
+        ],
+        [onnx_types.info("ids", "INT64", ["batch", "n"]), onnx_types.info("mask", "INT64", ["batch", "n"])],
+        [onnx_types.info("twice", "FP32", ["batch", "n2"])],
+        {},
+    )
+    padding = Padding(dimension="n", buckets=(4, 8), mask="mask")
+    with pytest.raises(ModelError, match=r"m\.onnx: the size of its output 'twice' depends on 'n'.*\[1, 8\] for 4"):
+        load(path, Record(padding=padding, warm_up=warm_up))
+
+
+def test_a_bucket_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
+    path = onnx_models.write(
+        tmp_path / "m.onnx",
+        [helper.make_node("Add", ["x", "table"], ["y"])],
+        [onnx_types.info("x", "FP32", ["batch", "n"])],
+        [onnx_types.info("y", "FP32", ["batch", "n"])],
+        {"table": np.zeros((1, 4), np.float32)},
+    )
+    with pytest.raises(ModelError, match="does not run where 'n' is 8, a bucket of its padding"):
+        load(path, Record(padding=Padding(dimension="n", buckets=(4, 8))))
+    load(path, Record(padding=Padding(dimension="n", buckets=(4,))))
+
+
+def test_buckets_are_run_in_the_sizes_that_the_model_takes(tmp_path: Path) -> None:
+    path = onnx_models.write(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("MatMul", ["x", "table"], ["y"]),
+        ],
+        [onnx_types.info("x", "FP32", ["batch", "n", "wide"])],  # it says that this may vary, and is always 8
+        [onnx_types.info("y", "FP32", ["batch", "n", 2])],
+        {"table": np.zeros((8, 2), np.float32)},
+    )
+    engine = load(path, Record(padding=Padding(dimension="n", buckets=(4, 16))))
+    assert engine.read(engine.probe).arrays[0].shape == (1, 4, 8)

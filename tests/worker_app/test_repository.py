@@ -51,9 +51,9 @@ def test_what_is_no_model_is_ignored_and_said_once(tmp_path: Path, caplog: pytes
         assert {name: list(versions) for name, versions in repository.look().items()} == {"a": ["1"]}
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == len(set(said)) == 6
-    assert any("two words is ignored: a model's name is" in line for line in said)
-    assert any("latest is ignored: a version is a whole number" in line for line in said)
-    assert any("7 is ignored: there is no model.onnx in it" in line for line in said)
+    assert any("two words': it is ignored: a model's name is" in line for line in said)
+    assert any("latest': it is ignored: a version is a whole number" in line for line in said)
+    assert any("7': it is ignored: there is no model.onnx in it" in line for line in said)
     assert not any(".hidden" in line or "README" in line for line in said)
 
 
@@ -138,3 +138,51 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert Repository().look() == {}
     assert Repository(folder=tmp_path).versions("a") == {}
     assert str(tmp_path / "a" / "1" / "model.onnx") in Repository(folder=tmp_path).where("a")
+
+
+def test_a_file_in_the_place_of_another_is_told_though_size_and_time_are_the_same(tmp_path: Path) -> None:
+    path = put(tmp_path, "a", "1")
+    path.write_bytes(b"old")
+    os.utime(path, (5, 5))
+    before = Repository(folder=tmp_path).versions("a")["1"].state
+    new = tmp_path / "new"
+    new.write_bytes(b"new")
+    os.utime(new, (5, 5))
+    new.rename(path)
+    replaced = Repository(folder=tmp_path).versions("a")["1"].state
+    assert replaced != before
+    path.write_bytes(b"two")  # in the same inode
+    os.utime(path, (5, 5))
+    assert Repository(folder=tmp_path).versions("a")["1"].state != replaced
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("digits.v2_final-1", "digits.v2_final-1"),
+        ("my model (1)", "my-model-1"),
+        ("stats", "model-stats"),
+        ("a" * 150, "a" * 100),
+        ("a\r\nX-Evil: 1", "a-X-Evil-1"),
+        ("<img src=x>", "img-src-x"),
+        ("\u00e4\u00f6", "model"),
+        ("_x", "x"),
+    ],
+)
+def test_a_file_has_a_name_that_every_client_can_send(
+    tmp_path: Path, stem: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"{stem}.onnx"
+    path.write_bytes(b"x")
+    (source,) = Repository(path).look()[name].values()
+    assert (source.name, source.path) == (name, path)
+    assert ("is no name for a model" in caplog.text) == (stem != name)
+    assert "\nX-Evil" not in caplog.text
+    assert list(Repository(path).versions(name)) == ["1"]
+
+
+def test_a_name_in_a_record_is_made_fit_too(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"x")
+    path.with_suffix(".json").write_text(json.dumps({"name": "my model"}))
+    assert list(Repository(path).look()) == ["my-model"]

@@ -15,6 +15,7 @@ from inference_site.lib import asks, frames, handoff, handshake
 from inference_site.lib.catalog import Models, ModelSettings
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from inference_site.streaming import PARTS
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
 from tests.worker_app.file_engine import Shelf
@@ -31,18 +32,19 @@ Reply = tuple[int, int, int, int, int, bytes, int]
 class GatewaySide:
     """The gateway's end: what the worker sent, as messages and as frames."""
 
-    def __init__(self, node: Node, token: str, *, bulk: bool = False) -> None:
+    def __init__(self, node: Node, token: str, *, bulk: bool = False, parts: bool = False) -> None:
         self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.sent: list[dict[str, Any]] = []
         self.incoming.put_nowait({"type": "websocket.connect"})
-        scope = {
+        scope: dict[str, Any] = {
             "type": "websocket",
             "path": "/stream",
             "query_string": b"bulk" if bulk else b"",
             "headers": [(handshake.CHALLENGE_HEADER.encode(), CHALLENGE.encode())],
+            "extensions": {PARTS: {}} if parts else None,
         }
         self.node = node
-        self.stream = Stream(node, token, self.send, bulk=bulk)
+        self.stream = Stream(node, token, self.send, bulk=bulk, max_ask_bytes=123)
         self.task = asyncio.create_task(self.stream.serve(scope, self.incoming.get))
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -53,7 +55,11 @@ class GatewaySide:
 
     @property
     def messages(self) -> list[bytes]:
-        return [message["bytes"] for message in self.sent if message["type"] == "websocket.send"]
+        return [
+            message["bytes"] if "bytes" in message else b"".join(message["parts"])
+            for message in self.sent
+            if message["type"] == "websocket.send"
+        ]
 
     @property
     def replies(self) -> list[Reply]:
@@ -515,7 +521,7 @@ async def test_the_models_are_told_after_settings_and_not_before(connect: Connec
     side.give(settings(4))
     await side.until(lambda: told(side))
     (models,) = told(side)
-    assert (models.revision, models.default) == (4, "b")
+    assert (models.revision, models.default) == (4, "")
     assert [(info.number, info.name, info.state) for info in models.models] == [(2, "b", "READY"), (1, "echo", "READY")]
     side.give(settings(3))  # older: not in force, but answered
     await side.until(lambda: len(told(side)) == 2)
@@ -595,3 +601,34 @@ async def test_results_of_one_model_are_shared_and_of_none_only_the_end(connect:
     counts = {number: [len(each.entries) for ident, each in found if ident == number] for number in (1, 2, 3)}
     assert counts == {1: [0], 2: [1, 0], 3: [0]}
     assert {(each.name, each.version) for ident, each in found if ident == 2} == {("b", "1")}
+
+
+async def test_the_greeting_says_how_large_an_ask_may_be(connect: Connect) -> None:
+    assert (await connect(echo_node()).hello()).max_ask_bytes == 123
+
+
+async def test_a_large_answer_is_not_copied_where_the_server_takes_it_in_parts(
+    connect: Connect, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MESSAGE_BYTES", 3000)
+    node = start(echo_node(EchoEngine(values=None)))
+    side = connect(node, parts=True)
+    side.give(await side.proof("secret") + infer(1, *[1.0] * 5) + infer(2, *[2.0] * 2000) + infer(3, *[3.0] * 5))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 3)
+    (large,) = (message for message in side.sent if "parts" in message)
+    assert [reply[3] for reply in frames.tells(b"".join(large["parts"]))] == [2]
+    assert {reply[3]: reply[5] for reply in side.of(Tell.RESULT)}[2] == answer_to(*[2.0] * 2000)
+
+
+async def test_an_answer_that_no_message_can_hold_is_refused(
+    connect: Connect, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = len(answer_to(1, 1, 1))
+    monkeypatch.setattr(stream_module, "_LONGEST_RESULT", longest)
+    side = await proven(connect, start(echo_node(EchoEngine(values=None))))
+    side.give(infer(1, 1, 1, 1) + infer(2, 1, 1, 1, 1))
+    await side.until(lambda: len(side.of(Tell.RESULT, Tell.REFUSED)) == 2)
+    (refused,) = side.of(Tell.REFUSED)
+    body = json.loads(refused[5])
+    assert (refused[3], refused[2], body["code"]) == (2, 422, "answer_too_large")
+    assert f"has {len(answer_to(1, 1, 1, 1))} bytes, {longest} can be sent" in body["error"]

@@ -1,0 +1,108 @@
+"""The first runs of a model, before it serves: whether it runs at all, how large its batches may be, what they cost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime as ort
+
+from worker_app.batch import Batch, Serving
+from worker_app.padding import Padder
+from worker_app.providers import ModelError
+from worker_app.samples import Sample
+from worker_app.signature import SignatureError
+from worker_app.warmup import WarmUp
+
+logger = logging.getLogger(__name__)
+
+_BATCH_BYTES = 2**28  # of the inputs and outputs of one batch: more might take all memory
+
+
+class FirstRuns:
+    """Runs what will be met first, so that no request pays for the first allocation. All of it raises ModelError."""
+
+    def __init__(self, path: Path, serving: Serving, read: Callable[[bytes], Sample], batches: bool) -> None:
+        self._path, self._serving, self._read = path, serving, read
+        self._probe: Sample
+        self._row_bytes = 0
+        self.batches = batches  # turns False if a batch fails
+        self.one_s = 0.0  # what a run of one row took
+        self.each_s = 0.0  # of which each row
+        self.fixed_s = 0.0  # and what it takes whatever the batch's size
+
+    def probe(self, session: ort.InferenceSession, warm_up: WarmUp) -> bytes:
+        """The first ask that runs."""
+        errors = []
+        for ask in warm_up.probes():
+            try:
+                self._probe = self._read(ask)
+                outputs = Batch(self._serving, session).infer([self._probe])
+            except Exception as error:
+                errors.append(reason_of(error))
+                continue
+            self._row_bytes = sum(each.nbytes for each in (*self._probe.arrays, *outputs.values()))
+            return ask
+        raise ModelError(
+            f"{self._path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
+            'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
+        )
+
+    def warm_up(self, session: ort.InferenceSession, warm_up: WarmUp, rows: int) -> None:
+        """Runs the probe alone and in a batch of `rows`, each bucket, and what the record asks for."""
+        self._measure(session, min(rows, max(1, _BATCH_BYTES // max(1, self._row_bytes))))
+        for ask in warm_up.asked_for():
+            try:
+                Batch(self._serving, session).infer([self._read(ask)])
+            except Exception as error:
+                raise ModelError(f"{self._path} does not run on its warm-up shapes: {reason_of(error)}") from error
+        if self._serving.padder is not None:
+            self._try_lengths(session, warm_up, self._serving.padder)
+
+    def _measure(self, session: ort.InferenceSession, rows: int) -> None:
+        batch, took = Batch(self._serving, session), {}
+        for count in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
+            began = time.perf_counter()
+            try:
+                batch.infer([self._probe] * count, must_batch=count > 1)
+            except Exception as error:
+                if count == 1:
+                    raise ModelError(f"{self._path} fails on zeros once in a while: {reason_of(error)}") from error
+                logger.warning("%s can't run %d at once, so it runs one by one: %s", self._path.name, count, error)
+                self.batches = False
+            took[count] = time.perf_counter() - began
+        self.one_s = took[1]
+        # Without batches a second sample costs as much as the first.
+        several = self.batches and rows in took and rows > 1
+        self.each_s = max(0.0, took[rows] - took[1]) / (rows - 1) if several else took[1]
+        self.fixed_s = max(0.0, took[1] - self.each_s)
+
+    def _try_lengths(self, session: ort.InferenceSession, warm_up: WarmUp, padder: Padder) -> None:
+        """Runs each bucket, and beside it what is not filled up, which tells where outputs are to be cut."""
+        options = ort.RunOptions()
+        options.log_severity_level = 4  # a model need not take all lengths
+        batch = Batch(self._serving, session, options)
+        shapes: dict[int, list[tuple[int, ...]]] = {}
+        for length in padder.lengths_to_try:
+            try:
+                outputs = batch.infer([warm_up.of_length(self._probe, length)])
+            except Exception as error:
+                if length not in padder.buckets:
+                    continue
+                raise ModelError(
+                    f"{self._path} does not run where {padder.dimension!r} is {length}, a bucket of its padding: "
+                    f"{reason_of(error)}"
+                ) from error
+            shapes[length] = [outputs[index].shape for index in range(len(outputs))]
+        try:
+            padder.learn(shapes)
+        except SignatureError as error:
+            raise ModelError(f"{self._path}: {error}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:300]
