@@ -99,7 +99,7 @@ def test_a_file_is_examined_agreed_to_and_loaded(ada, repository, doctor):
     assert visible(repository) == []
     page = ada.get(response["Location"]).content.decode()
     for part in (
-        "It can be served", "8 at once are equal to 8 singles", "INT64", "batch × length", "batch × 10", "7\xa0bytes", 
+        "It can be served", "8 at once are equal to 8 singles", "INT64", "batch × length", "batch × 10", "7\xa0bytes",
         "&lt;b&gt;out&lt;/b&gt;", "6,400",
         "<th scope=\"row\">rows per batch</th><td>16</td><td>16 rows are the quickest</td>",
         "<th scope=\"row\">keep results</th><td>no</td>",
