@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+from gateway_app.catalog import UNLOADED
 from gateway_app.core.breaker import Breaker
 from gateway_app.core.call import Route
 from gateway_app.core.table import Table
@@ -33,7 +34,10 @@ def gateway_stats() -> dict[str, Any]:
 
 
 def gateway_health() -> dict[str, Any]:
-    """What `GET /health` answers, for any thread but the loop's; healthy while one worker can take a request."""
+    """What `GET /health` answers, for any thread but the loop's.
+
+    Healthy while one worker can take a request, or could if there were a model that anybody wants served.
+    """
     return _on_loop(_health)
 
 
@@ -89,14 +93,39 @@ def _event(event: Event) -> dict[str, Any]:
 
 def _health(gateway: Gateway) -> dict[str, Any]:
     routable = sum(any(route.routable for route in gateway.lineup.routes(name)) for name in gateway.links)
+    no_model = no_model_wanted(gateway)
+    well = sum(_is_well(entry, gateway.links.get(entry.name)) for entry in gateway.snapshot.workers)
+    idle = well if no_model and not routable else 0
     return {
-        "healthy": routable > 0,
+        "healthy": routable + idle > 0,
         "total_workers": len(gateway.links),
         "routable_workers": routable,
+        "idle_workers": idle,
+        "no_model": no_model,
         "revision": gateway.snapshot.revision,
         "config_error": gateway.watcher.error,
         "uptime_s": round(time.monotonic() - gateway.started_at, 1),
     }
+
+
+def no_model_wanted(gateway: Gateway) -> str:
+    """Why there is nothing to serve though nothing is wrong; "" if there is, or if a model is missing."""
+    catalog = gateway.lineup.catalog
+    if catalog.serving:
+        return ""
+    infos = catalog.known()
+    if any(info.reason != UNLOADED for info in infos):  # broken, being loaded, or with workers that are away
+        return ""
+    if infos:
+        names = ", ".join(sorted({info.name for info in infos}))
+        return f"unloaded: {names}; load one in the admin, or by POST v2/repository/models/NAME/load"
+    return "the workers have found no model; put one into MODEL_REPOSITORY, then load it"
+
+
+def _is_well(entry: WorkerEntry, link: WorkerLink | None) -> bool:
+    """Whether a worker would take requests if it had a model."""
+    kept_out = not entry.enabled or entry.draining or entry.isolated
+    return not kept_out and link is not None and link.ready and not link.leaving
 
 
 def _breaker(entry: WorkerEntry, breaker: Breaker, model: str) -> dict[str, Any]:
@@ -122,10 +151,13 @@ def _workers(gateway: Gateway, entries: tuple[WorkerEntry, ...]) -> list[dict[st
     shares = _shares(gateway.table)
     routes = {entry.name: gateway.lineup.routes(entry.name) for entry in entries}
     answered = sum(route.requests for found in routes.values() for route in found)
-    return [
-        _worker(entry, routes[entry.name], gateway.links.get(entry.name), shares.get(entry.name, 0.0), answered)
-        for entry in entries
-    ]
+    no_model = bool(no_model_wanted(gateway))
+    rows = []
+    for entry in entries:
+        link = gateway.links.get(entry.name)
+        row = _worker(entry, routes[entry.name], link, shares.get(entry.name, 0.0), answered)
+        rows.append({**row, "idle": no_model and not row["routable"] and _is_well(entry, link)})
+    return rows
 
 
 def _worker(
