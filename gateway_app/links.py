@@ -65,6 +65,7 @@ class WorkerLink:
         self.hello: handshake.Hello | None = None
         self.stats: dict[str, Any] | None = None
         self.stats_at = 0.0
+        self._stats_by = ""  # the process whose numbers they are
         self.revision = 0  # of the configuration that its models follow
         self.last_error = ""
         self.sharing = 0  # models of which it was asked for its results, and has not sent the last of them
@@ -177,6 +178,7 @@ class WorkerLink:
     def take_stats(self, stats: dict[str, Any]) -> None:
         """The worker's numbers have come."""
         self.stats, self.stats_at = stats, self._clock()
+        self._stats_by = self.hello.instance if self.hello is not None else ""
         models = stats.get("models")
         found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
         limits = {each.get("number"): each.get("limit") for each in found}
@@ -186,7 +188,8 @@ class WorkerLink:
 
     def stats_of(self, route: Route) -> dict[str, Any]:
         """The worker's numbers of one model; {} if there are none."""
-        models = self.stats.get("models") if self.stats is not None and self.ready else None
+        known = self.stats is not None and self.ready and self._stats_by == route.instance
+        models = self.stats.get("models") if self.stats is not None and known else None
         for each in models if isinstance(models, list) else ():
             if isinstance(each, dict) and route.number and each.get("number") == route.number:
                 return each
