@@ -12,7 +12,9 @@ from django.utils import timezone
 
 from gateway_app.modeladmin import ModelRecordAdmin
 from gateway_app.models import BreakerEvent, ModelRecord, Revision, Tuning, Worker
+from gateway_app.modelstates import model_states
 from gateway_app.recordedadmin import ModelAdmin, RecordedAdmin
+from inference_site.lib.catalog import State
 
 admin.site.site_header = "Inference gateway"
 admin.site.site_title = "Inference gateway"
@@ -157,6 +159,13 @@ class TuningAdmin(RecordedAdmin):
             },
         ),
     )
+
+    def save_model(self, request: HttpRequest, obj: Tuning, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        served = sorted({state.name for state in model_states() if state.state == State.READY})
+        if "default_model" in form.changed_data and obj.default_model and served and obj.default_model not in served:
+            message = f"No worker serves {obj.default_model}, the model of /infer: load it, or name one of these: "
+            self.message_user(request, f"{message}{', '.join(served)}.", messages.WARNING)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

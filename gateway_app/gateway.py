@@ -91,8 +91,7 @@ class Gateway:
             self.refused()
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None
-        served = self.lineup.default if name is None else None
-        if served is None:
+        if name is not None or (served := self.lineup.default) is None:
             try:
                 served = self.lineup.find(name, None)
             except ApiError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from picows import WSError
 
+from gateway_app.catalog import UNLOADED
 from gateway_app.channel import Channel, HandshakeError
 from gateway_app.core.breaker import Cause
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
@@ -62,6 +63,7 @@ class WorkerLink:
         self.routes: Sequence[Route] = ()  # of each model, whether the worker has it or not
         self.up = self.ready = False
         self.leaving = False  # its process said that it is about to stop
+        self.is_empty = False  # it has no model, and is to have none
         self.hello: handshake.Hello | None = None
         self.stats: dict[str, Any] | None = None
         self.stats_at = 0.0
@@ -200,6 +202,8 @@ class WorkerLink:
             self.ready = True
             self._used = None
         self.revision = models.revision
+        # Broken ones are no operator's wish.
+        self.is_empty = all(info.reason == UNLOADED or not info.current for info in models.models)
         self._owner.announced(self, models)
 
     def model_gone(self, number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.core.exceptions import ValidationError
 from django.db import Error as DatabaseUnavailable
 from django.db import close_old_connections
+from django.db.models import Max
 
 from gateway_app.models import ModelRecord, Revision, recorded
 from gateway_app.modeltext import read_versions, write_list
@@ -35,7 +36,9 @@ def order(name: str, loaded: bool, proposed: Record | None = None, version: str 
         row.take(proposed or Record())
         if version and row.versions.strip():
             row.versions = write_list(dict.fromkeys((*read_versions(row.versions), version)))
-        row.loaded, row.order_number = loaded, row.order_number + 1
+        # Workers may remember the numbers of a row that was deleted: a new one begins above all that there were.
+        before = row.order_number or Revision.objects.aggregate(last=Max("id"))["last"] or 0
+        row.loaded, row.order_number = loaded, before + 1
         row.full_clean()
         row.save()
         return row

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inference_site.lib.catalog import State
 from inference_site.lifecycle import NotRunning
 
 
@@ -34,10 +33,7 @@ def model_states() -> list[ModelState]:
     for model in models:
         said: dict[tuple[str, str], list[str]] = {}
         for worker in model["workers"]:
-            state, reason = worker["state"], worker["reason"]
-            if state == State.UNAVAILABLE and worker["number"]:  # it answers requests: with what it had before
-                state, reason = State.READY, f"the last change is not in force: {reason}"
-            said.setdefault((state, reason), []).append(worker["name"])
+            said.setdefault((worker["state"], worker["reason"]), []).append(worker["name"])
         for (state, reason), workers in sorted(said.items(), key=lambda each: -len(each[1])):
             found.append(ModelState(model["name"], model["version"], state, reason, tuple(workers)))
     return found

@@ -88,7 +88,7 @@ def _event(event: Event) -> dict[str, Any]:
 
 
 def _health(gateway: Gateway) -> dict[str, Any]:
-    routable = sum(any(route.routable for route in gateway.lineup.routes(name)) for name in gateway.links)
+    routable = sum(_is_routable(gateway.lineup.routes(name), link) for name, link in gateway.links.items())
     return {
         "healthy": routable > 0,
         "total_workers": len(gateway.links),
@@ -97,6 +97,13 @@ def _health(gateway: Gateway) -> dict[str, Any]:
         "config_error": gateway.watcher.error,
         "uptime_s": round(time.monotonic() - gateway.started_at, 1),
     }
+
+
+def _is_routable(routes: list[Route], link: WorkerLink | None) -> bool:
+    """Whether a request could be sent to a worker; one without any model, as its operator may want it, is well too."""
+    if link is not None and link.ready and not link.leaving and link.is_empty:
+        return True
+    return any(route.routable for route in routes)
 
 
 def _breaker(entry: WorkerEntry, breaker: Breaker, model: str) -> dict[str, Any]:
@@ -141,7 +148,7 @@ def _worker(
         "isolated": entry.isolated,
         "silent": any(route.silent for route in routes),
         "connected": link is not None and link.ready,
-        "routable": any(route.routable for route in routes),
+        "routable": _is_routable(routes, link),
         "in_flight": sum(route.in_flight for route in routes),
         "limit": sum(route.limit for route in routes if route.up or len(routes) == 1),
         "requests": requests,

@@ -122,8 +122,9 @@ class UploadViews:
         context = {
             "upload": upload,
             "shadowed": is_of_model_path(upload.name),
-            "size_mib": upload.size_bytes / 2**20,
             "report": report,
+            "inputs": _shown_tensors(report, "inputs"),
+            "outputs": _shown_tensors(report, "outputs"),
             "proposed": [] if report is None else proposed_settings(report),
             "looking": is_under_way(upload),
         }
@@ -207,6 +208,16 @@ def proposed_settings(report: Report) -> list[tuple[str, str, str]]:
         reason = report.reasons.get(name) or report.reasons.get(name.split("_")[0], "")
         shown.append((str(getattr(field, "verbose_name", name)), str(word), reason))
     return shown
+
+
+def _shown_tensors(report: Report | None, kind: str) -> list[dict[str, Any]]:
+    """Inputs or outputs with the names of the sizes that vary, which `length that varies` asks for."""
+    found = []
+    for each in report.told.get(kind, ()) if report is not None else ():
+        symbols = each.get("symbols") or [""] * len(each["shape"])
+        dims = [symbol or "any" if size < 0 else size for size, symbol in zip(each["shape"], symbols, strict=False)]
+        found.append({**each, "dims": dims})
+    return found
 
 
 def _address(name: str, upload: Upload) -> str:

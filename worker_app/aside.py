@@ -66,7 +66,7 @@ class Aside:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-reader")
 
     def __len__(self) -> int:
-        return len(self._queue) + (self._now is not None)
+        return len(self._queue) if self._now is None else len(self._queue) + 1
 
     def put(self, unread: Unread) -> None:
         """Queues one; before all others if it is watched."""

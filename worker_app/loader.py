@@ -162,6 +162,8 @@ class Loader:
 
     def _look_again(self, settings: NodeSettings) -> None:
         """What a new order is for; its operator may have put something right, too."""
+        # Who has no settings any more may get new ones, whose orders are counted from the beginning.
+        self._orders = {name: order for name, order in self._orders.items() if name in settings.models}
         for name, wish in settings.models.items():
             if self._orders.get(name) != wish.order or name not in self._known:
                 self._orders[name] = wish.order

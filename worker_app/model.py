@@ -135,7 +135,7 @@ class Model(Batches):
         if sample is None:
             return None
         job = Job(sample, watched)
-        if not self._queue(job, left_ms, self.full):
+        if not self._queue(job, left_ms, key is not None and self.full):  # without a key it was looked at a moment ago
             self._refuse(token, reply)
             return None
         job.join(token, reply, began, left_ms)
@@ -295,8 +295,9 @@ class Model(Batches):
         if job.watched is None or not self.batcher.put_first(job):
             if full or (left_ms and self._too_late(left_ms)):
                 return False
+            if not self.batcher.put(job, job.sample.rows, job.sample.group):
+                return False
             job.watched = None  # it will not run alone
-            self.batcher.put(job, job.sample.rows, job.sample.group)
         self._work.set()
         return True
 

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from gateway_app.config import adopt_name
 from gateway_app.models import BreakerEvent, Revision, Tuning, Worker
+from gateway_app.modelstates import ModelState
 
 pytestmark = pytest.mark.django_db
 
@@ -190,6 +191,17 @@ def test_tuning_is_one_form_that_the_list_leads_to(ada):
     assert response.status_code == 302
     newest = Revision.objects.latest("id")
     assert (newest.author, newest.summary) == ("ada", "virtual nodes 150 → 300; batch wait ms 20 → 0")
+
+
+@pytest.mark.parametrize(("name", "warned"), [("nope", True), ("text", False), ("", False)])
+def test_a_model_of_infer_that_nobody_serves_is_warned_of(ada, monkeypatch, name, warned):
+    said = [ModelState("text", "1", "READY", "", ("worker_1",)), ModelState("nope", "1", "UNAVAILABLE", "", ())]
+    monkeypatch.setattr("gateway_app.admin.model_states", lambda: said)
+    url = reverse(TUNING, args=(1,))
+    response = ada.post(url, {**form_of(ada.get(url)), "default_model": name}, follow=True)
+    warning = "No worker serves nope, the model of /infer: load it, or name one of these: text."
+    assert (warning in sentences(response)) is warned
+    assert Tuning.objects.get().default_model == name
 
 
 def test_tuning_that_is_refused_keeps_the_old_values(ada):

@@ -69,7 +69,7 @@ def test_apply_saves_what_is_proposed_for_a_model_of_the_repository(settings: La
     row = ModelRecord.objects.get()
     assert (row.name, row.batches, row.cached, row.deadline_ms) == ("mixer", False, True, 300)
     assert row.loaded
-    assert row.order_number == 1  # workers load it anew
+    assert row.order_number > 0  # workers load it anew
     assert Revision.objects.latest("id").payload["models"][0]["batches"] is False
 
 

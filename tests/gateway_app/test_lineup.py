@@ -20,7 +20,7 @@ from gateway_app.gateway import Gateway
 from gateway_app.models import ModelRecord
 from gateway_app.modelstats import model_rows
 from gateway_app.snapshot import Snapshot, WorkerEntry
-from gateway_app.stats import _stats
+from gateway_app.stats import _health, _stats
 from inference_site.lib import asks, frames
 from inference_site.lib.catalog import ModelInfo, ModelSettings
 from inference_site.lib.catalog import State as ModelState
@@ -176,6 +176,20 @@ async def test_who_knows_no_model_yet_says_why(cluster: Cluster) -> None:
     with pytest.raises(ApiError, match="the workers have no model ready") as refusal:
         cluster.gateway.find(None, None)
     assert (refusal.value.status, refusal.value.code) == (503, "model_not_ready")
+
+
+async def test_workers_whose_only_model_is_unloaded_are_well(cluster: Cluster) -> None:
+    await cluster.start()
+    off = ModelInfo(number=0, name="echo", version="1", state=ModelState.UNAVAILABLE, reason="unloaded")
+    cluster.configure(models={"echo": ModelSettings(loaded=False)})
+    for name in NAMES:
+        await cluster.tell(name, off)
+    assert _health(cluster.gateway)["healthy"]
+    assert [row["routable"] for row in _stats(cluster.gateway)["workers"]] == [True] * 3
+    broken = ModelInfo(number=0, name="echo", version="1", state=ModelState.UNAVAILABLE, reason="it is truncated")
+    for name in NAMES:
+        await cluster.tell(name, broken)
+    assert not _health(cluster.gateway)["healthy"]
 
 
 async def test_what_is_not_served_is_told_apart(cluster: Cluster) -> None:

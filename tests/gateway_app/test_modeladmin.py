@@ -27,10 +27,7 @@ def version(name, number, *said):
     return {
         "name": name,
         "version": number,
-        "workers": [
-            {"name": worker, "state": state, "reason": reason, "number": number}
-            for worker, state, reason, number in ((*each, int(each[1] == "READY"))[:4] for each in said)
-        ],
+        "workers": [{"name": worker, "state": state, "reason": reason, "number": 1} for worker, state, reason in said],
     }
 
 
@@ -119,7 +116,7 @@ def test_the_list_shows_what_each_worker_says(ada, says):
         version("text", "2", ("worker_1", "LOADING", "")),
         version("digits", "1", ("worker_1", "READY", "")),
         version("off", "", ("worker_1", "UNAVAILABLE", "unloaded")),
-        version("kept", "1", ("worker_1", "UNAVAILABLE", "it has no output nope", 7)),
+        version("kept", "1", ("worker_1", "READY", "the last change is not in force: it has no output nope")),
     ]  # fmt: skip
     page = ada.get(reverse(LIST)).content.decode()
     assert "version 1: READY (worker_1, worker_3)<br>" in page
@@ -161,9 +158,9 @@ def test_chosen_models_are_loaded_and_unloaded_in_one_revision(ada, action, load
     response = ada.post(reverse(LIST), chosen, follow=True)
     assert f"Workers are told to {action} a; this list shows what they say." in sentences(response)
     assert list(ModelRecord.objects.values_list("loaded", "order_number")) == [
-        (loaded, 1),
+        (loaded, count + 1),
         (not loaded, 0),
-        (loaded, 1),
+        (loaded, count + 1),
     ]
     assert Revision.objects.count() == count + 1
     newest = Revision.objects.latest("id")
@@ -184,6 +181,16 @@ def test_a_model_without_settings_is_unloaded_by_its_button(ada, says):
     response = ada.post(reverse("admin:model_order"), {"name": "a b", "action": "load"}, follow=True)
     assert "cannot be a model's name" in sentences(response)
     assert ada.get(reverse("admin:model_order")).status_code == 405
+
+
+def test_deleting_settings_says_what_becomes_of_the_model(ada):
+    row = ModelRecord.objects.create(name="digits", loaded=False)
+    url = reverse("admin:gateway_app_modelrecord_delete", args=(row.pk,))
+    text = " ".join(ada.get(url).content.decode().split())
+    assert "This deletes the settings of digits, not its files" in text
+    assert "It is unloaded now, and workers will load it again." in text
+    ada.post(url, {"post": "yes"})
+    assert Revision.objects.latest("id").summary == "settings of model digits removed"
 
 
 def test_who_may_only_look_orders_and_uploads_nothing(client, says):

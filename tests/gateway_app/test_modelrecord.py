@@ -113,6 +113,19 @@ def test_changes_are_told_in_words():
     ]
 
 
+def test_an_order_after_its_row_was_deleted_is_none_that_workers_have_seen():
+    seen = []
+    for _ in range(3):
+        for _ in range(2):
+            modelcontrol.order_load("digits")
+            seen.append(ModelRecord.objects.get().order_number)
+        ModelRecord.objects.all().delete()
+    ModelRecord.objects.create(name="digits", batch_size=4)
+    modelcontrol.order_load("digits")
+    seen.append(ModelRecord.objects.get().order_number)
+    assert len(set(seen)) == 7
+
+
 def test_an_order_makes_the_row_and_counts():
     first = modelcontrol.order_load("digits")
     assert first == Revision.objects.latest("id").id

@@ -99,7 +99,8 @@ def test_a_file_is_examined_agreed_to_and_loaded(ada, repository, doctor):
     assert visible(repository) == []
     page = ada.get(response["Location"]).content.decode()
     for part in (
-        "It can be served", "8 at once are equal to 8 singles", "INT64", "-1 × -1", "&lt;b&gt;out&lt;/b&gt;", "6400",
+        "It can be served", "8 at once are equal to 8 singles", "INT64", "batch × length", "batch × 10", "7\xa0bytes",
+        "&lt;b&gt;out&lt;/b&gt;", "6,400",
         "<th scope=\"row\">rows per batch</th><td>16</td><td>16 rows are the quickest</td>",
         "<th scope=\"row\">keep results</th><td>no</td>",
         "<th scope=\"row\">lengths to fill up to</th><td>16, 32</td><td>the length varies</td>",
@@ -130,7 +131,7 @@ def test_the_next_version_leaves_the_others_and_other_settings(ada, repository, 
     assert "Version 8 of text is stored" in sentences(response)
     assert visible(repository) == ["text/8/model.onnx"]
     row = ModelRecord.objects.get()
-    assert (row.versions, row.batch_size, row.sessions, row.order_number) == ("7, 8", 16, 2, 1)
+    assert (row.versions, row.batch_size, row.sessions, row.order_number) == ("7, 8", 16, 2, 2)
 
 
 def test_a_model_that_cannot_be_served_is_not_stored(ada, repository, doctor):

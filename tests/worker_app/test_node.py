@@ -679,3 +679,14 @@ async def test_a_reason_goes_with_the_settings_that_it_was_about(start: Start, s
     assert await ask(node, [1, 2], "a") == answer("v1", 1, 2)
     node.configure(wish(2, a=ModelSettings()))
     assert [info.reason for info in node.infos()] == [""]
+
+
+async def test_orders_are_counted_anew_once_the_settings_of_a_model_are_gone(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "v1")
+    node = start(shelf.node())
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    node.configure(wish(2))
+    shelf.put("a", "2", "v2")
+    node.configure(wish(3, a=ModelSettings(order=1)))
+    await settled(node)
+    assert await ask(node, [1, 2], "a") == answer("v2", 1, 2)

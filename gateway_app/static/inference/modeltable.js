@@ -52,9 +52,7 @@ const ModelTable = (() => {
 
   function havingIt(model, workers) {
     const connected = workers.filter((worker) => worker.connected).length;
-    // One with a number answers, also where a later change could not be put in force: the notes say why.
-    const answers = (worker) => worker.state === "READY" || (worker.state === "UNAVAILABLE" && worker.number > 0);
-    const ready = model.workers.filter(answers).length;
+    const ready = model.workers.filter((worker) => worker.state === "READY").length;
     const loading = model.workers.filter((worker) => worker.state === "LOADING").length;
     return [`${ready} of ${plural(Math.max(connected, ready), "worker", "workers")}`, loading && `${loading} loading`].filter(Boolean).join(" · ");
   }

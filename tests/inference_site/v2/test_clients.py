@@ -58,9 +58,9 @@ def test_an_inference_of_every_datatype_both_ways(v2: V2Server):
 
 @pytest.mark.parametrize("sent", CODINGS)
 @pytest.mark.parametrize("got", CODINGS)
-@pytest.mark.parametrize("columns", [3, 2_000, 100_000])
+@pytest.mark.parametrize("columns", [3, 2_000, 20_000])
 def test_compression_either_way(v2: V2Server, sent: str | None, got: str | None, columns: int):
-    array = np.random.default_rng(1).integers(0, 9, (2, columns)).astype(np.float32)
+    array = np.random.default_rng(1).random((2, columns), np.float32)  # the last stay large when they are packed
     with sync_http.InferenceServerClient(v2.url) as client:
         for _ in range(2):  # the head of the second is known
             reply = client.infer(
