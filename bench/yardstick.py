@@ -83,11 +83,13 @@ def tool(name: str) -> str:
     return found
 
 
-def write_load(directory: Path, distinct: int, values: int, *, close: bool = False) -> Path:
-    """A wrk script that posts `distinct` random inputs of `values` floats to /infer in turn."""
-    rng = random.Random()
+def write_load(directory: Path, distinct: int, values: int, *, close: bool = False, model: str = "") -> Path:
+    """A wrk script that posts `distinct` random inputs of `values` floats to /infer in turn, for `model` if given."""
+    rng, named = random.Random(), {"model": model} if model else {}
     bodies = (
-        json.dumps({"request_id": f"r{number}", "input_data": [round(rng.random(), 4) for _ in range(values)]}).encode()
+        json.dumps(
+            {"request_id": f"r{number}", "input_data": [round(rng.random(), 4) for _ in range(values)], **named}
+        ).encode()
         for number in range(distinct)
     )
     headers = {"Content-Type": "application/json"} | ({"Connection": "close"} if close else {})
