@@ -22,9 +22,15 @@ from pathlib import Path
 _LUA = """
 wrk.method = "POST"
 %s
-local bodies, i = {}, 0
-for n = 0, %d do local f = io.open("%s/body" .. n, "rb"); bodies[n + 1] = f:read("*a"); f:close() end
-request = function() i = i %% #bodies + 1; return wrk.format(nil, nil, nil, bodies[i]) end
+local requests, i = {}, 0
+init = function(args)
+  for n = 0, %d do
+    local f = io.open("%s/body" .. n, "rb")
+    requests[n + 1] = wrk.format(nil, nil, nil, f:read("*a"))
+    f:close()
+  end
+end
+request = function() i = i %% #requests + 1; return requests[i] end
 """
 
 _NGINX = """
@@ -77,11 +83,13 @@ def tool(name: str) -> str:
     return found
 
 
-def write_load(directory: Path, distinct: int, values: int, *, close: bool = False) -> Path:
-    """A wrk script that posts `distinct` random inputs of `values` floats to /infer in turn."""
-    rng = random.Random()
+def write_load(directory: Path, distinct: int, values: int, *, close: bool = False, model: str = "") -> Path:
+    """A wrk script that posts `distinct` random inputs of `values` floats to /infer in turn, for `model` if given."""
+    rng, named = random.Random(), {"model": model} if model else {}
     bodies = (
-        json.dumps({"request_id": f"r{number}", "input_data": [round(rng.random(), 4) for _ in range(values)]}).encode()
+        json.dumps(
+            {"request_id": f"r{number}", "input_data": [round(rng.random(), 4) for _ in range(values)], **named}
+        ).encode()
         for number in range(distinct)
     )
     headers = {"Content-Type": "application/json"} | ({"Connection": "close"} if close else {})

@@ -20,7 +20,7 @@ from gateway_app.gateway import Gateway
 from gateway_app.models import ModelRecord
 from gateway_app.modelstats import model_rows
 from gateway_app.snapshot import Snapshot, WorkerEntry
-from gateway_app.stats import _stats
+from gateway_app.stats import _health, _stats
 from inference_site.lib import asks, frames
 from inference_site.lib.catalog import ModelInfo, ModelSettings
 from inference_site.lib.catalog import State as ModelState
@@ -179,6 +179,20 @@ async def test_who_knows_no_model_yet_says_why(cluster: Cluster) -> None:
     assert (refusal.value.status, refusal.value.code) == (503, "model_not_ready")
 
 
+async def test_workers_whose_only_model_is_unloaded_are_well(cluster: Cluster) -> None:
+    await cluster.start()
+    off = ModelInfo(number=0, name="echo", version="1", state=ModelState.UNAVAILABLE, reason="unloaded")
+    cluster.configure(models={"echo": ModelSettings(loaded=False)})
+    for name in NAMES:
+        await cluster.tell(name, off)
+    assert _health(cluster.gateway)["healthy"]
+    assert [(row["routable"], row["idle"]) for row in _stats(cluster.gateway)["workers"]] == [(False, True)] * 3
+    broken = ModelInfo(number=0, name="echo", version="1", state=ModelState.UNAVAILABLE, reason="it is truncated")
+    for name in NAMES:
+        await cluster.tell(name, broken)
+    assert not _health(cluster.gateway)["healthy"]
+
+
 async def test_what_is_not_served_is_told_apart(cluster: Cluster) -> None:
     slow = ModelInfo(number=0, name="slow", version="1", state=ModelState.LOADING)
     bad = ModelInfo(number=0, name="bad", version="1", state=ModelState.UNAVAILABLE, reason="it is truncated")
@@ -253,11 +267,7 @@ async def test_the_only_model_is_recorded_as_the_one_of_plain_requests(cluster: 
 async def test_a_model_of_no_name_is_none(cluster: Cluster) -> None:
     await cluster.start(ready(1), ready(2, "other"))
     ((status, body),) = plain(cluster, b'{"request_id":"r","input_data":[1],"model":""}')
-    assert (status, body["code"], body["error"]) == (
-        404,
-        "unknown_model",
-        "there is no model ''; these are served: echo, other",
-    )
+    assert (status, body["code"]) == (400, "invalid_model")
 
 
 @pytest.mark.parametrize(("version", "digest"), [("1", "new"), ("2", "new")])

@@ -16,7 +16,8 @@ from gateway_app.core.call import Call
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Router
-from gateway_app.inference import Face, Inference
+from gateway_app.face import Face
+from gateway_app.inference import Inference
 from inference_site.lib.asks import seed_of
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache, Tell
