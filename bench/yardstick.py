@@ -22,9 +22,15 @@ from pathlib import Path
 _LUA = """
 wrk.method = "POST"
 %s
-local bodies, i = {}, 0
-for n = 0, %d do local f = io.open("%s/body" .. n, "rb"); bodies[n + 1] = f:read("*a"); f:close() end
-request = function() i = i %% #bodies + 1; return wrk.format(nil, nil, nil, bodies[i]) end
+local requests, i = {}, 0
+init = function(args)
+  for n = 0, %d do
+    local f = io.open("%s/body" .. n, "rb")
+    requests[n + 1] = wrk.format(nil, nil, nil, f:read("*a"))
+    f:close()
+  end
+end
+request = function() i = i %% #requests + 1; return requests[i] end
 """
 
 _NGINX = """
