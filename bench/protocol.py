@@ -47,7 +47,7 @@ def images(directory: Path, pairs: int, seconds: int) -> list[Row]:
     with Cluster(directory / "cluster-images", arguments=arguments) as cluster, nginx(directory) as yardstick:
         pid = cluster.pids()["gateway"]
         binary = write_binary(directory / "binary", ({"input": rng.random(IMAGE, np.float32)} for _ in range(10)))
-        text = write_load(directory / "text", 10, int(np.prod(IMAGE)), members={"model": "image"})
+        text = write_load(directory / "text", 10, int(np.prod(IMAGE)), model="image")
         for label, url, script in (
             ("binary, repeated", infer_url(cluster, "image"), binary),
             ("binary, the model run each time", infer_url(cluster, "unkept"), binary),

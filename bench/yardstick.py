@@ -83,16 +83,15 @@ def tool(name: str) -> str:
     return found
 
 
-def write_load(
-    directory: Path, distinct: int, values: int, *, close: bool = False, members: Mapping[str, str] | None = None
-) -> Path:
-    """A wrk script that posts `distinct` random inputs of `values` floats to /infer in turn, beside these members."""
-    rng = random.Random()
-    requests = (
-        {"request_id": f"r{number}", **(members or {}), "input_data": [round(rng.random(), 4) for _ in range(values)]}
+def write_load(directory: Path, distinct: int, values: int, *, close: bool = False, model: str = "") -> Path:
+    """A wrk script that posts `distinct` random inputs of `values` floats to /infer in turn, for `model` if given."""
+    rng, named = random.Random(), {"model": model} if model else {}
+    bodies = (
+        json.dumps(
+            {"request_id": f"r{number}", "input_data": [round(rng.random(), 4) for _ in range(values)], **named}
+        ).encode()
         for number in range(distinct)
     )
-    bodies = (json.dumps(each).encode() for each in requests)
     headers = {"Content-Type": "application/json"} | ({"Connection": "close"} if close else {})
     return write_bodies(directory, bodies, headers)
 
