@@ -203,7 +203,6 @@ class WorkerLink:
             self.ready = True
             self._used = None
         self.revision = models.revision
-        # Broken ones are no operator's wish.
         self._owner.announced(self, models)
 
     def model_gone(self, number: int) -> None:
