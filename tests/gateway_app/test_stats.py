@@ -40,7 +40,8 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     route.seen_by = set()
     (model,) = gateway.lineup
     model.router.routes["worker_1"] = route
-    gateway.links["worker_1"] = cast(WorkerLink, SimpleNamespace(leaving=False, ready=True, last_error="", stats=None))
+    link = SimpleNamespace(leaving=False, ready=True, last_error="", stats=None)
+    gateway.links["worker_1"] = cast(WorkerLink, link)
     service = SimpleNamespace(gateway=gateway, loop=asyncio.get_running_loop())
     monkeypatch.setattr(lifecycle, "_service", service)
     return gateway
