@@ -20,7 +20,6 @@ from gateway_app.links import WorkerLink
 from gateway_app.modelset import ModelSet, Rules
 from gateway_app.orders import Orders
 from gateway_app.served import ServedModel
-from gateway_app.statistics import statistics_of
 from inference_site.exchange import Answer, Ticket
 from inference_site.lib.catalog import ModelInfo, Models, Statistics
 from inference_site.lib.errors import ApiError, error_body
@@ -115,7 +114,7 @@ class Gateway:
 
     def statistics(self, name: str, version: str) -> Statistics:
         """Of all workers together, and what was answered without them."""
-        return statistics_of(self.lineup.find(name, version), self.links)
+        return self.lineup.statistics(name, version)
 
     async def load(self, name: str) -> None:
         """Orders every worker to load a model, and waits until they have."""

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from picows import WSError
 
-from gateway_app.catalog import UNLOADED
 from gateway_app.channel import Channel, HandshakeError
 from gateway_app.core.breaker import Cause
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
@@ -63,10 +62,10 @@ class WorkerLink:
         self.routes: Sequence[Route] = ()  # of each model, whether the worker has it or not
         self.up = self.ready = False
         self.leaving = False  # its process said that it is about to stop
-        self.is_empty = False  # it has no model, and is to have none
         self.hello: handshake.Hello | None = None
         self.stats: dict[str, Any] | None = None
         self.stats_at = 0.0
+        self._stats_by = ""  # the process whose numbers they are
         self.revision = 0  # of the configuration that its models follow
         self.last_error = ""
         self.sharing = 0  # models of which it was asked for its results, and has not sent the last of them
@@ -179,6 +178,7 @@ class WorkerLink:
     def take_stats(self, stats: dict[str, Any]) -> None:
         """The worker's numbers have come."""
         self.stats, self.stats_at = stats, self._clock()
+        self._stats_by = self.hello.instance if self.hello is not None else ""
         models = stats.get("models")
         found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
         limits = {each.get("number"): each.get("limit") for each in found}
@@ -188,7 +188,8 @@ class WorkerLink:
 
     def stats_of(self, route: Route) -> dict[str, Any]:
         """The worker's numbers of one model; {} if there are none."""
-        models = self.stats.get("models") if self.stats is not None and self.ready else None
+        known = self.stats is not None and self.ready and self._stats_by == route.instance
+        models = self.stats.get("models") if self.stats is not None and known else None
         for each in models if isinstance(models, list) else ():
             if isinstance(each, dict) and route.number and each.get("number") == route.number:
                 return each
@@ -202,8 +203,6 @@ class WorkerLink:
             self.ready = True
             self._used = None
         self.revision = models.revision
-        # Broken ones are no operator's wish.
-        self.is_empty = all(info.reason == UNLOADED or not info.current for info in models.models)
         self._owner.announced(self, models)
 
     def model_gone(self, number: int) -> None:

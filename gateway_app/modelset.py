@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from gateway_app.core.policy import Policy
 from gateway_app.face import Face
 from gateway_app.links import WorkerLink
 from gateway_app.served import ServedModel, Totals
+from gateway_app.statistics import Counted
+from inference_site.lib.catalog import Statistics
 from inference_site.lib.errors import ApiError
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class ModelSet:
         self._on_breaker = on_breaker
         self._rules = Rules()
         self._ended = Totals()
+        self._counted: defaultdict[Key, Counted] = defaultdict(Counted)
         self._found: dict[tuple[str | None, str | None], ServedModel] = {}
         self.default: ServedModel | None = None  # the one that a plain /infer gets
         self._make(_NAMELESS)
@@ -115,6 +119,11 @@ class ModelSet:
             raise self._missing(name, version)
         return found
 
+    def statistics(self, name: str, version: str) -> Statistics:
+        """As exchange.Plane says."""
+        model = self.find(name, version)
+        return self._counted[model.key].now(model, self._links)
+
     def flush(self, name: str) -> None:
         """An order for a model was given: what was kept of it before is not to be its answer."""
         for model in self.served.values():
@@ -150,6 +159,7 @@ class ModelSet:
             totals = model.totals()
             totals.hot_entries = 0
             self._ended.add(totals)
+            self._counted[model.key].ended(model)
             for route in model.router.routes.values():
                 route.up = False
         if done:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+from gateway_app.catalog import UNLOADED
 from gateway_app.core.breaker import Breaker
 from gateway_app.core.call import Route
 from gateway_app.core.table import Table
@@ -33,7 +34,10 @@ def gateway_stats() -> dict[str, Any]:
 
 
 def gateway_health() -> dict[str, Any]:
-    """What `GET /health` answers, for any thread but the loop's; healthy while one worker can take a request."""
+    """What `GET /health` answers, for any thread but the loop's.
+
+    Healthy while one worker can take a request, or could if there were a model that anybody wants served.
+    """
     return _on_loop(_health)
 
 
@@ -88,22 +92,40 @@ def _event(event: Event) -> dict[str, Any]:
 
 
 def _health(gateway: Gateway) -> dict[str, Any]:
-    routable = sum(_is_routable(gateway.lineup.routes(name), link) for name, link in gateway.links.items())
+    routable = sum(any(route.routable for route in gateway.lineup.routes(name)) for name in gateway.links)
+    no_model = no_model_wanted(gateway)
+    well = sum(_is_well(entry, gateway.links.get(entry.name)) for entry in gateway.snapshot.workers)
+    idle = well if no_model and not routable else 0
     return {
-        "healthy": routable > 0,
+        "healthy": routable + idle > 0,
         "total_workers": len(gateway.links),
         "routable_workers": routable,
+        "idle_workers": idle,
+        "no_model": no_model,
         "revision": gateway.snapshot.revision,
         "config_error": gateway.watcher.error,
         "uptime_s": round(time.monotonic() - gateway.started_at, 1),
     }
 
 
-def _is_routable(routes: list[Route], link: WorkerLink | None) -> bool:
-    """Whether a request could be sent to a worker; one without any model, as its operator may want it, is well too."""
-    if link is not None and link.ready and not link.leaving and link.is_empty:
-        return True
-    return any(route.routable for route in routes)
+def no_model_wanted(gateway: Gateway) -> str:
+    """Why there is nothing to serve though nothing is wrong; "" if there is, or if a model is missing."""
+    catalog = gateway.lineup.catalog
+    if catalog.serving:
+        return ""
+    infos = catalog.known()
+    if any(info.reason != UNLOADED for info in infos):  # broken, being loaded, or with workers that are away
+        return ""
+    if infos:
+        names = ", ".join(sorted({info.name for info in infos}))
+        return f"unloaded: {names}; load one in the admin, or by POST v2/repository/models/NAME/load"
+    return "the workers have found no model; put one into MODEL_REPOSITORY, then load it"
+
+
+def _is_well(entry: WorkerEntry, link: WorkerLink | None) -> bool:
+    """Whether a worker would take requests if it had a model."""
+    kept_out = not entry.enabled or entry.draining or entry.isolated
+    return not kept_out and link is not None and link.ready and not link.leaving
 
 
 def _breaker(entry: WorkerEntry, breaker: Breaker, model: str) -> dict[str, Any]:
@@ -129,10 +151,13 @@ def _workers(gateway: Gateway, entries: tuple[WorkerEntry, ...]) -> list[dict[st
     shares = _shares(gateway.table)
     routes = {entry.name: gateway.lineup.routes(entry.name) for entry in entries}
     answered = sum(route.requests for found in routes.values() for route in found)
-    return [
-        _worker(entry, routes[entry.name], gateway.links.get(entry.name), shares.get(entry.name, 0.0), answered)
-        for entry in entries
-    ]
+    no_model = bool(no_model_wanted(gateway))
+    rows = []
+    for entry in entries:
+        link = gateway.links.get(entry.name)
+        row = _worker(entry, routes[entry.name], link, shares.get(entry.name, 0.0), answered)
+        rows.append({**row, "idle": no_model and not row["routable"] and _is_well(entry, link)})
+    return rows
 
 
 def _worker(
@@ -148,7 +173,7 @@ def _worker(
         "isolated": entry.isolated,
         "silent": any(route.silent for route in routes),
         "connected": link is not None and link.ready,
-        "routable": _is_routable(routes, link),
+        "routable": any(route.routable for route in routes),
         "in_flight": sum(route.in_flight for route in routes),
         "limit": sum(route.limit for route in routes if route.up or len(routes) == 1),
         "requests": requests,

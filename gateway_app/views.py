@@ -24,7 +24,7 @@ class StatsView(APIView):
 
 
 class HealthView(APIView):
-    """200 while at least one worker can take a request, else 503."""
+    """200 while at least one worker can take a request, or has nothing to do as no model is wanted; else 503."""
 
     content_negotiation_class = JsonUnlessBrowser
 

@@ -88,7 +88,8 @@ class DirectInfer:
 
     def statistics(self, name: str, version: str, /) -> Statistics:
         """Of the one that is found under this name and version. Raises ApiError like `find`."""
-        return self.node.find(name, version).tally.statistics
+        model = self.node.find(name, version)
+        return self.node.statistics(model.name, model.version)
 
     async def load(self, name: str, /) -> None:
         """As exchange.Plane says; it holds until a gateway connects, which brings settings of its own."""

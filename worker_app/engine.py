@@ -24,11 +24,13 @@ from worker_app.reader import Reader
 from worker_app.record import digest_of, state_of
 from worker_app.samples import Sample
 from worker_app.signature import Signature, SignatureError
-from worker_app.warmup import WarmUp
+from worker_app.warmup import WarmUp, ask_of
 
 __all__ = ["CPU", "CUDA", "Engine", "EngineError", "ModelError", "Result", "Run"]
 
 logger = logging.getLogger(__name__)
+
+_PROBE_BYTES = 2**20  # of an input that a model is checked with again and again
 
 
 class EngineError(Exception):
@@ -106,7 +108,8 @@ class Engine:
         self.is_quick: Callable[[bytes], bool] = reader.is_quick
         runs = FirstRuns(path, self._serving, self.read, self.batches)
         self.probe = runs.probe(self._sessions[0], warm_up)  # an ask of the input that it is warmed up with
-        for session in self._sessions:
+        self.cold = runs.cold  # no input is known that it runs on, so that `probe` tells nothing of its health
+        for session in self._sessions if not self.cold else ():
             runs.warm_up(session, warm_up, warm_up_rows)
         self._probe = self.read(self.probe)
         self.batches = runs.batches
@@ -129,6 +132,8 @@ class Engine:
             results = [self._run_alone(sample, batch) for sample in samples]
         if samples:
             self.typical_s += 0.2 * (time.perf_counter() - began - self.typical_s)
+        if self.cold:
+            self._learn(samples, results)
         return Run(results, batch.input_ns, batch.infer_ns, batch.output_ns)
 
     def shrink(self) -> None:
@@ -136,7 +141,7 @@ class Engine:
         options = ort.RunOptions()
         arenas = "cpu:0" if self.provider == CPU else f"cpu:0;gpu:{self._device}"
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
-        for session in self._sessions:
+        for session in self._sessions if not self.cold else ():
             Batch(self._serving, session, options).infer([self._probe])
         # Large tensors come from the heap, too, which by itself only gives back what lies at its end.
         with suppress(AttributeError, OSError):  # a C library without it
@@ -167,6 +172,15 @@ class Engine:
             "digest": self.digest,
         }
 
+    def _learn(self, samples: Sequence[Sample], results: Sequence[Result]) -> None:
+        """Finds an input that it runs on."""
+        for sample, result in zip(samples, results, strict=True):
+            if isinstance(result, bytes) and sum(map(len, sample.parts)) <= _PROBE_BYTES:
+                self._probe, self.probe = sample, ask_of(self._serving.signature.inputs, sample)
+                self.cold = False
+                logger.info("%s %s has run on an input, which it is checked with from now on", self.name, self.version)
+                return
+
     def _run_together(self, samples: Sequence[Sample], batch: Batch) -> list[Result]:
         try:
             outputs = batch.infer(samples, must_batch=True)
@@ -188,7 +202,8 @@ class Engine:
     def _try_again(self, sample: Sample, batch: Batch) -> Result:
         """A sample failed alone: its own fault if it fails again and the probe does not, else the engine's."""
         try:
-            batch.infer([self._probe])
+            if not self.cold:
+                batch.infer([self._probe])
         except Exception as error:
             return EngineError(f"{self.path.name} fails on its warm-up input too: {error}")
         try:

@@ -18,6 +18,7 @@ from worker_app.warmup import WarmUp
 
 logger = logging.getLogger(__name__)
 
+_UNKNOWN_S = 0.01  # what a run is thought to take until one has been seen
 _BATCH_BYTES = 2**28  # of the inputs and outputs of one batch: more might take all memory
 
 
@@ -29,26 +30,35 @@ class FirstRuns:
         self._probe: Sample
         self._row_bytes = 0
         self.batches = batches  # turns False if a batch fails
-        self.one_s = 0.0  # what a run of one row took
-        self.each_s = 0.0  # of which each row
+        self.cold = False  # no input was found that it runs on
+        self.one_s = _UNKNOWN_S  # what a run of one row took
+        self.each_s = _UNKNOWN_S  # of which each row
         self.fixed_s = 0.0  # and what it takes whatever the batch's size
 
     def probe(self, session: ort.InferenceSession, warm_up: WarmUp) -> bytes:
-        """The first ask that runs."""
-        errors = []
+        """The first ask that runs; if none does and the record names none, `cold` is True, and it is one to be read."""
+        errors, readable = [], b""
         for ask in warm_up.probes():
             try:
                 self._probe = self._read(ask)
+                readable = readable or ask
                 outputs = Batch(self._serving, session).infer([self._probe])
             except Exception as error:
                 errors.append(reason_of(error))
                 continue
             self._row_bytes = sum(each.nbytes for each in (*self._probe.arrays, *outputs.values()))
             return ask
-        raise ModelError(
+        message = (
             f"{self._path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
             'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
         )
+        if warm_up.is_asked_for or self._serving.padder is not None or not readable:
+            raise ModelError(message)
+        logger.warning(
+            "%s. It serves without a warm-up, and is not checked until an input of a request has run", message
+        )
+        self.cold = True
+        return readable
 
     def warm_up(self, session: ort.InferenceSession, warm_up: WarmUp, rows: int) -> None:
         """Runs the probe alone and in a batch of `rows`, each bucket, and what the record asks for."""

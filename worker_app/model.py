@@ -149,6 +149,9 @@ class Model(Batches):
         The cache has no part in it. Returns like `ask`.
         """
         began = time.monotonic()
+        if self.engine.cold:  # nothing is known that it must be able to run
+            reply(token, Tell.RESULT, Cache.MISS, 200, b"", elapsed_us(began))
+            return None
         job = Job(self.engine.read(self.engine.probe), is_check=True)
         if not self.batcher.put_first(job):
             self._refuse(token, reply)
@@ -214,11 +217,16 @@ class Model(Batches):
         """Tells why an ask has no sample."""
         self.tally.fail(waiter[2])
         if isinstance(error, ApiError):
-            hand_over(waiter, Tell.REFUSED, Cache.MISS, error.status, error_body(error.message, error.code))
+            hand_over(waiter, Tell.REFUSED, Cache.MISS, error.status, self._fault(error))
         else:  # a bug of ours: another worker may do better, and this stream goes on
             logger.error("an input could not be read", exc_info=error)
             self.tally.errors += 1
             hand_over(waiter, Tell.FAILED, Cache.MISS, 503, str(error).encode())
+
+    def _fault(self, error: ApiError) -> bytes:
+        """What is wrong with a request. Who has not named a model must know which one it was, if there are several."""
+        is_unclear = self._share > 1 and error.status == 422
+        return error_body(f"{self.name}: {error.message}" if is_unclear else error.message, error.code)
 
     def _ask_aside(self, unread: Unread, token: Token, reply: Reply, began: float, left_ms: int) -> Unread | None:
         """Has a large ask read in a thread; `_attend` goes on with it."""
@@ -363,7 +371,7 @@ class Model(Batches):
                     key = job.sample.key
                     self.results.put(key, result, len(key) + len(result))
             elif isinstance(result, ApiError) and not job.is_check:
-                kind, status, payload = Tell.REFUSED, result.status, error_body(result.message, result.code)
+                kind, status, payload = Tell.REFUSED, result.status, self._fault(result)
             else:
                 tally.errors += 1
                 kind, status, payload = Tell.FAILED, 503, str(result).encode()

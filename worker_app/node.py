@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from inference_site.lib.catalog import ModelInfo, Models, State
+from inference_site.lib.catalog import ModelInfo, Models, State, Statistics
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
@@ -70,6 +70,7 @@ class Node:
         self.past = Tally()  # of models that are not loaded any more
         self.past_batches = dict.fromkeys(Release, 0)
         self.past_rows = 0
+        self._past_of: dict[tuple[str, str], Statistics] = {}  # by name and version
         self.news = asyncio.Event()  # set, and another in its place, whenever something about the models has changed
         repository = repository or Repository()
         self.loader = Loader(
@@ -108,7 +109,10 @@ class Node:
         if not self.models and failed and not any(info.name in self.settings.models for info in failed):
             raise ModelError("\n".join(info.reason for info in failed))
         if not self.models:
-            logger.warning("there is no model in %s: this worker serves nothing until one is loaded", self._folder)
+            why = (
+                "; ".join(f"{info.name}: {info.reason}" for info in self.loader.infos()) or f"{self._folder} holds none"
+            )
+            logger.warning("this worker serves nothing until a model is loaded: %s", why)
 
     def watch(self, last_run: LastRun) -> None:
         """Notes there what runs that may end this process."""
@@ -147,6 +151,15 @@ class Node:
         """Every version that is loaded, loading or could not be loaded, by name and version."""
         infos = [*(model.info for model in self.models.values()), *self.loader.infos()]
         return sorted(infos, key=lambda info: (info.name, int(info.version or 0), info.number))
+
+    def statistics(self, name: str, version: str) -> Statistics:
+        """What a version has done in this process, however often it was loaded: so no count ever goes down."""
+        found = Statistics()
+        found.add(self._past_of.get((name, version), Statistics()))
+        for model in self.models.values():
+            if (model.name, model.version) == (name, version):
+                found.add(model.tally.statistics)
+        return found
 
     def catalog(self, revision: int) -> Models:
         """The payload of MODELS for a gateway whose last settings were of this revision."""
@@ -224,7 +237,7 @@ class Node:
 
     @property
     def _folder(self) -> object:
-        return self.loader.repository.folder
+        return self.loader.repository.folder or "its repository"
 
     def _find(self, name: str | None, version: str | None) -> Model:
         if name is None:
@@ -324,6 +337,7 @@ class Node:
         for task in (self._tasks or {}).pop(model.number, ()):
             task.cancel()
         self.past.add(model.tally)
+        self._past_of.setdefault((model.name, model.version), Statistics()).add(model.tally.statistics)
         for release, count in model.batcher.counts.items():
             self.past_batches[release] += count
         self.past_rows += model.batcher.taken

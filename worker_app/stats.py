@@ -25,7 +25,9 @@ def node_stats(node: Node) -> dict[str, Any]:
     flight here, `rate` rows per second while there is enough to do, `batch_ms` what a batch took of late.
     """
     gateways = max(1, _gateways(node))
-    models = [model_stats(model, gateways) for model in node.models.values()]
+    models = [
+        {**model_stats(model, gateways), "statistics": _statistics(node, model)} for model in node.models.values()
+    ]
     past = node.past
     totals: dict[str, Any] = dict(
         zip(
@@ -102,7 +104,6 @@ def model_stats(model: Model, gateways: int = 1) -> dict[str, Any]:
         "abandoned": tally.abandoned,
         "batch_processor": _batches(batcher.counts, batcher.taken),
         "provider": model.engine.provider,
-        "statistics": msgspec.to_builtins(tally.statistics),
     }
 
 
@@ -115,6 +116,12 @@ def _batches(counts: dict[Release, int], rows: int) -> dict[str, Any]:
         "full_batches": counts[Release.FULL],
         "free_batches": counts[Release.FREE],
     }
+
+
+def _statistics(node: Node, model: Model) -> dict[str, Any]:
+    """V2's, which go on when a version is loaded anew."""
+    found: dict[str, Any] = msgspec.to_builtins(node.statistics(model.name, model.version))
+    return found
 
 
 def _default(node: Node) -> Model | None:

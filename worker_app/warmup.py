@@ -1,4 +1,4 @@
-"""The asks that a model is warmed up with: zeros (ones in the mask), in the shapes that will be met first."""
+"""The asks that a model is warmed up with: zeros (ones in the mask, or if it takes no zeros), in likely shapes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,22 @@ class WarmUp:
         for shape in self._shapes[:1]:
             yield self._ask([(1, *each[1:]) for each in shape] if self._signature.batch_axis else shape)
             return
+        # Some models take no zero, and no empty text: texts that are numbers, say, or ids from 1 on.
+        for ones in (False, True) if self._padder is None else (False,):
+            yield from self._tried(ones)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether the record names shapes."""
+        return bool(self._shapes)
+
+    def _tried(self, ones: bool) -> Iterator[bytes]:
         frees = _FREE if any(not isinstance(d, int) for each in self._signature.inputs for d in each.dims[1:]) else (1,)
         sizes = {} if self._padder is None else {self._padder.dimension: self._padder.buckets[0]}
         for free in frees:
             shapes = self._signature.shapes(1, free, sizes)
             if free == frees[0] or self._bytes(shapes) <= _TRIED_BYTES:
-                yield self._ask(shapes)
+                yield self._ask(shapes, ones)
 
     def asked_for(self) -> Iterator[bytes]:
         """What the record asks for."""
@@ -86,21 +96,14 @@ class WarmUp:
             )
         return shapes
 
-    def _ask(self, shapes: Sequence[tuple[int, ...]]) -> bytes:
-        heads, tensors = [], []
-        for index, (each, shape) in enumerate(zip(self._signature.inputs, shapes, strict=True)):
-            is_mask = self._padder is not None and self._padder.mask == index
-            data = _zeros(each, shape, is_mask)
-            tensors.append(data)
-            heads.append(
-                {
-                    "name": each.name,
-                    "datatype": each.datatype,
-                    "shape": shape,
-                    "parameters": {"binary_data_size": len(data)},
-                }
-            )
-        return pack_v2(msgspec.json.encode(heads), None, True, *tensors)
+    def _ask(self, shapes: Sequence[tuple[int, ...]], ones: bool = False) -> bytes:
+        mask = self._padder.mask if self._padder is not None else None
+        inputs = self._signature.inputs
+        tensors = [
+            _filled(each, shape, ones or index == mask)
+            for index, (each, shape) in enumerate(zip(inputs, shapes, strict=True))
+        ]
+        return _packed(inputs, shapes, tensors)
 
 
 def _fits(each: Tensor, shape: Sequence[int]) -> bool:
@@ -108,7 +111,26 @@ def _fits(each: Tensor, shape: Sequence[int]) -> bool:
     return len(shape) == len(each.dims) and all(dim == size or not isinstance(dim, int) for dim, size in sizes)
 
 
-def _zeros(each: Tensor, shape: tuple[int, ...], ones: bool) -> bytes:
+def ask_of(inputs: Sequence[Tensor], sample: Sample) -> bytes:
+    """A sample as a binary ask for all outputs."""
+    tensors = [pack_strings(each) if each.dtype == object else each.tobytes() for each in sample.arrays]
+    return _packed(inputs, [each.shape for each in sample.arrays], tensors)
+
+
+def _packed(inputs: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], tensors: Sequence[bytes]) -> bytes:
+    heads = [
+        {
+            "name": each.name,
+            "datatype": each.datatype,
+            "shape": shape,
+            "parameters": {"binary_data_size": len(data)},
+        }
+        for each, shape, data in zip(inputs, shapes, tensors, strict=True)
+    ]
+    return pack_v2(msgspec.json.encode(heads), None, True, *tensors)
+
+
+def _filled(each: Tensor, shape: tuple[int, ...], ones: bool) -> bytes:
     if each.dtype == object:
-        return pack_strings(np.full(shape, "", object))
+        return pack_strings(np.full(shape, "1" if ones else "", object))
     return np.ones(shape, each.dtype).tobytes() if ones else bytes(size_of(shape) * each.dtype.itemsize)

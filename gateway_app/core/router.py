@@ -56,6 +56,7 @@ class Router:
         self.cancelled = 0
         self.shed = 0
         self.suspects_refused = 0
+        self.second_opinions = 0  # answers to what another worker's model had failed on
 
     @property
     def in_flight(self) -> int:
@@ -114,9 +115,11 @@ class Router:
             if call.suspect or call.hedge is not None or call.first is not None or call.blamed_by is not None:
                 self._settled(call)
                 blamed_by = (call.first or call).blamed_by
-                if blamed_by is not None and kind != _REFUSED:
-                    blamed_by.failures += 1
-                    blamed_by.breaker.contradicted(f"its model failed on an input that {route.name} can run")
+                if blamed_by is not None:
+                    self.second_opinions += 1
+                    if kind != _REFUSED:
+                        blamed_by.failures += 1
+                        blamed_by.breaker.contradicted(f"its model failed on an input that {route.name} can run")
             if kind == _REFUSED:
                 call.on_refusal(status, payload)
                 return

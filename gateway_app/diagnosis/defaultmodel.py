@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gateway_app.catalog import UNLOADED
+from gateway_app.diagnosis.findings import Line
 from gateway_app.diagnosis.targets import Targets
 from gateway_app.probe import DEFAULT_VALUES, input_values
+from inference_site.lib.catalog import State
 
 # For sizes that may vary, in turn until the model takes one: few values, a sentence, an image.
 LENGTHS = (1, 16, 224)
@@ -31,7 +34,7 @@ class DefaultModel:
     @classmethod
     def of(cls, targets: Targets) -> DefaultModel:
         models = [(target.health.data or {}).get("model") for target in targets.workers]
-        described = next((each for each in models if isinstance(each, dict)), {})
+        described = next((each for each in models if each and isinstance(each, dict)), {})
         sizes = [input_values(target.health.data) for target in targets.workers]
         rows = (targets.stats.data or {}).get("models")
         entries = [each for each in rows if isinstance(each, dict)] if isinstance(rows, list) else []
@@ -67,6 +70,33 @@ class DefaultModel:
 
     def _tensors(self, kind: str) -> list[dict[str, Any]]:
         return [each for each in self.described.get(kind) or [] if isinstance(each, dict)]
+
+
+def what_is_missing(health: dict[str, Any] | None) -> Line | None:
+    """Why a worker has nothing to answer a plain /infer with; None if it has, or does not say."""
+    said = health or {}
+    if said.get("model") != {} or not isinstance(said.get("models"), list):
+        return None
+    entries = [each for each in said["models"] if isinstance(each, dict)]
+    names = ", ".join(sorted({str(each.get("name")) for each in entries}))
+    set_one = "set Tuning > model of /infer in /admin/"
+    meant = next((each.get("name") for each in entries if each.get("default")), "")
+    wanted = (said.get("settings") or {}).get("default_model") or meant
+    if not entries:
+        return Line(None, "it has no model", "put one into MODEL_REPOSITORY, then load it")
+    if not wanted:
+        return Line(None, f"no model of /infer is set, and there are: {names}", f"{set_one}, or name one in requests")
+    mine = [each for each in entries if each.get("name") == wanted]
+    if not mine:
+        detail = f"the model of /infer is {wanted!r}, and this worker has: {names}"
+        return Line(False, detail, f"{set_one} to one of them")
+    if any(each.get("state") == State.LOADING for each in mine):
+        return Line(None, f"{wanted!r}, the model of /infer, is being loaded", "wait, then diagnose again")
+    reasons = "; ".join(dict.fromkeys(str(each.get("reason")) for each in mine))
+    if reasons == UNLOADED:
+        return Line(None, f"{wanted!r}, the model of /infer, is unloaded", "load it in /admin/ to have it served")
+    detail = f"{wanted!r}, the model of /infer, is not served: {reasons}"
+    return Line(False, detail, "mend its file or record, then load it")
 
 
 def _sizes(shape: list[int], length: int) -> list[int]:

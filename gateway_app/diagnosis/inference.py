@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import requests
 
-from gateway_app.diagnosis.defaultmodel import DefaultModel, Question
+from gateway_app.diagnosis.defaultmodel import DefaultModel, Question, what_is_missing
 from gateway_app.diagnosis.findings import Check
 from gateway_app.diagnosis.reachability import LOOK_AT_LOG
 from gateway_app.diagnosis.targets import Target, Targets
@@ -18,6 +18,7 @@ from gateway_app.probe import Answer, ask, output_values
 from inference_site.lib.datatypes import BYTES
 
 TOLERANCE = 1e-5
+NOT_FINITE = "output_data holds null: the model answers NaN or infinity to what was tried"
 # What /infer answers with that are no numbers.
 _KINDS = {BYTES: "texts", "BOOL": "values of true or false"}
 
@@ -43,6 +44,7 @@ class Asked:
     model: DefaultModel
     question: Question
     answer: Output | None
+    missing: bool = False  # no worker has the model of /infer
 
 
 def infer(
@@ -76,6 +78,8 @@ def _problem(answer: Answer, request_id: str, expected: int | None, answers: str
     for value in output:
         if isinstance(value, {BYTES: str, "BOOL": bool}.get(answers, ())):
             continue
+        if value is None:
+            return NOT_FINITE
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return f"output_data holds {value!r}, which is no finite number"
     if expected is not None and len(output) != expected:
@@ -110,6 +114,10 @@ def check_direct(session: requests.Session, targets: Targets, timeout_s: float) 
         if target.connect:
             check.bad(f"{label}: {target.connect}", f"start it: {target.start_command}")
             continue
+        missing = what_is_missing(target.health.data)
+        if missing is not None:
+            check.unknown(f"{label}: {missing.detail}")
+            continue
         expected = output_values(target.health.data)
         for question in questions:
             output = infer(session, target.url, question, timeout_s, expected, answers=model.answers)
@@ -120,21 +128,40 @@ def check_direct(session: requests.Session, targets: Targets, timeout_s: float) 
             check.unknown(f"{label}: the model takes no input that was tried: {output.problem}")
             continue
         if output.problem:
-            fix = LOOK_AT_LOG if target.ours else "see check 2: another service has its port"
-            check.bad(f"{label}: {output.problem}", fix)
+            check.bad(f"{label}: {output.problem}", _fix_of(output, target))
             continue
         reference = reference or (target, output)
         apart = difference(reference[1].values, output.values)
         if apart > TOLERANCE and model.kept is not False:
             check.bad(
                 f"{label} answers the same input otherwise than {reference[0].name}: they are {apart:.2g} apart",
-                "give both workers the same MODEL_PATH and restart them",
+                _fix_of_difference(targets),
             )
         else:
             check.good(f"{label}: {len(output.values)} {_KINDS.get(model.answers, 'finite values')}")
     if not targets.workers:
         check.unknown("there is no worker to ask")
-    return check, Asked(model, questions[0], reference[1] if reference else None)
+    missing_everywhere = all(what_is_missing(target.health.data) is not None for target in targets.workers)
+    is_missing = bool(targets.workers) and missing_everywhere
+    return check, Asked(model, questions[0], reference[1] if reference else None, is_missing)
+
+
+def _fix_of(output: Output, target: Target) -> str:
+    if output.problem == NOT_FINITE:
+        return "send it only what it is made for; manage.py diagnose --model FILE tells which inputs those are"
+    return LOOK_AT_LOG if target.ours else "see check 2: another service has its port"
+
+
+def _fix_of_difference(targets: Targets) -> str:
+    """By the files that the workers say they have."""
+    models = [(target.health.data or {}).get("model") for target in targets.workers]
+    digests = {each.get("digest") for each in models if isinstance(each, dict)}
+    if len(digests) == 1 and all(digests):
+        return (
+            "all workers have the same file, so the model itself answers otherwise each time (or GPU and CPU differ "
+            'much): set "keep results" of it to No in /admin/'
+        )
+    return "give all workers the same model (MODEL_PATH or MODEL_REPOSITORY) and restart them"
 
 
 def check_end_to_end(session: requests.Session, targets: Targets, asked: Asked, timeout_s: float) -> Check:
@@ -143,6 +170,9 @@ def check_end_to_end(session: requests.Session, targets: Targets, asked: Asked, 
     gateway = targets.gateway
     if gateway.connect:
         check.bad(f"{gateway.address}: {gateway.connect}", f"start it: {gateway.start_command}")
+        return check
+    if asked.missing:
+        check.unknown(f"{gateway.address}: no worker has the model of /infer, see check 3")
         return check
     direct, kept, answers = asked.answer, asked.model.kept is not False, asked.model.answers
     first = infer(session, gateway.url, asked.question, timeout_s, answers=answers)
@@ -159,7 +189,7 @@ def check_end_to_end(session: requests.Session, targets: Targets, asked: Asked, 
     elif (apart := difference(direct.values, first.values)) > TOLERANCE and kept:
         check.bad(
             f"{gateway.address}: by {first.node}, {apart:.2g} apart from what a worker answered directly",
-            "give all workers the same MODEL_PATH and restart them",
+            _fix_of_difference(targets),
         )
     else:
         same = ", the same as directly" if apart <= TOLERANCE else ""
@@ -170,7 +200,7 @@ def check_end_to_end(session: requests.Session, targets: Targets, asked: Asked, 
     elif difference(first.values, again.values) > TOLERANCE and kept:
         check.bad(
             f"{gateway.address}: the same input was answered otherwise the second time",
-            "give all workers the same MODEL_PATH and restart them",
+            _fix_of_difference(targets),
         )
     elif again.cached:
         check.good("the second time it came from the cache")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway_app.diagnosis.findings import Check
+from gateway_app.diagnosis.defaultmodel import what_is_missing
+from gateway_app.diagnosis.findings import Check, Line
 from gateway_app.diagnosis.processes import Process, find_processes, is_this_machine
 from gateway_app.diagnosis.targets import Target, Targets
 from gateway_app.probe import host_port, is_gateway_health, is_worker_health
@@ -94,7 +95,10 @@ def check_workers(targets: Targets) -> Check:
         problems = _worker_problems(target, health, named=target.url in targets.rows)
         for detail, fix in problems:
             check.bad(f"{target.name} ({target.address}): {detail}", fix)
-        if not problems:
+        if not problems and (missing := what_is_missing(health)) is not None:
+            detail = f"{target.name} ({target.address}): healthy, but {missing.detail}"
+            check.lines.append(Line(missing.ok, detail, missing.fix))
+        elif not problems:
             check.good(f"{target.name} ({target.address}): {_describe(health)}")
     return check
 
@@ -140,9 +144,9 @@ def check_gateway(targets: Targets) -> Check:
         routable, total = data.get("routable_workers"), data["total_workers"]
         check.bad(f"/health: not healthy, {routable} of {total} workers routable", "see the workers below")
     else:
-        check.good(
-            f"{gateway.address} is healthy, {data.get('routable_workers', '?')} of {data['total_workers']} routable"
-        )
+        routable = f"{data.get('routable_workers', '?')} of {data['total_workers']} routable"
+        no_model = f": {data['no_model']}" if data.get("no_model") else ""
+        check.good(f"{gateway.address} is healthy, {routable}{no_model}")
     if targets.stats.status != 200 or targets.stats.data is None:
         check.bad(f"/stats: {targets.stats.summary}", LOOK_AT_LOG)
         return check

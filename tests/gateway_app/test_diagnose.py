@@ -369,6 +369,74 @@ def test_a_model_whose_results_are_not_kept_may_answer_otherwise(
     assert "results are not kept" in checks["end-to-end inference"]["detail"]
 
 
+def test_a_model_whose_answers_are_random_is_told_from_workers_with_other_files(cluster: StubCluster) -> None:
+    numbers = iter(range(1, 100))
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    described(cluster, lambda body: [next(numbers)], False, inputs=inputs, digest="ab")
+    checks = diagnose(cluster.url)
+    for name in ("direct inference", "end-to-end inference"):
+        assert 'set "keep results" of it to No' in checks[name]["fix"]
+        assert "MODEL_PATH" not in checks[name]["fix"]
+
+
+def test_a_model_that_answers_nan(cluster: StubCluster) -> None:
+    described(cluster, lambda body: [1.0, None], inputs=[{"name": "x", "datatype": "FP32", "shape": [-1, 4]}])
+    check = diagnose(cluster.url)["direct inference"]
+    assert "answers NaN or infinity" in check["detail"]
+    assert "diagnose --model" in check["fix"]
+    assert "log" not in check["fix"]
+
+
+UNLOADED = {"name": "linear", "state": "UNAVAILABLE", "reason": "unloaded", "default": True}
+BROKEN = {**UNLOADED, "reason": "it is no ONNX file"}
+LOADING = {**UNLOADED, "state": "LOADING", "reason": ""}
+OTHER = {"name": "other", "state": "READY", "reason": "", "default": False}
+
+
+@pytest.mark.parametrize(
+    ("models", "default_model", "ok", "detail", "fix"),
+    [
+        ([UNLOADED], "", None, "'linear', the model of /infer, is unloaded", "load it"),
+        ([LOADING], "", None, "is being loaded", "wait"),
+        ([BROKEN, OTHER], "", False, "is not served: it is no ONNX file", "mend its file"),
+        ([OTHER], "nope", False, "the model of /infer is 'nope', and this worker has: other", "to one of them"),
+        (
+            [OTHER, {**OTHER, "name": "more"}],
+            "",
+            None,
+            "no model of /infer is set, and there are: more, other",
+            "Tuning",
+        ),
+        ([], "", None, "it has no model", "MODEL_REPOSITORY"),
+    ],
+    ids=["unloaded", "loading", "broken", "no such model", "several", "none"],
+)
+def test_a_worker_without_the_model_of_infer(
+    cluster: StubCluster,
+    models: list[dict[str, Any]],
+    default_model: str,
+    ok: bool | None,
+    detail: str,
+    fix: str,
+) -> None:
+    for worker in cluster.workers:
+        said = {"model": {}, "models": models, "settings": {"default_model": default_model}}
+        worker.health_extra = {**said, "provider": ""}
+        worker.fault = lambda body: (404, {"error": "not here", "code": "unknown_model"})
+    checks = diagnose(cluster.url)
+    assert (checks["worker health"]["ok"], detail in checks["worker health"]["detail"]) == (ok, True)
+    assert fix in checks["worker health"]["fix"]
+    assert checks["direct inference"]["ok"] is checks["end-to-end inference"]["ok"] is None
+    assert failing(checks) == ({"worker health"} if ok is False else set())
+
+
+def test_a_gateway_that_has_no_model_to_serve_is_well(cluster: StubCluster) -> None:
+    cluster.health_extra = {"routable_workers": 0, "no_model": "unloaded: linear; load it"}
+    check = diagnose(cluster.url)["gateway connectivity"]
+    assert check["ok"] is True
+    assert "is healthy, 0 of 3 routable: unloaded: linear" in check["detail"]
+
+
 def test_a_check_of_unknowns_is_neither_well_nor_failed() -> None:
     check, states = Check("process status"), []
     for add in (lambda: check.unknown("far away"), lambda: check.good("near"), lambda: check.bad("broken", "mend it")):

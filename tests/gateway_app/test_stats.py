@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from gateway_app.catalog import UNLOADED
 from gateway_app.core.breaker import Breaker, BreakerConfig
 from gateway_app.core.call import Route
 from gateway_app.events import EventLog
@@ -17,6 +18,7 @@ from gateway_app.links import WorkerLink
 from gateway_app.snapshot import Snapshot, WorkerEntry
 from gateway_app.stats import gateway_health, gateway_stats
 from inference_site import lifecycle
+from inference_site.lib.catalog import ModelInfo, Models, State
 
 
 class ObservedRoute(Route):
@@ -38,7 +40,7 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     route.seen_by = set()
     (model,) = gateway.lineup
     model.router.routes["worker_1"] = route
-    link = SimpleNamespace(leaving=False, ready=True, is_empty=False, last_error="", stats=None)
+    link = SimpleNamespace(leaving=False, ready=True, last_error="", stats=None)
     gateway.links["worker_1"] = cast(WorkerLink, link)
     service = SimpleNamespace(gateway=gateway, loop=asyncio.get_running_loop())
     monkeypatch.setattr(lifecycle, "_service", service)
@@ -62,6 +64,46 @@ async def test_every_configured_worker_is_there_with_what_is_known_of_it(gateway
     assert (off["name"], off["isolated"], off["routable"], off["in_flight"]) == ("off", False, False, 0)
     assert list(first) == list(off)
     assert [breaker["name"] for breaker in stats["circuit_breakers"]] == ["worker_1"]
+
+
+def announce(gateway: Gateway, *models: ModelInfo) -> None:
+    gateway.lineup.catalog.announce("worker_1", Models(revision=3, default="", models=models))
+
+
+async def test_workers_without_a_model_that_anybody_wants_are_healthy(gateway: Gateway) -> None:
+    gateway.snapshot = Snapshot(3, (WorkerEntry("worker_1", "h", 1), WorkerEntry("off", "h", 2)))
+    (model,) = gateway.lineup
+    model.router.routes.clear()
+    announce(gateway)
+    health = await asyncio.to_thread(gateway_health)
+    assert (health["healthy"], health["routable_workers"], health["idle_workers"]) == (True, 0, 1)
+    assert "have found no model" in health["no_model"]
+    gone = ModelInfo(number=0, name="linear", version="2", state=State.UNAVAILABLE, reason=UNLOADED)
+    announce(gateway, gone)
+    health = await asyncio.to_thread(gateway_health)
+    assert (health["healthy"], "unloaded: linear;" in health["no_model"]) == (True, True)
+    assert [row["idle"] for row in (await asyncio.to_thread(gateway_stats))["workers"]] == [True, False]
+
+
+@pytest.mark.parametrize("state", [State.LOADING, State.UNAVAILABLE])
+async def test_a_model_that_is_missing_is_no_health(gateway: Gateway, state: State) -> None:
+    gateway.snapshot = Snapshot(3, (WorkerEntry("worker_1", "h", 1),))
+    (model,) = gateway.lineup
+    model.router.routes.clear()
+    announce(gateway, ModelInfo(number=0, name="linear", version="2", state=state, reason="it is broken"))
+    health = await asyncio.to_thread(gateway_health)
+    assert (health["healthy"], health["idle_workers"], health["no_model"]) == (False, 0, "")
+
+
+async def test_who_is_not_connected_or_kept_out_is_not_idle(gateway: Gateway) -> None:
+    (model,) = gateway.lineup
+    model.router.routes.clear()
+    announce(gateway)
+    assert not (await asyncio.to_thread(gateway_health))["healthy"]  # it is isolated
+    gateway.snapshot = Snapshot(3, (WorkerEntry("worker_1", "h", 1),))
+    assert (await asyncio.to_thread(gateway_health))["healthy"]
+    gateway.links["worker_1"].leaving = True
+    assert not (await asyncio.to_thread(gateway_health))["healthy"]
 
 
 async def test_the_newest_twenty_events_are_shown_newest_last(gateway: Gateway) -> None:

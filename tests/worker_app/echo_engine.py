@@ -50,6 +50,7 @@ class EchoEngine:
         self.batches = True
         self.sessions = sessions
         self.read = Reader(self._signature).read
+        self.cold = False
         self.probe = orjson.dumps([0] * (values or 1))
         self.takes_s = takes_s
         self.fixed_s, self.each_s = takes_s, 0.0

@@ -85,8 +85,8 @@ async def test_a_batch_has_no_more_rows_than_it_may(start: Start) -> None:
         assert values_of(asker.answers[token][3]) == [value for row in rows for value in row]
     stats = model_stats(model)
     total = sum(map(len, asked))
-    assert stats["statistics"]["inferences"] == total
-    assert stats["statistics"]["executions"] == stats["batch_processor"]["total_batches"] == len(engine.runs)
+    assert model.tally.statistics.inferences == total
+    assert model.tally.statistics.executions == stats["batch_processor"]["total_batches"] == len(engine.runs)
     assert sum(size * count for size, (count, _) in model.tally.statistics.batches.items()) == total
     assert stats["batch_processor"]["avg_batch_size"] == round(total / len(engine.runs), 2)
 

@@ -41,6 +41,17 @@ async def test_it_runs_before_all_that_waits_and_leaves_no_trace() -> None:
     model.close()
 
 
+async def test_a_model_of_which_no_input_is_known_is_not_run() -> None:
+    engine = EchoEngine()
+    engine.cold = True
+    model = echo_model(engine)
+    asker = Asker(model)
+    asker.check("check")
+    assert asker.answers["check"] == (Tell.RESULT, Cache.MISS, 200, b"")
+    assert engine.ran == 0
+    model.close()
+
+
 async def test_it_neither_joins_nor_fills_nor_asks_the_cache(start: Start) -> None:
     engine = EchoEngine()
     model = echo_model(engine)

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from inference_site.lib.errors import ApiError
 from inference_site.lib.record import Padding, Record
 from tests.support import onnx_models, onnx_types
 from tests.support.engines import answers, ask, binary_ask, load
@@ -249,8 +250,7 @@ def test_what_is_tried_in_the_warm_up_does_not_take_all_memory(tmp_path: Path, m
         nodes, "m", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [helper.make_tensor("fixed", TensorProto.INT64, [1], [5])],
     )  # fmt: skip
-    with pytest.raises(ModelError, match="does not run on zeros"):
-        load(save(tmp_path / "m.onnx", graph))
+    assert load(save(tmp_path / "m.onnx", graph)).cold
     assert {len(set(each["x"])) for each in found} <= {1, 2}
     assert max(max(each["x"]) for each in found) == 32  # 224 in each would be 10 GB
 
@@ -305,12 +305,61 @@ def test_sizes_that_vary_are_warmed_up_with_what_the_model_takes(tmp_path: Path)
     assert engine.read(engine.probe).arrays[0].shape == (1, 2, 32, 32)
 
 
-def test_a_model_that_takes_none_of_the_usual_sizes_needs_its_record(tmp_path: Path) -> None:
+def test_a_model_that_takes_none_of_the_usual_sizes_is_told_of_its_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = onnx_types.pooled(tmp_path / "m.onnx", size=300)
-    with pytest.raises(ModelError, match=r"does not run on zeros: .*\"warm_up\": \[\{"):
-        load(path)
+    assert load(path).cold
+    assert "does not run on zeros: " in caplog.text
+    assert '"warm_up": [{' in caplog.text
+    with pytest.raises(ModelError, match="does not run on zeros"):
+        load(path, Record(warm_up=({"image": (1, 2, 3, 3)},)))
     engine = load(path, Record(warm_up=({"image": (1, 2, 300, 310)},)))
     assert engine.read(engine.probe).arrays[0].shape == (1, 2, 300, 310)
+
+
+def picky(path: Path, least: int) -> Path:
+    """`ids` INT64 [batch, 2] -> `rows` FP32 [batch, 2, 2], from a table of 3; ids are `least` - 3 to `least` + 2."""
+    return onnx_models.write(
+        path,
+        [
+            helper.make_node("Sub", ["ids", "least"], ["place"]),
+            helper.make_node("Gather", ["table", "place"], ["rows"]),
+        ],
+        [onnx_types.info("ids", "INT64", ["batch", 2])],
+        [onnx_types.info("rows", "FP32", ["batch", 2, 2])],
+        {"least": np.array([least], np.int64), "table": np.arange(6, dtype="f4").reshape(3, 2)},
+    )
+
+
+def test_a_model_that_takes_no_zeros_is_warmed_up_with_ones(tmp_path: Path) -> None:
+    engine = load(picky(tmp_path / "m.onnx", 4))
+    assert not engine.cold
+    numbers = onnx_models.write(
+        tmp_path / "words.onnx",
+        [helper.make_node("Cast", ["words"], ["numbers"], to=TensorProto.FLOAT)],
+        [onnx_types.info("words", "BYTES", ["batch", 2])],
+        [onnx_types.info("numbers", "FP32", ["batch", 2])],
+        {},
+    )
+    assert not load(numbers).cold
+
+
+def test_a_model_that_takes_neither_serves_cold_until_an_input_has_run(tmp_path: Path) -> None:
+    engine = load(picky(tmp_path / "m.onnx", 100))
+    assert (engine.cold, engine.batches) == (True, True)
+    engine.shrink()
+    wrong, right = engine.read(b"[1,2]"), engine.read(b"[100,102]")
+    (result,) = engine.run([wrong]).results
+    assert isinstance(result, ApiError)  # nothing says that the engine is to blame
+    assert (result.status, result.code, engine.cold) == (422, "model_refused_input", True)
+    assert engine.run([wrong, right]).results[1] == b"[0.0,1.0,4.0,5.0]"
+    assert not engine.cold
+    assert engine.run([engine.read(engine.probe)]).results[0]
+    assert np.array_equal(engine.read(engine.probe).arrays[0], [[100, 102]])
+    (result,) = engine.run([wrong]).results
+    assert isinstance(result, ApiError)
+    engine.shrink()
 
 
 def test_the_shapes_of_the_record_are_run_before_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

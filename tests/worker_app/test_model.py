@@ -35,6 +35,18 @@ async def test_a_miss_then_a_hit(start: Start) -> None:
     assert stats["cache_hit_rate"] == 0.5
 
 
+async def test_who_does_not_fit_is_told_which_model_it_was_where_there_are_several(start: Start) -> None:
+    model = start(echo_model(EchoEngine()))
+    asker = Asker(model)
+    *_, alone = await asker.answer([1, 2])
+    model.configure(NodeSettings(), Record(), share=2)
+    *_, of_two = await asker.answer([1, 2])
+    assert json.loads(of_two)["error"] == f"echo: {json.loads(alone)['error']}"
+    assert json.loads(of_two)["code"] == json.loads(alone)["code"] == "wrong_input_size"
+    _, _, status, malformed = await asker.answer(b"[1,")
+    assert (status, json.loads(malformed)["error"].startswith("echo")) == (400, False)
+
+
 async def test_other_text_for_the_same_sample_is_a_hit_too(start: Start) -> None:
     engine = EchoEngine()
     asker = Asker(start(echo_model(engine)))

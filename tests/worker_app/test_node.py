@@ -281,6 +281,30 @@ async def test_what_was_done_before_an_unload_still_counts(start: Start, shelf: 
     assert [model["total_requests"] for model in stats["models"]] == [1]
 
 
+async def test_the_statistics_of_a_version_go_on_when_it_is_loaded_anew(start: Start, shelf: Shelf) -> None:
+    shelf.put("a", "1", "old")
+    node = start(shelf.node())
+    stream = FakeStream(uses=frozenset((1,)))
+    node.joined(stream)
+    for _ in range(3):
+        await ask(node, [1, 2])
+    shelf.put("a", "1", "new")
+    node.configure(wish(1, a=ModelSettings(order=1)))
+    await settled(node)
+
+    def counts() -> list[tuple[int, int, int]]:
+        found = [model["statistics"] for model in node_stats(node)["models"]]
+        return [(each["success"], each["cache_hits"], each["inferences"]) for each in found]
+
+    assert counts() == [(3, 2, 1)] * 2  # the old one is in use yet
+    await ask(node, [1, 2])
+    stream.uses = frozenset((2,))
+    node.collect()
+    assert counts() == [(4, 2, 2)]
+    assert node.statistics("a", "1").success == 4
+    assert node.statistics("a", "2").success == 0
+
+
 async def test_settings_of_a_model_are_in_force_at_once_and_only_some_need_a_new_engine(
     start: Start, shelf: Shelf
 ) -> None:
@@ -354,7 +378,7 @@ async def test_an_order_back_and_forth_leaves_one_instance(start: Start, shelf: 
 
 def test_an_empty_repository_serves_nothing_and_says_so(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     node = shelf.node()
-    assert "serves nothing until one is loaded" in caplog.text
+    assert "serves nothing until a model is loaded" in caplog.text
     with pytest.raises(ApiError, match="serves no model yet") as refused:
         node.find(None, None)
     assert refused.value.status == 503
@@ -545,6 +569,15 @@ async def test_the_model_of_a_plain_infer_never_changes_by_itself(start: Start, 
     with pytest.raises(ApiError) as refused:
         node.find(None, None)
     assert refused.value.code == "unknown_model"
+
+
+def test_who_serves_nothing_says_why(shelf: Shelf, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shelf.put("a", "1", "one")
+    shelf.node(models={"a": ModelSettings(loaded=False)})
+    assert "serves nothing until a model is loaded: a: unloaded" in caplog.text
+    caplog.clear()
+    Node("worker_1", Repository(folder=tmp_path / "empty"), shelf.make).load()
+    assert f"{tmp_path / 'empty'} holds none" in caplog.text
 
 
 async def test_the_model_of_a_plain_infer_is_that_of_the_file(start: Start, shelf: Shelf, tmp_path: Path) -> None:

@@ -155,17 +155,21 @@ def _warm_up(chart: Chart, patient: Patient) -> bool:
             chart.propose("warm_up", [shapes], f"it does not run in the sizes that a worker tries by itself: {reason}")
         chart.runs = True
         return True
-    chart.bad(
-        "run",
-        f"does not run on zeros, which a worker warms it up with: {reason}",
-        "export it so that zeros (for text: nothing) are a legal input",
-    )
-    return False
+    detail = f"does not run on zeros, which a worker warms it up with: {reason}"
+    fix = "export it so that zeros (for text: nothing) are a legal input"
+    if chart.record.warm_up is None and chart.record.padding is None:
+        chart.note("run", f"{detail}; nor perhaps on ones: then it serves cold, unchecked until an input has run", fix)
+        chart.runs = True
+    else:
+        chart.bad("run", detail, fix)
+    return chart.runs
 
 
 def look_at_values(chart: Chart, patient: Patient) -> None:
     """NaN and infinity, answers too large, and which output /infer serves."""
-    bad = {kind: _odd_outputs(chart, patient, kind) for kind in ("zeros", "unit", "normal")}
+    takes_zeros = _takes_zeros(chart, patient)
+    kinds = ("zeros", "unit", "normal") if takes_zeros else ("unit", "normal")
+    bad = {kind: _odd_outputs(chart, patient, kind) for kind in kinds}
     has_floats = any(NUMPY[each.datatype].kind == "f" and not feeds.is_mask(each) for each in patient.inputs)
     words = {"zeros": "zeros", "unit": "numbers from 0 to 1", "normal": "numbers around 0, negative ones too"}
     if not has_floats:
@@ -183,8 +187,21 @@ def look_at_values(chart: Chart, patient: Patient) -> None:
     elif where:
         chart.note("values", f"{names}: NaN or infinity for {where}", "send it only what it is made for")
     else:
-        chart.good("values", "finite for zeros and for random inputs")
+        chart.good("values", f"finite for {'zeros and for ' * takes_zeros}random inputs")
     _choose_output(chart, patient)
+
+
+def _zeros(chart: Chart, patient: Patient) -> feeds.Feed:
+    feed = feeds.zeros(patient.inputs, chart.recipe.lengths, patient.batch)
+    return feed | {each.name: np.ones_like(feed[each.name]) for each in patient.inputs if feeds.is_mask(each)}
+
+
+def _takes_zeros(chart: Chart, patient: Patient) -> bool:
+    try:
+        patient.run(_zeros(chart, patient))
+    except Exception:
+        return False
+    return True
 
 
 def _odd_outputs(chart: Chart, patient: Patient, kind: str) -> list[str]:
@@ -193,11 +210,7 @@ def _odd_outputs(chart: Chart, patient: Patient, kind: str) -> list[str]:
     recipe = Recipe(chart.recipe.lengths, chart.recipe.highs, kind)
     odd: dict[str, str] = {}
     for _ in range(1 if kind == "zeros" else 3):
-        if kind == "zeros":
-            feed = feeds.zeros(patient.inputs, chart.recipe.lengths, patient.batch)
-            feed |= {each.name: np.ones_like(feed[each.name]) for each in patient.inputs if feeds.is_mask(each)}
-        else:
-            feed = feeds.random(patient.inputs, recipe, patient.batch, rng)
+        feed = _zeros(chart, patient) if kind == "zeros" else feeds.random(patient.inputs, recipe, patient.batch, rng)
         for tensor, value in zip(patient.outputs, patient.run(feed), strict=True):
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 odd[tensor.name] = f"output {tensor.name!r}"

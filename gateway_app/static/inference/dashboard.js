@@ -48,6 +48,7 @@
     else if (worker.isolated) lines.push("Isolated in the admin: it stays connected and gets no requests.");
     else if (worker.draining) lines.push("Draining: it finishes what it has and takes no new requests.");
     else if (!worker.connected) lines.push("Disconnected: the gateway keeps trying to reach it.");
+    else if (worker.idle) lines.push("Idle: there is no model to serve.");
     if (worker.silent) lines.push("Silent: it does not even answer a ping.");
     if (breaker && breaker.cause && breaker.state === "OPEN") lines.push(`Cause: ${breaker.cause}.`);
     const errors = new Set([breaker && breaker.last_error, worker.last_error].filter(Boolean));
@@ -107,7 +108,7 @@
     row.querySelector("[data-link=edit]").href = `${editUrl}?name=${encodeURIComponent(worker.name)}`;
     const notesRow = row.querySelector(".notes");
     notesRow.hidden = !note;
-    notesRow.classList.toggle("trouble", worker.enabled && !worker.routable && !worker.draining && !worker.isolated);
+    notesRow.classList.toggle("trouble", worker.enabled && !worker.routable && !worker.idle && !worker.draining && !worker.isolated);
     row.classList.toggle("out", !worker.enabled);
     return row;
   }
@@ -151,7 +152,8 @@
 
   function paintGateway(gateway, workers) {
     const enabled = workers.filter((worker) => worker.enabled);
-    const up = enabled.filter((worker) => worker.routable).length;
+    const up = enabled.filter((worker) => worker.routable || worker.idle).length;
+    const idle = enabled.filter((worker) => worker.idle).length;
     const nodes = workers.map((worker) => worker.node).filter(Boolean);
     // The gateway's own hits never reach a worker, so they are in neither of the workers' counts.
     const served = nodes.reduce((sum, node) => sum + node.total_requests, gateway.hot_hits);
@@ -160,7 +162,7 @@
     const isolated = enabled.filter((worker) => worker.isolated).length;
     const draining = enabled.filter((worker) => worker.draining && !worker.isolated && !worker.routable).length;
     const down = enabled.length - up - draining - isolated;
-    const upNotes = [down && `${down} down`, isolated && `${isolated} isolated`, draining && `${draining} draining`, disabled && `${disabled} disabled`];
+    const upNotes = [idle && "no model to serve", down && `${down} down`, isolated && `${isolated} isolated`, draining && `${draining} draining`, disabled && `${disabled} disabled`];
     Live.fill(byId("gateway"), {
       up: `${up} of ${enabled.length}`,
       upNote: upNotes.filter(Boolean).join(" · ") || (enabled.length ? "all take requests" : "none to ask"),

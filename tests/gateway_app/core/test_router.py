@@ -439,7 +439,7 @@ def test_an_input_that_a_model_fails_on_is_the_clients_fault_once_a_second_worke
     blame(world, second)
     assert call.outcomes == [("refusal", 422)]
     assert [world.route(name).breaker.failures for name in (first, second)] == [0, 0]
-    assert world.router.in_flight == 0
+    assert (world.router.in_flight, world.router.second_opinions) == (0, 1)
 
 
 def test_a_worker_whose_model_fails_on_what_another_can_run_has_failed() -> None:
@@ -451,6 +451,7 @@ def test_a_worker_whose_model_fails_on_what_another_can_run_has_failed() -> None
         world.answer(second, Tell.RESULT)
         assert call.outcomes == [("result", b"[2]")]
         assert (world.route(first).breaker.failures, world.route(first).failures) == (count, count)
+        assert world.router.second_opinions == count
     assert second in world.route(first).breaker.last_error
 
 
@@ -459,6 +460,7 @@ def test_with_nobody_else_to_ask_the_only_worker_is_believed() -> None:
     call = world.submit()
     blame(world, "a")
     assert call.outcomes == [("refusal", 422)]
+    assert world.router.second_opinions == 0
 
 
 def test_a_worker_that_blames_inputs_now_and_then_is_tripped_by_its_error_rate() -> None:
@@ -489,7 +491,7 @@ def test_a_refusal_that_nobody_contradicts_is_the_answer(end: str) -> None:
     else:
         world.kill(second)
     assert call.outcomes == [("refusal", 422)]
-    assert call.route is world.route(first)
+    assert (call.route, world.router.second_opinions) == (world.route(first), 0)
 
 
 def test_a_sick_second_worker_does_not_outvote_a_slow_first_one() -> None:

@@ -84,6 +84,18 @@ def test_a_model_that_answers_nan_to_ordinary_inputs(tmp_path: Path) -> None:
     assert named(chart, "values").detail.startswith("output 'output': NaN or infinity for ordinary inputs (zeros, ")
 
 
+def test_a_model_that_takes_no_zeros_can_be_served_all_the_same(tmp_path: Path) -> None:
+    path = faulty_models.words(tmp_path / "m.onnx")
+    chart = answers(path)
+    assert (faults(chart), chart.runs) == ([], True)
+    runs = [finding for finding in chart.findings if finding.name == "run"]
+    assert [finding.ok for finding in runs] == [True, None]
+    assert "does not run on zeros" in runs[1].detail
+    assert named(chart, "values").detail == "finite for random inputs"
+    chart = answers(path, Record(warm_up=({"text": (1, 1)},)))
+    assert (faults(chart), chart.runs) == (["run"], False)
+
+
 def test_nan_for_some_inputs_alone_is_only_worth_knowing(tmp_path: Path) -> None:
     chart = answers(onnx_models.nan(tmp_path / "m.onnx"))
     assert faults(chart) == []
@@ -157,12 +169,6 @@ def test_a_file_that_cannot_be_loaded(spoil: Callable[[Path], object], detail: s
     assert "ONNXRuntimeError" not in named(chart, "file").detail
     assert not chart.runs
     assert chart.proposed == {}
-
-
-def test_a_model_that_runs_on_nothing_ordinary(tmp_path: Path) -> None:
-    chart = answers(faulty_models.words(tmp_path / "m.onnx"))
-    assert faults(chart) == ["run"]
-    assert not chart.runs
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,11 @@
   function notReady(health) {
     if (health.draining) return "Draining: this worker finishes what it has and stops once its gateways have left.";
     if (!health.ready) return "Starting: the model is being loaded and warmed up.";
-    if (!health.model.name) return "No model: put one into the repository, then load it.";
+    if (!health.model.name) {
+      if (!health.models.length) return "No model: put one into the repository, then load it.";
+      const serves = health.models.some((model) => model.state === "READY" && model.current);
+      return serves ? "No model of a plain /infer: requests must name one, or set one in the admin." : "No model is served; what each of them waits for is below.";
+    }
     return health.healthy ? "" : "Unhealthy: the engine does not run the model. The worker's log says why.";
   }
 
