@@ -36,7 +36,7 @@ BUCKETS = (16, 32, 48, 64, 96, 128)
 # --- Large inputs beside nginx -----------------------------------------------------------------------------------
 
 
-def images(directory: Path, pairs: int, seconds: int) -> list[Row]:
+def images(directory: Path, pairs: int, seconds: int, *, quick: bool = False) -> list[Row]:
     """A model that does next to nothing with an image, so that moving it is what is measured."""
     rows: list[Row] = []
     repository = directory / "images"
@@ -48,11 +48,12 @@ def images(directory: Path, pairs: int, seconds: int) -> list[Row]:
         pid = cluster.pids()["gateway"]
         binary = write_binary(directory / "binary", ({"input": rng.random(IMAGE, np.float32)} for _ in range(10)))
         text = write_load(directory / "text", 10, int(np.prod(IMAGE)), model="image")
-        for label, url, script in (
+        modes = (
             ("binary, repeated", infer_url(cluster, "image"), binary),
             ("binary, the model run each time", infer_url(cluster, "unkept"), binary),
             ("JSON (/infer), repeated", f"{cluster.gateway_url}/infer", text),
-        ):
+        )
+        for label, url, script in modes[-1:] if quick else modes:
             size_mb = (script.parent / "body0").stat().st_size / 1e6
             found = compare(url, pid, script, yardstick, pairs=pairs, seconds=seconds)
             rows.append(
@@ -93,23 +94,25 @@ def sentence(rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     }
 
 
-def sentences(directory: Path, seconds: int) -> list[Row]:
+def sentences(directory: Path, seconds: int, *, quick: bool = False) -> list[Row]:
     """The same sentences one by one, in batches of equal lengths, and in batches of buckets; every input new."""
     from tests.support.minilm import build
 
     repository = directory / "sentences"
-    padding = {"dimension": "sequence", "buckets": BUCKETS, "mask": "attention_mask"}
+    padding = {"dimension": "sequence", "buckets": BUCKETS[:1] if quick else BUCKETS, "mask": "attention_mask"}
     records: dict[str, dict[str, object]] = {
         "one by one": {"batches": False},
         "batches of equal length": {},
         "batches with buckets": {"padding": padding},
     }
+    if quick:
+        records = {label: records[label] for label in list(records)[1:]}
     first = directory / "minilm.onnx"
     build(first)
     for number, record in enumerate(records.values()):
         publish(repository, f"m{number}", 1, linked(first), {**NOTHING_KEPT, **record})
     rng = np.random.default_rng(1)
-    requests = [sentence(rng) for _ in range(2000)]
+    requests = [sentence(rng) for _ in range(200 if quick else 2000)]
     script = write_binary(directory / "texts", requests, "sentence_embedding")
     session = ort.InferenceSession(first, providers=["CPUExecutionProvider"])
     rates, lines = [], []
@@ -120,18 +123,18 @@ def sentences(directory: Path, seconds: int) -> list[Row]:
             url = infer_url(cluster, f"m{number}")
             worst = max(
                 float(np.abs(ask(url, each, "sentence_embedding") - session.run(["sentence_embedding"], each)[0]).max())
-                for each in requests[:50]
+                for each in requests[: 5 if quick else 50]
             )
             if worst > TOLERANCE:
                 raise BenchError(f"{label}: an answer differs from ONNX Runtime's own by {worst}")
-            load = wrk(url, script, connections=64, seconds=3 * seconds)
+            load = wrk(url, script, connections=64, seconds=seconds if quick else 3 * seconds)
             rates.append(load.per_s)
             lines.append(f"{label} {load.per_s:,.0f} (largest difference {worst:.0e}, {load.errors} errors)")
     return [
         (
             f"sentences of {LENGTHS[0]} to {LENGTHS[1] - 1} tokens at 64 connections: sentences/s",
-            f"{'; '.join(lines)}; buckets gain **{rates[2] / rates[1]:.2f}** over equal lengths, "
-            f"{rates[2] / rates[0]:.2f} over one by one",
+            f"{'; '.join(lines)}; buckets gain **{rates[-1] / rates[-2]:.2f}** over equal lengths, "
+            f"{rates[-1] / rates[0]:.2f} over the first",
         )
     ]
 
@@ -182,12 +185,12 @@ async def _ask_by_grpc(address: str, seconds: float) -> int:
     return answered
 
 
-def rows(directory: Path, pairs: int, seconds: int, only: Iterable[str] = ()) -> list[Row]:
-    """All of it, or the parts named."""
+def rows(directory: Path, pairs: int, seconds: int, only: Iterable[str] = (), *, quick: bool = False) -> list[Row]:
+    """All of it, or the parts named; quick: of each only enough to see that it works."""
     parts: dict[str, Callable[[], list[Row]]] = {
-        "images": lambda: images(directory, pairs, seconds),
-        "compute": lambda: compute(directory, seconds),
-        "sentences": lambda: sentences(directory, seconds),
+        "images": lambda: images(directory, pairs, seconds, quick=quick),
+        "compute": lambda: compute(directory, seconds, quick=quick),
+        "sentences": lambda: sentences(directory, seconds, quick=quick),
         "grpc": lambda: grpc(directory, seconds),
     }
     return [row for name in (only or parts) for row in parts[name]()]
@@ -199,13 +202,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=(), choices=("images", "compute", "sentences", "grpc"))
     parser.add_argument("--pairs", type=int, default=3, help="runs of each kind beside nginx (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=4, help="length of a run (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="of each only enough to see that it works")
     options = parser.parse_args()
     for needed in ("wrk", "nginx"):
         tool(needed)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)  # nginx's workers may be another user
-        for label, result in rows(directory, options.pairs, options.seconds, options.only):
+        for label, result in rows(directory, options.pairs, options.seconds, options.only, quick=options.quick):
             print(f"| {label} | {result} |", flush=True)
 
 

@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="length of a run (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=1_000_000, help="for the memory (default: %(default)s)")
     parser.add_argument("--simulated", type=int, default=300_000, help="requests of each system (default: %(default)s)")
+    parser.add_argument("--without-protocol", action="store_true", help="leaves out what bench/protocol.py measures")
     options = parser.parse_args()
     for needed in ("wrk", "nginx"):
         tool(needed)
@@ -141,7 +142,8 @@ def main() -> None:
         model = mlp(directory / "mlp64.onnx", sizes=(64, 128, 10))
         rows = throughput(directory, model, options.pairs, options.seconds, options.requests)
         rows += balance() + batches(directory, options.seconds)
-        rows += protocol.rows(directory, options.pairs, options.seconds)
+        if not options.without_protocol:
+            rows += protocol.rows(directory, options.pairs, options.seconds)
         print("| measured | result |\n|---|---|")
         for label, result in rows:
             print(f"| {label} | {result} |")

@@ -149,7 +149,7 @@ def nginx(directory: Path) -> Iterator[str]:
 
 def compare(url: str, gateway_pid: int, script: Path, yardstick: str, *, pairs: int, seconds: int) -> Comparison:
     """Alternates runs on `url` and on the yardstick."""
-    wrk(url, script, seconds=2)
+    wrk(url, script, seconds=min(2, seconds))
     ours: list[Load] = []
     theirs: list[Load] = []
     cpu: list[float] = []

@@ -24,6 +24,7 @@ def test_the_benchmark_prints_its_table(require_tool: Callable[[str], str]):
         "1000",
         "--simulated",
         "1000",
+        "--without-protocol",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=380, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,3 +39,21 @@ def test_the_benchmark_prints_its_table(require_tool: Callable[[str], str]):
         assert f"| {row}" in done.stdout
     for text in ("0 errors", "max/mean 1.0", "mean batch size", "Requests/sec", "P99", "| round robin |"):
         assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "row"),
+    [
+        ("images", "1×3×224×224 float32"),
+        ("compute", "512→2048→2048→100"),
+        ("sentences", "sentences of"),
+        ("grpc", "gRPC"),
+    ],
+)
+def test_each_part_of_the_protocol_is_measured(require_tool: Callable[[str], str], part: str, row: str):
+    for tool in ("wrk", "nginx"):
+        require_tool(tool)
+    command = [sys.executable, "bench/protocol.py", "--only", part, "--quick", "--pairs", "1", "--seconds", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"| {row}" in done.stdout

@@ -235,7 +235,7 @@ def test_a_killed_worker_comes_back_with_every_model(running: Cluster, repositor
 
 
 def test_a_rolling_restart_and_new_versions(running: Cluster, repository: Path) -> None:
-    """While everything is restarted one by one a new version is loaded, twice: nothing is lost, nothing goes back."""
+    """While everything is restarted one by one two new versions are loaded: nothing is lost, nothing goes back."""
     marks, others = Marks({1}), Marks({11})
     loaded = [0.0]
     with (
@@ -243,14 +243,13 @@ def test_a_rolling_restart_and_new_versions(running: Cluster, repository: Path) 
         Load(running.gateway_url, cases("beta", others, 3_000), connections=10, rate=100) as beside,
     ):
         load.wait_for(50)
-        for times in (1, 2):
-            version = times + 1
-            os.kill(running.process.pid, signal.SIGHUP)
+        os.kill(running.process.pid, signal.SIGHUP)
+        for version in (2, 3):
             marks.allowed.add(version)
             publish(repository, "alpha", version, marked(version, work=200))
             assert v2.load(running.gateway_url, "alpha")[0] == 200
             loaded.append(time.monotonic())
-            wait_until("all have been restarted", partial(restarted, running, times), 100.0)
+        wait_until("all have been restarted", partial(restarted, running), 100.0)
         load.wait_for(50)
     load.report.assert_no_failure()
     beside.report.assert_no_failure()
@@ -259,8 +258,8 @@ def test_a_rolling_restart_and_new_versions(running: Cluster, repository: Path) 
         assert seen >= newest, f"an answer of version {seen}, {answer.began - loaded[newest - 1]:.2f} s after {newest}"
 
 
-def restarted(cluster: Cluster, times: int) -> bool:
-    return cluster.log.count("all have been restarted, in") >= times
+def restarted(cluster: Cluster) -> bool:
+    return "all have been restarted, in" in cluster.log
 
 
 def test_the_only_model_answers_plain_requests_whatever_comes_later(make_cluster: Make, tmp_path: Path) -> None:
