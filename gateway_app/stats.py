@@ -152,18 +152,19 @@ def _workers(gateway: Gateway, entries: tuple[WorkerEntry, ...]) -> list[dict[st
     routes = {entry.name: gateway.lineup.routes(entry.name) for entry in entries}
     answered = sum(route.requests for found in routes.values() for route in found)
     no_model = bool(no_model_wanted(gateway))
-    rows = []
-    for entry in entries:
-        link = gateway.links.get(entry.name)
-        row = _worker(entry, routes[entry.name], link, shares.get(entry.name, 0.0), answered)
-        rows.append({**row, "idle": no_model and not row["routable"] and _is_well(entry, link)})
-    return rows
+    return [
+        _worker(
+            entry, routes[entry.name], gateway.links.get(entry.name), shares.get(entry.name, 0.0), answered, no_model
+        )
+        for entry in entries
+    ]
 
 
 def _worker(
-    entry: WorkerEntry, routes: list[Route], link: WorkerLink | None, key_share: float, answered: int
+    entry: WorkerEntry, routes: list[Route], link: WorkerLink | None, key_share: float, answered: int, no_model: bool
 ) -> dict[str, Any]:
     requests = sum(route.requests for route in routes)
+    routable = any(route.routable for route in routes)
     return {
         "name": entry.name,
         "address": entry.address,
@@ -173,7 +174,8 @@ def _worker(
         "isolated": entry.isolated,
         "silent": any(route.silent for route in routes),
         "connected": link is not None and link.ready,
-        "routable": any(route.routable for route in routes),
+        "routable": routable,
+        "idle": no_model and not routable and _is_well(entry, link),
         "in_flight": sum(route.in_flight for route in routes),
         "limit": sum(route.limit for route in routes if route.up or len(routes) == 1),
         "requests": requests,
