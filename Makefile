@@ -7,9 +7,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Each test process runs clusters of its own, so more of them than this want more than two cores. The tests of a file go
-# to one process, which starts what they share once.
-TEST_PROCESSES ?= 2
+# Each test process runs clusters of its own and waits for them half of the time: three keep two cores busy.
+TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench faults proto clean
@@ -21,7 +20,7 @@ run: $(VENV)/.installed ## a gateway and three workers on the bundled model; Ctr
 	@exec $(BIN)/python manage.py runcluster
 
 test: $(VENV)/.installed-dev ## the whole test suite; PYTEST_ARGS="-k ring" for a part
-	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
