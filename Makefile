@@ -7,7 +7,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Each test process runs clusters of its own and waits for them half of the time: three keep two cores busy.
+# Each test process runs clusters of its own and waits for them half of the time: three keep two cores busy. Who has no
+# tests left takes over some of another one, or the last would end minutes after the others.
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
@@ -20,7 +21,7 @@ run: $(VENV)/.installed ## a gateway and three workers on the bundled model; Ctr
 	@exec $(BIN)/python manage.py runcluster
 
 test: $(VENV)/.installed-dev ## the whole test suite; PYTEST_ARGS="-k ring" for a part
-	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
