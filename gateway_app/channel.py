@@ -25,6 +25,7 @@ _INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
 _RESULT, _REFUSED, _FAILED, _GONE = map(int, (Tell.RESULT, Tell.REFUSED, Tell.FAILED, Tell.GONE))
 _HELLO = int(Tell.HELLO)
 _LAST_CACHE = max(Cache)
+_ROOM = bytes(14)  # for the head of a WebSocket frame
 # Of so many checks the answers are awaited; older ones had none.
 MAX_CHECKS = 1024
 
@@ -218,7 +219,9 @@ class Channel(WSListener):
     def _flush(self) -> None:
         out = self._out
         if out and self._transport is not None:
-            self._transport.send(WSMsgType.BINARY, b"".join(out))
+            # The one copy that masking needs: picows masks it in place, and writes its head before it.
+            message = bytearray().join((_ROOM, *out))
+            self._transport.send_reuse_external_bytearray(WSMsgType.BINARY, message, len(_ROOM))
         out.clear()
         self._out_bytes = 0
 

@@ -256,7 +256,7 @@ class WorkerLink:
         while self.in_flight and self._clock() < deadline:
             await asyncio.sleep(0.02)
             for router in {call.route.router for call in self.pending()}:
-                router.expire([call for call in self.pending() if call.route.router is router])
+                router.attempts.expire([call for call in self.pending() if call.route.router is router])
         self._task.cancel()
         if self._leaving is not None:
             self._leaving.cancel()

@@ -80,7 +80,7 @@ class Child:
             # Clients that wait for a process which has only been started again are answered before it goes.
             waited_for = self.spec.overlaps and self._was_ready and not process.is_ready and len(alive) == 1
             process.told = True
-            process.drain(GRACE_S if self.spec.overlaps else 0, end_s, signalled=not waited_for)
+            process.drain(GRACE_S if self.spec.overlaps else 0, end_s, last=True, signalled=not waited_for)
         self.spec.listener.close()
         self._wake.set()
 
@@ -143,7 +143,7 @@ class Child:
         self._log(f"{self.spec.name} started, pid {process.pid}")
         if self._stopping:  # since a moment ago
             process.told = True
-            process.drain(0, 0)
+            process.drain(0, 0, last=True)
         return process
 
     def _changed(self, process: Process) -> None:

@@ -10,9 +10,9 @@ PARENT_FD = "INFERENCE_PARENT_FD"
 
 # What a process says: it serves; it has been told to stop, by whomever, and is about to.
 READY, DRAINING = "ready", "draining"
-# What it is told: that another process serves on the same socket until it is ready; and "drain ACCEPT_S END_S", to
-# accept connections for so long still, and to let go of everything after so long.
-SUCCEED, DRAIN = "succeed", "drain"
+# What it is told: that another process serves on the same socket until it is ready; that none is to serve there after
+# it; and "drain ACCEPT_S END_S", to accept connections for so long still, and to let go of everything after so long.
+SUCCEED, LAST, DRAIN = "succeed", "last", "drain"
 
 
 class Parent:

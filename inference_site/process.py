@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from inference_site.parent import DRAIN, DRAINING, PARENT_FD, READY, SUCCEED
+from inference_site.parent import DRAIN, DRAINING, LAST, PARENT_FD, READY, SUCCEED
 
 LONGEST_LINE_BYTES = 16_384
 # From the end of its drain to its last breath; after that it is killed.
@@ -70,13 +70,15 @@ class Process:
         loop.add_reader(self._socket, self._hear)
         self._waiting = loop.create_task(self._wait(read_fd), name=f"process {self.pid}")
 
-    def drain(self, accept_s: float, end_s: float, *, signalled: bool = True) -> None:
+    def drain(self, accept_s: float, end_s: float, *, last: bool = False, signalled: bool = True) -> None:
         """It shall accept connections for so long still and end after so long, `TAIL_S` later it is killed.
 
-        Without a signal, one that is only starting gets ready first.
+        last: nobody is to serve on its socket after it. Without a signal, one that is only starting gets ready first.
         """
         if self.end:
             return
+        if last:
+            self._tell(LAST)
         self._tell(f"{DRAIN} {accept_s:g} {end_s:g}")
         if signalled:
             with suppress(ProcessLookupError):

@@ -19,9 +19,10 @@ import uvicorn
 from django.conf import settings
 
 from inference_site import lifecycle
+from inference_site.backlog import take_no_more
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.lib.frames import BULK_BYTES, MESSAGE_BYTES
-from inference_site.parent import DRAIN, DRAINING, READY, SUCCEED, Parent
+from inference_site.parent import DRAIN, DRAINING, LAST, READY, SUCCEED, Parent
 from inference_site.streaming import StreamProtocol
 from inference_site.v2.rest import Rest
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 GRACE_S, DRAIN_S = 1.0, 5.0
 # Who has connected before that may take this long to send something, or to hear that the connection ends.
 LINGER_S = 1.0
+# Who is in the middle of connecting when nobody new gets in any more has done so by then.
+HANDSHAKE_S = 0.05
 BACKLOG = 2048
 
 
@@ -43,6 +46,7 @@ class Server(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
         self._parent = Parent()
         self._accept_until = self._end_by = 0.0
+        self._last = self._parent.socket is None  # to accept on its socket: no other process is to serve there
         self._listeners: list[socket.socket] = []
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -117,6 +121,10 @@ class Server(uvicorn.Server):
             self._parent.say(DRAINING)
             while time.monotonic() < self._accept_until:
                 await asyncio.sleep(0.02)
+            if self._last:
+                for listener in self._listeners:
+                    take_no_more(listener)
+                await asyncio.sleep(HANDSHAKE_S)
             await self._stop_accepting()
             linger_until = time.monotonic() + LINGER_S
             while time.monotonic() < self._end_by:
@@ -173,10 +181,13 @@ class Server(uvicorn.Server):
             for name, *values in self._parent.orders():
                 if name == SUCCEED:
                     lifecycle.service().succeeds = True
+                elif name == LAST:
+                    self._last = True
                 elif name == DRAIN:
                     self.begin_drain(*map(float, values))
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._parent.socket)  # type: ignore[arg-type]
+            self._last = True
             logger.warning("the supervisor has gone, so this process stops too")
             self._told_to_stop()
 

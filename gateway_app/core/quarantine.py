@@ -86,7 +86,7 @@ class Quarantine:
         if self.waiting:
             for call in [call for call, until in self.waiting.items() if now >= until]:
                 if now >= call.deadline:
-                    self._router.time_out(call)
+                    self._router.attempts.time_out(call)
                 elif self.leave(call):
                     call.released = True
                     self._router.dispatch(call, now)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from gateway_app.core import refusals
+from gateway_app.core.attempts import Attempts
 from gateway_app.core.breaker import Breaker, Cause, State
 from gateway_app.core.budget import RetryBudget
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Nobody, Owners, Route
 from gateway_app.core.pace import Pace
 from gateway_app.core.policy import Policy
 from gateway_app.core.quarantine import Quarantine
-from gateway_app.core.suspects import Suspects, Verdict
-from gateway_app.core.watch import MAX_ATTEMPTS, Watch
-from inference_site.lib.errors import ApiError
+from gateway_app.core.suspects import Suspects
+from gateway_app.core.watch import Watch
 from inference_site.lib.frames import Cache, Tell
 
-# A larger input is not sent a second time.
-REPLAY_BYTES = 4 * 2**20
 # What a worker that comes back gets of its share at once.
 RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED, _GONE = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED), int(Tell.GONE)
@@ -47,6 +44,7 @@ class Router:
         self.budget = RetryBudget()
         self.suspects = Suspects(clock)
         self.quarantine = Quarantine(self, clock)
+        self.attempts = Attempts(self, clock)
         self.retries = 0
         self.spills = 0
         self.hedges = 0
@@ -95,7 +93,7 @@ class Router:
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for this call any more."""
-        self.cancelled += self._take_back(call)
+        self.cancelled += self.attempts.take_back(call)
 
     # What a link reports.
 
@@ -105,7 +103,7 @@ class Router:
         route.in_flight -= 1
         call.flying = False
         if kind in _ANSWERS:
-            if kind == _REFUSED and _BLAME in payload and self._asks_another(call, status, payload):
+            if kind == _REFUSED and _BLAME in payload and self.attempts.asks_another(call, status, payload):
                 return
             if call.permit < 0 and route.slow_s:
                 self.probed(route, call.permit, self._clock() - call.sent_at if cache == _MISS else None)
@@ -113,7 +111,7 @@ class Router:
                 route.breaker.success(call.permit)
             route.requests += 1
             if call.suspect or call.hedge is not None or call.first is not None or call.blamed_by is not None:
-                self._settled(call)
+                self.attempts.settled(call)
                 blamed_by = (call.first or call).blamed_by
                 if blamed_by is not None:
                     self.second_opinions += 1
@@ -133,14 +131,14 @@ class Router:
             first = call.first or call
             first.busy_us = min(first.busy_us or time_us, time_us)
             first.attempts -= 1  # nothing was done there
-            self.retry(call, "is full", nothing_done=True)
+            self.attempts.retry(call, "is full", nothing_done=True)
         elif kind == _GONE:
-            self._gone(call)
+            self.attempts.gone(call)
         elif kind == _EXPIRED:
             route.breaker.release(call.permit)
-            self.time_out(call)
+            self.attempts.time_out(call)
         else:
-            self._failed(call, payload.decode(errors="replace") or f"answered with frame kind {kind}")
+            self.attempts.failed(call, payload.decode(errors="replace") or f"answered with frame kind {kind}")
 
     def probed(self, route: Route, permit: int, took_s: float | None) -> None:
         """A worker that had been slow has answered a probe; `took_s` is None if that says nothing about its pace."""
@@ -161,7 +159,7 @@ class Router:
                 route.in_flight -= 1
                 call.flying = False
                 self.quarantine.free(call)
-                self._failed(call, reason, Cause.UNREACHABLE)
+                self.attempts.failed(call, reason, Cause.UNREACHABLE)
 
     def silent(self, route: Route, reason: str) -> None:
         """A worker that has calls says nothing, not even that it lives: others get them, if there are others."""
@@ -169,7 +167,7 @@ class Router:
         if route.link is None or not route.breaker.trip(Cause.SILENT, reason):
             return
         for call in [each for each in route.link.pending() if each.route is route]:
-            if call.flying and self.pass_on(call, reason):
+            if call.flying and self.attempts.pass_on(call, reason):
                 route.failures += 1
 
     def speaks(self, route: Route) -> None:
@@ -223,7 +221,7 @@ class Router:
 
     def dispatch(self, call: Call, now: float) -> None:
         routes, policy = self.routes, self.policy
-        if (call.suspect or self.suspects.watching) and self._is_refused(call):
+        if (call.suspect or self.suspects.watching) and self.attempts.is_refused(call):
             return
         owners = self.ring.owners(call.key)
         bound = None
@@ -261,11 +259,11 @@ class Router:
         if call.suspect and any(each.up and each.suspect and each not in call.tried for each in routes.values()):
             self._keep(call)
         else:
-            self._give_up(call)
+            self.attempts.give_up(call)
 
     def _keep(self, call: Call) -> None:
         if not self.quarantine.wait(call):
-            self._give_up(call)
+            self.attempts.give_up(call)
 
     def send(self, call: Call, route: Route, now: float) -> bool:
         if route.in_flight >= route.limit or route.link is None or (call.tried and route in call.tried):
@@ -309,170 +307,6 @@ class Router:
             route.ramp_from = None
             return False
         return call.key & 0xFFFF >= max(RAMP_START, part) * 0x10000
-
-    def _asks_another(self, call: Call, status: int, payload: bytes) -> bool:
-        """A model that fails on an input and not on others: whether another worker is heard about who is to blame."""
-        first, beside = call.first or call, call.first or call.hedge
-        if first.blamed_by is not None:
-            return False
-        asked = beside is not None and beside.flying
-        if not asked and (first.attempts >= MAX_ATTEMPTS or self.other(call) is None or not self.may_repeat(call)):
-            return False
-        call.route.breaker.release(call.permit)
-        self.quarantine.free(call)
-        first.blamed_by, first.refusal = call.route, (status, payload)
-        self.retry(call, "its model failed on this input", paid=True)
-        return True
-
-    def _gone(self, call: Call) -> None:
-        """The worker does not have the model under that number any more: nothing was done."""
-        route = call.route
-        route.breaker.release(call.permit)
-        (call.first or call).attempts -= 1
-        again = route.up and route.number != call.number  # it has it under another one
-        if not again:
-            route.up = False
-        self.retry(call, "has unloaded the model", nothing_done=True, again=again)
-
-    # Ends.
-
-    def _settled(self, call: Call) -> None:
-        """A call that was more than one attempt, or watched, has its answer."""
-        if call.suspect:
-            self.suspects.answered(call.key)
-            self.quarantine.free(call)
-        other = call.first or call.hedge
-        if other is not None and other.flying:
-            if other is call.first:  # it takes longer than this: else a slow worker would never look slow
-                other.route.pace.add(self._clock() - other.sent_at)
-            self.withdraw(other)
-        self.hedge_wins += call.first is not None
-
-    def expire(self, calls: Iterable[Call]) -> None:
-        """Ends those whose time has passed: for a link that is being retired, at which `tick` does not look."""
-        now = self._clock()
-        for call in [call for call in calls if now >= call.deadline]:
-            if call.flying:
-                self.withdraw(call)
-                self.time_out(call)
-
-    def withdraw(self, call: Call, *, failed: bool = False) -> None:
-        """Takes a call back from its worker; a late answer is dropped."""
-        route = call.route
-        route.in_flight -= 1
-        call.flying = False
-        call.link.withdraw(call)
-        if failed:
-            route.failures += 1
-            route.breaker.failure(call.permit, "no answer in time")
-        else:
-            route.breaker.release(call.permit)
-        self.quarantine.free(call)
-
-    def _take_back(self, call: Call) -> bool:
-        """Takes back all that is under way for a call; whether anything was."""
-        waited = self.quarantine.leave(call)
-        flying = [each for each in (call, call.hedge) if each is not None and each.flying]
-        for each in flying:
-            self.withdraw(each)
-        return waited or bool(flying)
-
-    # Second attempts.
-
-    def _failed(self, call: Call, reason: str, cause: Cause = Cause.FAILURES) -> None:
-        call.route.failures += 1
-        call.route.breaker.failure(call.permit, reason, cause)
-        self.retry(call, reason)
-
-    def retry(
-        self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False, again: bool = False
-    ) -> None:
-        """What is done with a call that a worker did not answer; `again`: that worker may be asked once more."""
-        first = call.first or call
-        if not again:
-            first.tried += (call.route,)
-        if any(each is not None and each.flying for each in (first, first.hedge)):
-            return  # the other attempt goes on
-        call = first
-        if self._clock() >= call.deadline:
-            self.time_out(call)
-        elif call.attempts >= MAX_ATTEMPTS:
-            self._refuse_failed(call, reason)
-        elif nothing_done or paid or self.may_repeat(call):
-            self.retries += not nothing_done
-            self.dispatch(call, self._clock())
-        else:
-            self._refuse_failed(call, reason)
-
-    def pass_on(self, call: Call, reason: str) -> bool:
-        """Gives a call to another worker, if that may be; else it goes on waiting."""
-        if (call.first or call).attempts >= MAX_ATTEMPTS or self.other(call) is None or not self.may_repeat(call):
-            return False
-        self.withdraw(call)
-        self.retry(call, reason, paid=True)
-        return True
-
-    def other(self, call: Call) -> Route | None:
-        """The first owner that could take a call at once, besides those who have it or had it."""
-        tried = (*(call.first or call).tried, call.route)
-        for name in self.ring.owners(call.key):
-            route = self.routes[name]
-            if route.routable and route.in_flight < route.limit and route not in tried:
-                return route
-        return None
-
-    def may_repeat(self, call: Call, *, spare: bool = False) -> bool:
-        """Whether a second worker may get what a first one was sent; `spare`: though the first one may yet answer."""
-        if len(call.payload) > REPLAY_BYTES:
-            return False
-        if call.suspect:  # as many as were in flight on a worker that was lost, one at a time: no storm
-            self.budget.spend()
-            return True
-        if self.budget.withdraw(self.policy.retry_ratio, spare=spare):
-            return True
-        self.budget_exhausted += not spare
-        return False
-
-    def time_out(self, call: Call) -> None:
-        call = call.first or call
-        self._take_back(call)
-        self.expired += 1
-        call.on_error(self._too_late(call))
-
-    def _too_late(self, call: Call) -> ApiError:
-        return refusals.too_late(call.timeout_s or self.policy.timeout_s)
-
-    def _refuse_failed(self, call: Call, reason: str) -> None:
-        if call.suspect and self._is_refused(call):
-            return
-        if call.blamed_by is not None and call.refusal is not None:  # nobody has said otherwise
-            call.route = call.blamed_by
-            call.on_refusal(*call.refusal)
-        else:
-            call.on_error(refusals.failed(call, reason))
-
-    def _is_refused(self, call: Call) -> bool:
-        """Looks at what is known of a call's input by now; whether it has been answered with a refusal."""
-        verdict = self.quarantine.judge(call)
-        call.suspect = verdict is not Verdict.CLEAR and not call.released
-        if verdict not in (Verdict.PENDING, Verdict.GUILTY):
-            return False
-        self.suspects_refused += 1
-        call.on_error(refusals.ends_workers() if verdict is Verdict.GUILTY else refusals.under_suspicion())
-        return True
-
-    def _give_up(self, call: Call) -> None:
-        routes = self.routes.values()
-        if call.attempts:
-            self._refuse_failed(call, call.tried[-1].breaker.last_error or "no answer")
-        elif not routes:
-            call.on_error(refusals.no_workers())
-        elif any(route.up and route.breaker.state is not State.OPEN for route in routes):
-            self.shed += 1
-            in_time = call.busy_us / 1e6 < call.deadline - self._clock()
-            call.on_error(refusals.overloaded(call) if in_time else self._too_late(call))
-        else:
-            call.on_error(refusals.no_worker_available(routes))
 
     # Breakers.
 

@@ -54,14 +54,14 @@ class Watch:
         router, age_s = self._router, now - call.sent_at
         if now >= call.deadline:
             # A client in a hurry says nothing about the worker.
-            router.withdraw(call, failed=2 * age_s >= router.policy.timeout_s)
-            router.time_out(call)
+            router.attempts.withdraw(call, failed=2 * age_s >= router.policy.timeout_s)
+            router.attempts.time_out(call)
         elif call.permit < 0 and age_s >= probe_s:
             reason = f"no answer to a probe within {probe_s:.1f} s"
             call.route.failures += 1
             call.route.breaker.failure(call.permit, reason)
             call.permit = 0  # it is no probe any more
-            router.pass_on(call, reason)
+            router.attempts.pass_on(call, reason)
         else:
             self._hedge(call, now)
 
@@ -70,8 +70,8 @@ class Watch:
         router, hedge = self._router, Hedge(call)
         if router.quarantine.is_watched(call):  # it may end both
             return
-        route = router.other(call)
-        if route is not None and router.may_repeat(call, spare=True) and router.send(hedge, route, now):
+        route = router.attempts.other(call)
+        if route is not None and router.attempts.may_repeat(call, spare=True) and router.send(hedge, route, now):
             call.hedge = hedge
             call.attempts += 1
             router.hedges += 1

@@ -101,7 +101,7 @@ class Bench:
         for _ in range(round(seconds / TICK_S)):
             self.now += TICK_S
             for name in NAMES:
-                self.router.expire([call for call in self.sent if call.route.name == name])
+                self.router.attempts.expire([call for call in self.sent if call.route.name == name])
             self.router.tick()
 
     def waiting(self) -> list[Asker]:

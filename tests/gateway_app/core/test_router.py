@@ -8,10 +8,11 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.core import call as call_module
+from gateway_app.core.attempts import REPLAY_BYTES
 from gateway_app.core.breaker import BreakerConfig, Cause, State
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.core.router import REPLAY_BYTES, Router
+from gateway_app.core.router import Router
 from inference_site.lib.frames import Tell
 from tests.gateway_app.core.fleet import PATIENT, PLAIN, QUICK, TIMEOUT_S, Clock, World
 

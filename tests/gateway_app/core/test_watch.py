@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from gateway_app.core.attempts import REPLAY_BYTES
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.budget import MINIMUM
-from gateway_app.core.router import REPLAY_BYTES
 from gateway_app.core.watch import HEDGE_FLOOR_S, PROBE_FLOOR_S, SLOW_LOOKS
 from inference_site.lib.frames import Tell
 from tests.gateway_app.core.fleet import PATIENT, PLAIN, RecordingCall, World
