@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from gateway_app.modeladmin import ModelRecordAdmin
-from gateway_app.models import BreakerEvent, ModelRecord, Revision, Tuning, Worker
+from gateway_app.models import Event, ModelRecord, Revision, Tuning, Worker
 from gateway_app.modelstates import model_states
 from gateway_app.recordedadmin import ModelAdmin, RecordedAdmin
 from inference_site.lib.catalog import State
@@ -198,8 +198,8 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
 
-@admin.register(BreakerEvent)
-class BreakerEventAdmin(ReadOnlyAdmin):
+@admin.register(Event)
+class EventAdmin(ReadOnlyAdmin):
     """What happened to breakers, as each gateway saw it."""
 
     list_display = ("moment", "worker", "before", "after", "reason", "gateway")
@@ -207,7 +207,7 @@ class BreakerEventAdmin(ReadOnlyAdmin):
     search_fields = ("reason", "gateway")
 
     @admin.display(description="at", ordering="at")
-    def moment(self, event: BreakerEvent) -> str:
+    def moment(self, event: Event) -> str:
         return f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
 
 

@@ -20,7 +20,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "workers_admin_url": reverse("admin:gateway_app_worker_changelist"),
         "models_admin_url": reverse("admin:gateway_app_modelrecord_changelist"),
         "upload_url": reverse("admin:model_upload"),
-        "events_admin_url": reverse("admin:gateway_app_breakerevent_changelist"),
+        "events_admin_url": reverse("admin:gateway_app_event_changelist"),
         "add_worker_url": reverse("admin:gateway_app_worker_add"),
     }
     return render(request, "gateway/dashboard.html", context)

@@ -17,13 +17,13 @@ from datetime import datetime
 from django.db import connections, transaction
 from django.utils import timezone
 
-from gateway_app.models import BreakerEvent
+from gateway_app import models
 
 logger = logging.getLogger(__name__)
 
 RECENT = 100
 PENDING = 1000
-KEPT = 10_000
+KEPT = 100_000
 REASON = 1000  # characters
 STOP_S = 1.0
 
@@ -120,7 +120,7 @@ class EventLog:
 
 def _write(gateway: str, events: Sequence[Event]) -> None:
     rows = [
-        BreakerEvent(
+        models.Event(
             at=event.at,
             gateway=gateway[:300],
             worker=event.worker[:100],
@@ -131,9 +131,9 @@ def _write(gateway: str, events: Sequence[Event]) -> None:
         for event in events
     ]
     with transaction.atomic():
-        BreakerEvent.objects.bulk_create(rows)
-        for last in BreakerEvent.objects.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]:
-            BreakerEvent.objects.filter(id__lte=last).delete()
+        models.Event.objects.bulk_create(rows)
+        for last in models.Event.objects.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]:
+            models.Event.objects.filter(id__lte=last).delete()
 
 
 async def _in_daemon_thread(function: Callable[[], None]) -> None:

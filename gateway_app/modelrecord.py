@@ -156,6 +156,7 @@ class ModelRecord(Recorded):
 
     class Meta:
         verbose_name = "model"
+        permissions = (("operate_modelrecord", "Can load and unload models"),)
         ordering = ("name",)
         constraints = (
             models.CheckConstraint(condition=~Q(name=""), name="model_name_given"),

@@ -5,12 +5,13 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+from gateway_app.canaryrecord import Canary
 from gateway_app.modelrecord import ModelRecord
 from gateway_app.revisions import Recorded, Revision, recorded, revision_saved
 from gateway_app.tuning import Tuning
 from gateway_app.validators import between, validate_host, validate_name, validate_order
 
-__all__ = ["BreakerEvent", "ModelRecord", "Revision", "Tuning", "Worker", "recorded", "revision_saved"]
+__all__ = ["Canary", "Event", "Guard", "ModelRecord", "Revision", "Tuning", "Worker", "recorded", "revision_saved"]
 
 
 class Worker(Recorded):
@@ -59,6 +60,7 @@ class Worker(Recorded):
 
     class Meta:
         ordering = ("name",)
+        permissions = (("operate_worker", "Can trip, reset, isolate, drain and flush workers"),)
         constraints = (
             models.UniqueConstraint(
                 fields=("host", "port"),
@@ -76,18 +78,56 @@ class Worker(Recorded):
         self.host = self.host.strip().lower()
 
 
-class BreakerEvent(models.Model):
-    """A change of a breaker's state, as one gateway saw it; the newest 10,000 are kept."""
+class Event(models.Model):
+    """Something that happened, as one gateway saw it or an operator did it; the newest 100,000 are kept."""
 
-    at = models.DateTimeField()
-    gateway = models.CharField(max_length=300, help_text="The gateway process whose breaker it is.")
-    worker = models.CharField(max_length=100)
-    before = models.CharField(max_length=20)
-    after = models.CharField(max_length=20)
+    class Kind(models.TextChoices):
+        BREAKER = "breaker", "breaker"  # before and after are its states
+        WORKER = "worker", "worker"  # connected, lost, draining
+        MODEL = "model", "model"  # loaded, unloaded, could not be loaded
+        CONFIG = "config", "configuration"  # a revision, a guard's verdict, a canary
+        ACTION = "action", "action"  # an operator's
+
+    at = models.DateTimeField(db_index=True)
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.BREAKER)
+    gateway = models.CharField(max_length=300, blank=True, help_text="The gateway process that saw it.")
+    worker = models.CharField(max_length=100, blank=True)
+    model = models.CharField(max_length=120, blank=True)
+    before = models.CharField(max_length=20, blank=True)
+    after = models.CharField(max_length=20, blank=True)
     reason = models.TextField()
+    author = models.CharField(max_length=150, blank=True, help_text="Who did it, if somebody did.")
 
     class Meta:
         ordering = ("-id",)
+        indexes = (
+            models.Index(fields=("worker", "-id"), name="event_by_worker"),
+            models.Index(fields=("kind", "-id"), name="event_by_kind"),
+        )
 
     def __str__(self) -> str:
-        return f"{self.worker} {self.before} → {self.after}"
+        return f"{self.worker} {self.before} → {self.after}" if self.kind == self.Kind.BREAKER else self.reason
+
+
+class Guard(models.Model):
+    """Takes a revision back if errors or latency worsen within a time; decided once, by one of the gateways."""
+
+    class State(models.TextChoices):
+        WATCHING = "watching", "watching"
+        KEPT = "kept", "kept"  # nothing worsened in time
+        REVERTED = "reverted", "reverted"
+        SUPERSEDED = "superseded", "superseded"  # somebody has changed the configuration again, or ended it by hand
+
+    revision = models.OneToOneField(Revision, models.CASCADE, related_name="guard")
+    back_to = models.PositiveBigIntegerField(help_text="The revision to go back to.")
+    until = models.DateTimeField()
+    error_points = models.FloatField(help_text="Percentage points by which errors may rise.")
+    p99_factor = models.FloatField(help_text="Times the p99 latency of before that it may reach.")
+    base_error_percent = models.FloatField(help_text="Errors before the change, in percent of the requests.")
+    base_p99_ms = models.FloatField(null=True, help_text="The p99 latency before the change; empty without requests.")
+    state = models.CharField(max_length=10, choices=State, default=State.WATCHING, db_index=True)
+    outcome = models.TextField(blank=True)
+    decided = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"guard of revision {self.revision_id}: {self.state}"

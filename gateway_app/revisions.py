@@ -18,11 +18,11 @@ KEPT = 1000
 
 
 @contextmanager
-def recorded(author: str = "", note: str = "") -> Iterator[None]:
+def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[None]:
     """One transaction whose changes of rows, however many, become one revision; none if nothing changed.
 
     Within another `recorded` it joins that one. `author` is a user's name, empty for the command line; `note` says
-    where the change came from.
+    where the change came from, `comment` is its author's own reason.
     """
     from gateway_app.tuning import Tuning  # it is built on this module
 
@@ -35,13 +35,13 @@ def recorded(author: str = "", note: str = "") -> Iterator[None]:
             # One writer at a time: in PostgreSQL, two changes at once would each leave the other's out of its payload.
             Tuning.objects.select_for_update().filter(pk=Tuning.ONLY).first()
             yield
-            _write_revision(author, note)
+            _write_revision(author, note, comment)
     finally:
         _recording.reset(token)
 
 
-def _write_revision(author: str, note: str) -> None:
-    from gateway_app.models import ModelRecord, Tuning, Worker  # they are built on this module
+def _write_revision(author: str, note: str, comment: str) -> None:
+    from gateway_app.models import Canary, ModelRecord, Tuning, Worker  # they are built on this module
 
     # Without a row to lock yet, before the first revision, writers queue here: before they read each other's rows.
     tuning, _ = Tuning.objects.select_for_update().get_or_create(pk=Tuning.ONLY)
@@ -49,12 +49,14 @@ def _write_revision(author: str, note: str) -> None:
         "workers": list(Worker.objects.order_by("name").values(*Worker.PAYLOAD)),
         "models": list(ModelRecord.objects.order_by("name").values(*ModelRecord.PAYLOAD)),
         "tuning": {field: getattr(tuning, field) for field in Tuning.PAYLOAD},
+        "canary": list(Canary.objects.values(*Canary.PAYLOAD)),
     }
     newest = Revision.objects.order_by("-id").first()
     before = _completed(newest.payload) if newest else {}
     if before != payload:
         summary = describe(before, payload)
-        Revision.objects.create(author=author, summary=f"{note}: {summary}" if note else summary, payload=payload)
+        told = f"{note}: {summary}" if note else summary
+        Revision.objects.create(author=author, summary=told, comment=comment, payload=payload)
         for last in Revision.objects.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]:
             Revision.objects.filter(id__lte=last).delete()
         transaction.on_commit(lambda: revision_saved.send(sender=Revision), robust=True)
@@ -69,6 +71,7 @@ def _completed(payload: Any) -> dict[str, Any]:
             "workers": [_defaults(Worker) | row for row in payload.get("workers", [])],
             "models": [_defaults(ModelRecord) | row for row in payload.get("models", [])],
             "tuning": _defaults(Tuning) | payload.get("tuning", {}),
+            "canary": payload.get("canary", []),
         }
     except (AttributeError, TypeError):  # edited by hand, beyond recognition
         return {}
@@ -113,6 +116,7 @@ class Revision(models.Model):
     created = models.DateTimeField(auto_now_add=True)
     author = models.CharField(max_length=150, blank=True, help_text="Who saved it; empty for the command line.")
     summary = models.TextField(help_text="What changed.")
+    comment = models.TextField(blank=True, help_text="Why, in the words of who saved it.")
     payload = models.JSONField()
 
     class Meta:

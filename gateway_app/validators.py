@@ -45,9 +45,9 @@ def validate_host(host: str) -> None:
 
 
 def validate_order(order: str) -> None:
-    """What a gateway can be told to do with a worker's breaker, once."""
-    if order not in ("trip", "reset"):
-        raise ValidationError(f"{order!r} is no order. Use trip or reset, or leave it empty.")
+    """What a gateway can be told to do to a worker, once: to its breaker, or to its cache."""
+    if order not in ("trip", "reset", "flush"):
+        raise ValidationError(f"{order!r} is no order. Use trip, reset or flush, or leave it empty.")
 
 
 def between(low: float, high: float, unit: str = "") -> list[BaseValidator]:

@@ -120,9 +120,7 @@ def test_events_of_breakers_the_newest_first(browser: Browser, site: PagesSite) 
         "1 min 15 s ago worker_2 CLOSED → OPEN 5 failures in a row",
     ]
     assert browser.evaluate("document.querySelector('#events time').dateTime") == "2026-11-23T12:00:00.000+00:00"
-    assert browser.evaluate("document.querySelector('#events-section a').pathname") == (
-        "/admin/gateway_app/breakerevent/"
-    )
+    assert browser.evaluate("document.querySelector('#events-section a').pathname") == ("/admin/gateway_app/event/")
     site.stats["events"] = [event("worker_1", "CLOSED", "OPEN", "<b id=hostile>", age_s=1.0)]
     browser.wait_for(lambda: len(browser.texts("#events li")) == 1, "the list is the new one")
     assert "<b id=hostile>" in browser.text("#events li")

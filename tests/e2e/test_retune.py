@@ -229,9 +229,7 @@ def test_a_breaker_is_tripped_and_reset_by_hand(running, admin, load):
         load.wait_for_node("worker_3", timeout_s=IN_FORCE_S)
     assert newest_event(running, "worker_3", after="OPEN")["reason"] == "tripped by an operator"
     assert newest_event(running, "worker_3", after="CLOSED")["reason"] == "reset by an operator"
-    kept = (
-        "from gateway_app.models import BreakerEvent as B; print(B.objects.filter(reason__contains='operator').count())"
-    )
+    kept = "from gateway_app.models import Event as B; print(B.objects.filter(reason__contains='operator').count())"
 
     def in_database() -> int:
         return int(running.manage("shell", "--verbosity=0", "--command", kept).stdout)

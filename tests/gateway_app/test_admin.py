@@ -8,7 +8,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from gateway_app.config import adopt_name
-from gateway_app.models import BreakerEvent, Revision, Tuning, Worker
+from gateway_app.models import Event, Revision, Tuning, Worker
 from gateway_app.modelstates import ModelState
 
 pytestmark = pytest.mark.django_db
@@ -239,11 +239,11 @@ def test_the_history_can_be_read_but_not_changed(ada, workers):
 def test_what_happened_to_breakers_is_listed_by_worker_and_day(ada):
     now = timezone.now()
     for worker, days in (("worker_1", 0), ("worker_2", 0), ("worker_2", 30)):
-        BreakerEvent.objects.create(
+        Event.objects.create(
             at=now - timedelta(days=days), gateway="here/1", worker=worker, before="CLOSED", after="OPEN",
             reason=f"{worker} silent {days} days ago",
         )  # fmt: skip
-    url = reverse("admin:gateway_app_breakerevent_changelist")
+    url = reverse("admin:gateway_app_event_changelist")
 
     def listed(**query):
         return [event.reason for event in ada.get(url, query).context["cl"].result_list]
@@ -252,7 +252,7 @@ def test_what_happened_to_breakers_is_listed_by_worker_and_day(ada):
     assert f"{now:%Y-%m-%d %H:%M:%S}" in ada.get(url).content.decode()
     assert listed(worker="worker_1") == ["worker_1 silent 0 days ago"]
     assert len(listed(at__gte=(now - timedelta(days=1)).isoformat())) == 2
-    page = reverse("admin:gateway_app_breakerevent_change", args=(BreakerEvent.objects.latest("id").pk,))
+    page = reverse("admin:gateway_app_event_change", args=(Event.objects.latest("id").pk,))
     assert ada.get(page).status_code == 200
     assert ada.post(page, {"reason": "forged"}).status_code == 403
-    assert ada.get(reverse("admin:gateway_app_breakerevent_add")).status_code == 403
+    assert ada.get(reverse("admin:gateway_app_event_add")).status_code == 403

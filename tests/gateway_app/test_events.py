@@ -10,7 +10,7 @@ import pytest
 from gateway_app import events
 from gateway_app.core.breaker import State
 from gateway_app.events import EventLog
-from gateway_app.models import BreakerEvent
+from gateway_app.models import Event
 from tests.support.database import PROMPTLY_S, in_thread, until
 
 
@@ -29,7 +29,7 @@ def trip(log, reason, worker="worker_1"):
 
 
 async def reasons():
-    return await in_thread(lambda: list(BreakerEvent.objects.order_by("id").values_list("reason", flat=True)))
+    return await in_thread(lambda: list(Event.objects.order_by("id").values_list("reason", flat=True)))
 
 
 def away(database):
@@ -52,7 +52,7 @@ async def test_an_event_is_in_memory_at_once_and_soon_in_the_database(database):
         async with asyncio.timeout(PROMPTLY_S):
             while not await reasons():
                 await asyncio.sleep(0.01)
-        row = await in_thread(BreakerEvent.objects.get)
+        row = await in_thread(Event.objects.get)
         assert (row.gateway, row.worker, row.before, row.after) == ("127.0.0.1:8000/17", "worker_1", "CLOSED", "OPEN")
         assert (row.at, row.reason) == (event.at, "5 failures in a row")
 
