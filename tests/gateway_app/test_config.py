@@ -121,7 +121,7 @@ GOOD = {"name": "a", "host": "h", "port": 1}
         ({"workers": [{**GOOD, "colour": "red"}]}, "worker 1 has 'colour', which this version does not know"),
         ({"workers": [GOOD, {**GOOD, "port": 2}]}, "2 workers have the name a"),
         ({"workers": [GOOD, {**GOOD, "name": "b"}]}, "2 workers have the address h:1"),
-        ({"workers": [{**GOOD, "order": "explode"}]}, "worker 1, order: 'explode' is no order. Use trip, reset or flush"),
+        ({"workers": [{**GOOD, "order": "explode"}]}, "worker 1, order: 'explode' is no order. Use trip, reset"),
         ({"workers": [{**GOOD, "order_number": -1}]}, "worker 1, order_number:"),
         ({"tuning": {"silence_ms": 50}}, "tuning, silence_ms: 50 is out of range"),
         ({"tuning": []}, "tuning is [], not an object"),
