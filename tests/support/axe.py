@@ -13,9 +13,7 @@ def grave_faults(browser: Browser) -> list[str]:
     """One line for each serious or critical fault: the rule, what it wants, and the elements."""
     source = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     browser.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": source})  # whatever the page's policy says
-    run = (
-        "axe.run({resultTypes: ['violations']}).then((found) => JSON.parse(JSON.stringify(found.violations)))"
-    )
+    run = "axe.run({resultTypes: ['violations']}).then((found) => JSON.parse(JSON.stringify(found.violations)))"
     answer: dict[str, Any] = browser.driver.execute_cdp_cmd(
         "Runtime.evaluate", {"expression": run, "awaitPromise": True, "returnByValue": True}
     )
