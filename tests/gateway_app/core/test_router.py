@@ -47,7 +47,8 @@ def test_what_computed_answers_took_is_added_up_by_both_clocks() -> None:
     world.submit()
     world.answer("a", Tell.REFUSED, b'{"error":"x","code":"y"}')
     route = world.route("a")
-    assert (route.computed, route.sent_s, route.worker_s) == (2, 0.75, pytest.approx(0.5))
+    assert (route.computed, route.sent_s) == (2, 0.75)
+    assert route.worker_s == pytest.approx(0.5)
 
 
 def test_five_hundred_malformed_requests_open_no_breaker() -> None:
