@@ -150,7 +150,7 @@ def traces() -> Json:
     passed_on = {"gateway": 0.05, "waiting": 3.2, "network": 0.31, "worker": 0.1, "queue": 1.2, "compute": 3.1}
     failed = [{**lost[0], "took_ms": 30_000.0, "outcome": "expired", "reason": "no answer in time"}]
     late = {**hit, "gateway": 0.05, "waiting": 30_000.0}
-    kept = {"answered_by": "gateway", "cache": "gateway", "attempts": [], "batch": None}
+    kept: Json = {"answered_by": "gateway", "cache": "gateway", "attempts": [], "batch": None}
     second = {"owner": "worker_1", "why": "next in line: worker_1 is OPEN", "attempts": lost}
     return {
         "sampled_per_s": 1.0,
