@@ -187,7 +187,7 @@
     const { up, total } = paintGateway(gateway, workers);
     paintWorkers(workers, breakers);
     ModelTable.paint(stats);
-    Dashboard.paint(stats);
+    document.dispatchEvent(new CustomEvent("stats", { detail: stats })); // for every other part of the page
     const trouble = [];
     if (gateway.draining) trouble.push("Draining");
     if (total === 0) trouble.push("No workers");

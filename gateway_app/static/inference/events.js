@@ -17,5 +17,5 @@
     document.getElementById("events-section").hidden = events.length === 0;
   }
 
-  Dashboard.onStats(paint);
+  document.addEventListener("stats", ({ detail }) => paint(detail));
 })();
