@@ -19,7 +19,7 @@ from inference_site.lib.frames import Cache, Tell
 RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED, _GONE = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED), int(Tell.GONE)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
-_MISS = int(Cache.MISS)
+_MISS, _HIT = int(Cache.MISS), int(Cache.HIT)
 _BLAME = b'"model_refused_input"'
 # Whoever is connected is neither of these any more.
 _CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
@@ -125,8 +125,11 @@ class Router:
                 took_s = self._clock() - call.sent_at
                 route.pace.add(took_s)
                 route.computed += 1
+                route.held_s += call.sent_at - call.began
                 route.sent_s += took_s
                 route.worker_s += time_us / 1e6
+            elif cache == _HIT:
+                route.hits += 1
             call.on_result(cache, payload, time_us)
             return
         self.quarantine.free(call)
