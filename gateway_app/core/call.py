@@ -150,6 +150,7 @@ class Route:
 
     __slots__ = (
         "breaker",
+        "computed",
         "connected",
         "draining",
         "failures",
@@ -164,11 +165,13 @@ class Route:
         "ramp_from",
         "requests",
         "router",
+        "sent_s",
         "silent",
         "slow_looks",
         "slow_s",
         "suspect",
         "up",
+        "worker_s",
     )
 
     router: Router  # whose it is
@@ -193,6 +196,9 @@ class Route:
         self.suspect: Call | None = None  # the one such that it is trying
         self.requests = 0
         self.failures = 0
+        self.computed = 0  # answers that were; how long they took from here, and by the worker's own clock
+        self.sent_s = 0.0
+        self.worker_s = 0.0
 
     @property
     def staying(self) -> bool:

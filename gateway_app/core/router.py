@@ -122,7 +122,11 @@ class Router:
                 call.on_refusal(status, payload)
                 return
             if cache == _MISS:
-                route.pace.add(self._clock() - call.sent_at)
+                took_s = self._clock() - call.sent_at
+                route.pace.add(took_s)
+                route.computed += 1
+                route.sent_s += took_s
+                route.worker_s += time_us / 1e6
             call.on_result(cache, payload, time_us)
             return
         self.quarantine.free(call)
