@@ -19,6 +19,7 @@ from gateway_app.handoff import HandOff
 from gateway_app.links import WorkerLink
 from gateway_app.modelset import ModelSet, Rules
 from gateway_app.orders import Orders
+from gateway_app.outcomes import Outcomes
 from gateway_app.served import ServedModel
 from inference_site.exchange import Answer, Ticket
 from inference_site.lib.catalog import ModelInfo, Models, Statistics
@@ -43,6 +44,7 @@ class Gateway:
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
         self.lineup = ModelSet(self.links, time.monotonic, self._breaker_changed)
+        self.outcomes = Outcomes(self.lineup)
         self.handoff = HandOff(self.lineup, self.links, time.monotonic)
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
