@@ -55,6 +55,7 @@ class Router:
         self.cancelled = 0
         self.shed = 0
         self.suspects_refused = 0
+        self.replaceable = False  # what its workers do not answer, others do that this router does not know
         self.second_opinions = 0  # answers to what another worker's model had failed on
 
     @property
@@ -328,9 +329,13 @@ class Router:
 
     def _may_open(self, route: Route) -> bool:
         """Never the last one: a worker that is connected stays in use unless another one is well."""
-        return not route.up or any(
-            other is not route and other.staying and other.breaker.state is State.CLOSED
-            for other in self.routes.values()
+        return (
+            self.replaceable
+            or not route.up
+            or any(
+                other is not route and other.staying and other.breaker.state is State.CLOSED
+                for other in self.routes.values()
+            )
         )
 
     def _changed(self, route: Route, before: State, reason: str) -> None:
