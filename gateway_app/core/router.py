@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from gateway_app.core.attempts import Attempts
-from gateway_app.core.breaker import Breaker, Cause, State
+from gateway_app.core.breaker import RATE_S, Breaker, Cause, State
 from gateway_app.core.budget import RetryBudget
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Nobody, Owners, Route
+from gateway_app.core.outcomes import OutcomeLog
 from gateway_app.core.pace import Pace
 from gateway_app.core.policy import Policy
 from gateway_app.core.quarantine import Quarantine
@@ -54,6 +55,7 @@ class Router:
         self.cancelled = 0
         self.shed = 0
         self.suspects_refused = 0
+        self.replaceable = False  # what its workers do not answer, others do that this router does not know
         self.second_opinions = 0  # answers to what another worker's model had failed on
 
     @property
@@ -318,7 +320,8 @@ class Router:
     # Breakers.
 
     def _new_route(self, name: str, policy: Policy) -> Route:
-        route = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter))
+        outcomes = OutcomeLog(self._clock(), RATE_S)
+        route = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter, outcomes=outcomes))
         route.router = self
         route.breaker.on_change = lambda breaker, before, reason: self._changed(route, before, reason)
         route.breaker.may_open = lambda: self._may_open(route)
@@ -326,9 +329,13 @@ class Router:
 
     def _may_open(self, route: Route) -> bool:
         """Never the last one: a worker that is connected stays in use unless another one is well."""
-        return not route.up or any(
-            other is not route and other.staying and other.breaker.state is State.CLOSED
-            for other in self.routes.values()
+        return (
+            self.replaceable
+            or not route.up
+            or any(
+                other is not route and other.staying and other.breaker.state is State.CLOSED
+                for other in self.routes.values()
+            )
         )
 
     def _changed(self, route: Route, before: State, reason: str) -> None:
