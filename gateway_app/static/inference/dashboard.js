@@ -135,21 +135,6 @@
     byId("empty").hidden = workers.length > 0;
   }
 
-  function paintEvents(events) {
-    const list = byId("events");
-    while (list.children.length > events.length) list.lastElementChild.remove();
-    while (list.children.length < events.length) list.append(byId("event-template").content.cloneNode(true));
-    events.toReversed().forEach((event, place) => {
-      const item = list.children[place];
-      const { kind, icon } = STATES[event.after] || { kind: "quiet", icon: "off" };
-      Live.badge(item, "after", kind, icon);
-      Live.fill(item, { ...event, age: `${duration(event.age_s)} ago` });
-      item.querySelector("time").dateTime = event.at;
-      item.querySelector("time").title = new Date(event.at).toLocaleString();
-    });
-    byId("events-section").hidden = events.length === 0;
-  }
-
   function paintGateway(gateway, workers) {
     const enabled = workers.filter((worker) => worker.enabled);
     const up = enabled.filter((worker) => worker.routable || worker.idle).length;
@@ -202,7 +187,7 @@
     const { up, total } = paintGateway(gateway, workers);
     paintWorkers(workers, breakers);
     ModelTable.paint(stats);
-    paintEvents(stats.events);
+    document.dispatchEvent(new CustomEvent("stats", { detail: stats })); // for every other part of the page
     const trouble = [];
     if (gateway.draining) trouble.push("Draining");
     if (total === 0) trouble.push("No workers");
