@@ -12,7 +12,15 @@ from gateway_app.changes import describe
 
 # Sent once the transaction that wrote a revision has been committed, in the process that wrote it.
 revision_saved = Signal()
-_recording: ContextVar[bool] = ContextVar("recording", default=False)
+
+
+class _Recording:
+    """One `recorded` block, as long as it is open."""
+
+    told = False  # an event of its own tells of the change
+
+
+_recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
 # Revisions that are kept: how long one can look back.
 KEPT = 1000
 
@@ -26,10 +34,10 @@ def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[No
     """
     from gateway_app.tuning import Tuning  # it is built on this module
 
-    if _recording.get():
+    if _recording.get() is not None:
         yield
         return
-    token = _recording.set(True)
+    token = _recording.set(_Recording())
     try:
         with transaction.atomic():
             # One writer at a time: in PostgreSQL, two changes at once would each leave the other's out of its payload.
@@ -38,6 +46,13 @@ def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[No
             _write_revision(author, note, comment)
     finally:
         _recording.reset(token)
+
+
+def told() -> None:
+    """An event tells of what this block changes: its revision needs none."""
+    recording = _recording.get()
+    if recording is not None:
+        recording.told = True
 
 
 def payload_of_rows() -> dict[str, Any]:
@@ -60,11 +75,21 @@ def _write_revision(author: str, note: str, comment: str) -> None:
     before = completed(newest.payload) if newest else {}
     if before != payload:
         summary = describe(before, payload)
-        told = f"{note}: {summary}" if note else summary
-        Revision.objects.create(author=author, summary=told, comment=comment, payload=payload)
+        said = f"{note}: {summary}" if note else summary
+        revision = Revision.objects.create(author=author, summary=said, comment=comment, payload=payload)
+        _tell(revision)
         for last in Revision.objects.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]:
             Revision.objects.filter(id__lte=last).delete()
         transaction.on_commit(lambda: revision_saved.send(sender=Revision), robust=True)
+
+
+def _tell(revision: "Revision") -> None:
+    from gateway_app import eventrows  # it is built on this module
+
+    recording = _recording.get()
+    if recording is not None and not recording.told:
+        why = f" ({revision.comment})" if revision.comment else ""
+        eventrows.record("config", f"revision {revision.pk}: {revision.summary}{why}", author=revision.author)
 
 
 def completed(payload: Any) -> dict[str, Any]:
