@@ -6,21 +6,22 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.http import HttpRequest
 from django.utils import timezone
 
+from gateway_app.historyadmin import RevisionAdmin
 from gateway_app.modeladmin import ModelRecordAdmin
 from gateway_app.models import Event, ModelRecord, Revision, Tuning, Worker
-from gateway_app.modelstates import model_states
-from gateway_app.recordedadmin import ModelAdmin, RecordedAdmin
-from inference_site.lib.catalog import State
+from gateway_app.recordedadmin import ReadOnlyAdmin, RecordedAdmin
+from gateway_app.tuningadmin import TuningAdmin
 
 admin.site.site_header = "Inference gateway"
 admin.site.site_title = "Inference gateway"
 admin.site.index_title = "Configuration"
 admin.site.site_url = "/"
 admin.site.register(ModelRecord, ModelRecordAdmin)
+admin.site.register(Revision, RevisionAdmin)
+admin.site.register(Tuning, TuningAdmin)
 
 
 @admin.register(Worker)
@@ -96,108 +97,6 @@ class WorkerAdmin(RecordedAdmin):
         )
 
 
-@admin.register(Tuning)
-class TuningAdmin(RecordedAdmin):
-    """The one row of settings: its list leads straight to its form."""
-
-    save_on_top = True
-    fieldsets = (
-        (
-            "Ring",
-            {
-                "fields": ("virtual_nodes", "share_cap_percent"),
-                "description": "How inputs are shared out among the workers.",
-            },
-        ),
-        (
-            "Load",
-            {
-                "fields": ("load_factor", "load_floor", "queue_ms", "hot_cache"),
-                "description": "What keeps a much-asked input from drowning its owner, and a queue from growing.",
-            },
-        ),
-        (
-            "Breaker",
-            {
-                "fields": (
-                    "failure_threshold",
-                    "error_rate_percent",
-                    "slow_factor",
-                    "silence_ms",
-                    "open_seconds",
-                    "success_threshold",
-                ),
-                "description": "When a sick worker gets no more requests, and when it is tried again.",
-            },
-        ),
-        (
-            "Health",
-            {
-                "fields": ("check_seconds", "slow_start_seconds"),
-                "description": "How workers are looked after that get no requests, or get them again.",
-            },
-        ),
-        (
-            "Cache",
-            {
-                "fields": ("cache_entries", "cache_mib", "hand_off"),
-                "description": "What each worker remembers, and what becomes of it when inputs move.",
-            },
-        ),
-        (
-            "Batches",
-            {
-                "fields": ("batch_size", "batch_wait_ms", "batch_eager"),
-                "description": "How many requests go through the model at once.",
-            },
-        ),
-        (
-            "Requests",
-            {
-                "fields": ("request_timeout_ms", "retry_percent", "hedging", "default_model"),
-                "description": "How long a request may take, when a second worker is asked, and which model answers.",
-            },
-        ),
-    )
-
-    def save_model(self, request: HttpRequest, obj: Tuning, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        served = sorted({state.name for state in model_states() if state.state == State.READY})
-        if "default_model" in form.changed_data and obj.default_model and served and obj.default_model not in served:
-            message = f"No worker serves {obj.default_model}, the model of /infer: load it, or name one of these: "
-            self.message_user(request, f"{message}{', '.join(served)}.", messages.WARNING)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        return HttpResponseRedirect(reverse("admin:gateway_app_tuning_change", args=(Tuning.ONLY,)))
-
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        if object_id == str(Tuning.ONLY):
-            Tuning.objects.get_or_create(pk=Tuning.ONLY)
-        return super().get_object(request, object_id, from_field)
-
-
-class ReadOnlyAdmin(ModelAdmin):
-    """A history: to read."""
-
-    list_per_page = 50
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
     """What happened to breakers, as each gateway saw it."""
@@ -209,16 +108,3 @@ class EventAdmin(ReadOnlyAdmin):
     @admin.display(description="at", ordering="at")
     def moment(self, event: Event) -> str:
         return f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
-
-
-@admin.register(Revision)
-class RevisionAdmin(ReadOnlyAdmin):
-    """What was configured, and by whom."""
-
-    list_display = ("id", "created", "who", "summary")
-    search_fields = ("author", "summary")
-    fields = ("id", "created", "who", "summary", "payload")
-
-    @admin.display(description="who", ordering="author")
-    def who(self, revision: Revision) -> str:
-        return revision.author or "command line"

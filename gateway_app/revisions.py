@@ -40,19 +40,24 @@ def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[No
         _recording.reset(token)
 
 
-def _write_revision(author: str, note: str, comment: str) -> None:
+def payload_of_rows() -> dict[str, Any]:
+    """The configuration as its rows are now, in the form that revisions keep."""
     from gateway_app.models import Canary, ModelRecord, Tuning, Worker  # they are built on this module
 
     # Without a row to lock yet, before the first revision, writers queue here: before they read each other's rows.
     tuning, _ = Tuning.objects.select_for_update().get_or_create(pk=Tuning.ONLY)
-    payload = {
+    return {
         "workers": list(Worker.objects.order_by("name").values(*Worker.PAYLOAD)),
         "models": list(ModelRecord.objects.order_by("name").values(*ModelRecord.PAYLOAD)),
         "tuning": {field: getattr(tuning, field) for field in Tuning.PAYLOAD},
         "canary": list(Canary.objects.values(*Canary.PAYLOAD)),
     }
+
+
+def _write_revision(author: str, note: str, comment: str) -> None:
+    payload = payload_of_rows()
     newest = Revision.objects.order_by("-id").first()
-    before = _completed(newest.payload) if newest else {}
+    before = completed(newest.payload) if newest else {}
     if before != payload:
         summary = describe(before, payload)
         told = f"{note}: {summary}" if note else summary
@@ -62,8 +67,11 @@ def _write_revision(author: str, note: str, comment: str) -> None:
         transaction.on_commit(lambda: revision_saved.send(sender=Revision), robust=True)
 
 
-def _completed(payload: Any) -> dict[str, Any]:
-    """What an older version stored, with the defaults of what it did not know: an upgrade alone changes nothing."""
+def completed(payload: Any) -> dict[str, Any]:
+    """What an older version stored, with the defaults of what it did not know: an upgrade alone changes nothing.
+
+    {} for what is beyond recognition.
+    """
     from gateway_app.models import ModelRecord, Tuning, Worker
 
     try:

@@ -184,6 +184,13 @@ class Model(Batches):
         if kept or key in self.results:
             self.aliases.put_oldest(alias, key, len(alias) + len(key))
 
+    def flush(self) -> int:
+        """Forgets all results; how many there were. What is being computed by now is kept when it is done."""
+        forgotten = len(self.results)
+        self.results.clear()
+        self.aliases.clear()
+        return forgotten
+
     def configure(self, settings: NodeSettings, record: Record, share: int = 1) -> None:
         """Takes new settings, in force from the next request and the next batch on; `share` as for limits_of."""
         self.record, self._settings, self._share = record, settings, share

@@ -137,6 +137,8 @@ class Stream:
             handoff.keep(self._node.models.values(), payload)
         elif kind == Ask.SETTINGS:
             self._configure(msgspec.json.decode(payload, type=NodeSettings))
+        elif kind == Ask.FLUSH:
+            self._flush_caches()
         elif kind == Ask.USES:
             self.uses = _decode_uses(payload)
             self._node.collect()
@@ -150,6 +152,10 @@ class Stream:
             self._node.follow(settings)  # which says the models to all gateways
         else:
             self.say_models()
+
+    def _flush_caches(self) -> None:
+        forgotten = sum(model.flush() for model in self._node.models.values())
+        logger.info("%d cached results are forgotten: an operator has ordered it", forgotten)
 
     def _check(self, number: int, ident: int, left_ms: int) -> None:
         model = self._node.models.get(number)

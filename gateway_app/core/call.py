@@ -150,9 +150,12 @@ class Route:
 
     __slots__ = (
         "breaker",
+        "computed",
         "connected",
         "draining",
         "failures",
+        "held_s",
+        "hits",
         "in_flight",
         "instance",
         "leaving",
@@ -164,11 +167,13 @@ class Route:
         "ramp_from",
         "requests",
         "router",
+        "sent_s",
         "silent",
         "slow_looks",
         "slow_s",
         "suspect",
         "up",
+        "worker_s",
     )
 
     router: Router  # whose it is
@@ -193,6 +198,13 @@ class Route:
         self.suspect: Call | None = None  # the one such that it is trying
         self.requests = 0
         self.failures = 0
+        self.hits = 0  # answers from the worker's cache
+        # Answers that were computed: how many, and how long these took until they were sent, from there to the answer,
+        # and by the worker's own clock.
+        self.computed = 0
+        self.held_s = 0.0
+        self.sent_s = 0.0
+        self.worker_s = 0.0
 
     @property
     def staying(self) -> bool:

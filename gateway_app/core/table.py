@@ -7,7 +7,7 @@ them, unless that worker has its full share already. Keys fall evenly on slots, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from itertools import chain, product
 
@@ -57,8 +57,23 @@ class Table:
 
     def shares(self) -> dict[str, float]:
         """The part of all keys that each node owns; they add up to 1."""
-        counts = np.bincount(np.array(self._first, np.uint16), minlength=len(self._names)).tolist()
+        counts = np.bincount(self.firsts(), minlength=len(self._names)).tolist()
         return {name: count / SLOTS for name, count in zip(self._names, counts, strict=True)}
+
+    def firsts(self, away: Collection[str] = ()) -> NDArray[np.uint16]:
+        """For each slot, who gets its keys while those nodes are away, by number among `nodes`; empty without any.
+
+        It is the first that is not away in `owners` of the slot's keys.
+        """
+        first = np.array(self._first, np.uint16)
+        is_away = np.array([name in away for name in self._names], bool)
+        if is_away.all():
+            return np.empty(0, np.uint16)
+        left = ~is_away[self._ring.numbers]
+        points, numbers = self._ring.points[left], self._ring.numbers[left]
+        slots = np.flatnonzero(is_away[first])
+        first[slots] = numbers[np.searchsorted(points, slots.astype(np.uint64) << np.uint64(48), "right") % len(points)]
+        return first
 
     def _order(self, slot: int) -> tuple[str, ...]:
         if not self._names:
