@@ -101,7 +101,7 @@ const RingPanel = (() => {
     for (const found of drawing.querySelectorAll("[data-worker]")) found.classList.toggle("chosen", known && found.dataset.worker === name);
     bands.querySelector(".alone")?.remove();
     if (known && !Panels.hasColour(name)) {
-      const alone = band((owner) => ring.workers[owner] === name, Panels.OTHERS, name);
+      const alone = band((owner) => ring.workers[owner] === name, "var(--link)", name);
       alone.classList.add("chosen", "alone");
     }
     Live.setText(byId("ring-centre"), known ? percent(ring.shares[name]) : ring ? plural(ring.workers.length, "worker", "workers") : "");
@@ -118,7 +118,7 @@ const RingPanel = (() => {
   function loadOf({ key_share: keys, traffic_share: traffic }) {
     if (!keys || !traffic) return "";
     const factor = traffic / keys;
-    return factor >= 1.25 || factor <= 0.75 ? `${factor.toFixed(1)} × its share of inputs` : "";
+    return factor >= 1.25 || factor <= 0.75 ? `${factor.toFixed(1)} × of inputs` : "";
   }
 
   function paintList() {
@@ -133,6 +133,7 @@ const RingPanel = (() => {
       Live.bar(row, "traffic", worker.traffic_share / widest);
       Live.fill(row, { name: worker.name, keys: percent(worker.key_share), traffic: percent(worker.traffic_share), load: loadOf(worker) });
       const button = row.querySelector("button");
+      button.title = worker.name;
       button.dataset.worker = worker.name;
       button.setAttribute("aria-pressed", String(pinned === worker.name));
     });
