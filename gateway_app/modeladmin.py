@@ -16,8 +16,6 @@ from gateway_app.modelstates import ModelState, model_states
 from gateway_app.operatedadmin import OperatedAdmin
 from gateway_app.uploadviews import upload_urls
 
-CHANGELIST = "admin:gateway_app_modelrecord_changelist"
-
 
 class ModelRecordAdmin(OperatedAdmin):
     """Rows are settings; models that are served without any are shown above them."""
