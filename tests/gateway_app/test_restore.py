@@ -6,18 +6,10 @@ import pytest
 
 from gateway_app.config import adopt_name, load_snapshot, register_workers
 from gateway_app.models import Canary, ModelRecord, Revision, Tuning, Worker, recorded
-from gateway_app.restore import ORDERS, RestoreRefused, restore
+from gateway_app.restore import RestoreRefused, restore
+from gateway_app.revisions import without_orders
 
 pytestmark = pytest.mark.django_db
-
-
-def without_orders(payload):
-    return {
-        key: [{name: value for name, value in row.items() if name not in ORDERS} for row in rows]
-        if isinstance(rows, list)
-        else rows
-        for key, rows in payload.items()
-    }
 
 
 def newest():
