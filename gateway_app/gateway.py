@@ -11,6 +11,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.adoption import Adoption
+from gateway_app.canarymodel import CanaryModel
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
@@ -19,6 +20,7 @@ from gateway_app.handoff import HandOff
 from gateway_app.links import WorkerLink
 from gateway_app.modelset import ModelSet, Rules
 from gateway_app.orders import Orders
+from gateway_app.outcomes import Outcomes
 from gateway_app.served import ServedModel
 from inference_site.exchange import Answer, Ticket
 from inference_site.lib.catalog import ModelInfo, Models, Statistics
@@ -43,6 +45,7 @@ class Gateway:
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
         self.lineup = ModelSet(self.links, time.monotonic, self._breaker_changed)
+        self.outcomes = Outcomes(self.lineup)
         self.handoff = HandOff(self.lineup, self.links, time.monotonic)
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
@@ -90,7 +93,7 @@ class Gateway:
             self.refused()
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None
-        if name is not None or (served := self.lineup.default) is None:
+        if name is not None or (served := self.lineup.plain) is None:
             try:
                 served = self.lineup.find(name, None)
             except ApiError as error:
@@ -104,7 +107,7 @@ class Gateway:
         """An inference could not be read, or its model is not there."""
         self.malformed += 1
 
-    def find(self, name: str | None, version: str | None) -> ServedModel:
+    def find(self, name: str | None, version: str | None) -> ServedModel | CanaryModel:
         """The model that answers now."""
         return self.lineup.find(name, version)
 
@@ -189,9 +192,12 @@ class Gateway:
                 snapshot.hot_cache,
             )
         )
-        models.catalog.configure(snapshot.node.models, snapshot.node.default_model)
-        settings = msgspec.structs.replace(snapshot.node, revision=snapshot.revision)
+        wishes, canary = snapshot.node.models, snapshot.canary
+        tried = (canary.model, canary.version) if canary is not None and canary.tries(wishes) else None
+        models.catalog.configure(wishes, snapshot.node.default_model, tried)
+        models.trials.follow(canary, wishes, models.catalog.newest)
         for name, entry in enabled.items():
+            settings = msgspec.structs.replace(snapshot.node_for(name), revision=snapshot.revision)
             if name in self.links:
                 self.links[name].policy = snapshot.policy
                 self.links[name].configure(settings)
@@ -301,6 +307,7 @@ class Gateway:
                     link.tick(late_s)
                 for model in tuple(self.lineup):
                     model.router.tick()
+                self.lineup.trials.tick(time.monotonic())
             except Exception:  # time must go on, or no request would ever run into its limit again
                 logger.exception("a tick failed")
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway_app.core.outcomes import Kind, OutcomeLog
+
 # The longest that repeated failures keep a breaker open, unless it is set to longer from the first.
 MAX_OPEN_S = 300.0
 # An error rate is judged over these many seconds, the shorter for a worker that was well until now, and only when there
@@ -54,8 +56,8 @@ class Breaker:
     `MAX_OPEN_S`, times what `jitter()` gives. HALF_OPEN admits probes, at most as many at a time as successes are
     still missing; enough successes close it, one failure opens it again. Whoever was admitted by `acquire()` must end
     with exactly one of `success`, `failure`, `release`; an outcome counts only in the period between two changes of
-    state that the request was admitted in. While `may_open()` says no, only an operator opens it. Times are seconds of
-    the clock that is passed in, which must be monotonic.
+    state that the request was admitted in. While `may_open()` says no, only an operator opens it. What it is told is
+    kept in `outcomes`, if that is given. Times are seconds of the clock that is passed in, which must be monotonic.
     """
 
     __slots__ = (
@@ -63,6 +65,8 @@ class Breaker:
         "_clock",
         "_failed",
         "_jitter",
+        "_late",
+        "_noted",
         "_past",
         "_period",
         "_rolled_at",
@@ -76,6 +80,7 @@ class Breaker:
         "may_open",
         "on_change",
         "opens",
+        "outcomes",
         "probes",
         "since",
         "state",
@@ -89,12 +94,14 @@ class Breaker:
         on_change: Callable[[Breaker, State, str], None] | None = None,
         jitter: Callable[[], float] = lambda: 1.0,
         may_open: Callable[[], bool] = lambda: True,
+        outcomes: OutcomeLog | None = None,
     ) -> None:
         self.config = config
         self._clock = clock
         self.on_change = on_change
         self._jitter = jitter
         self.may_open = may_open
+        self.outcomes = outcomes
         self._stretch = 1.0
         self.failed_trials = 0
         # A permit is the number of the period it was given in, negative for a probe.
@@ -110,6 +117,8 @@ class Breaker:
         self.last_error = ""
         self._calls = self._failed = 0  # of the current second; those of the seconds before are in _past
         self._past: deque[tuple[int, int]] = deque(maxlen=RATE_S - 1)
+        self._noted = 0  # successes of the current second that are among the outcomes
+        self._late = 0  # successes that did not count, and are not among them yet
 
     def routable(self) -> bool:
         """Whether `acquire()` would admit a request now. Changes nothing."""
@@ -129,25 +138,32 @@ class Breaker:
         self.probes += 1
         return -self._period
 
-    def success(self, permit: int) -> None:
-        """The worker answered (a 4xx is an answer too)."""
+    def success(self, permit: int, count: int = 1) -> None:
+        """The worker answered (a 4xx is an answer too); `count`: so many requests at once, but for probes."""
         if permit == self._period:
-            self._calls += 1
+            self._calls += count
             self.failures = 0
         elif self._returned(permit):
+            self._note(Kind.PROBE_SUCCESS)
             self.successes += 1
             if self.successes >= self.config.success_threshold:
                 self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
+        elif permit:
+            self._late += count
 
     def failure(self, permit: int, reason: str, cause: Cause = Cause.FAILURES) -> None:
         """The worker failed a request; `reason` is kept as the last error, `cause` as for `count_failure`."""
         self.last_error = reason
         if permit == self._period:
+            self._note(Kind.FAILURE, cause, reason)
             self._calls += 1
             self._failed += 1
-            self.count_failure(reason, cause)
+            self._count(reason, cause)
         elif self._returned(permit):
+            self._note(Kind.PROBE_FAILURE, cause, reason)
             self._change(State.OPEN, Cause.PROBE, f"a probe failed: {reason}")
+        elif permit:
+            self._note(Kind.LATE_FAILURE, cause, reason)
 
     def release(self, permit: int) -> None:
         """Neither: the client left, or the worker said that it is full or draining."""
@@ -155,26 +171,20 @@ class Breaker:
 
     def count_failure(self, reason: str, cause: Cause = Cause.FAILURES) -> None:
         """A failure that no request saw, such as a refused connection; `cause`: for what it opens if it is the last."""
-        self.last_error = reason
-        if self.state is not State.CLOSED:
-            return
-        self.failures += 1
-        if self.failures >= self.config.failure_threshold:
-            if self.may_open():
-                count = "1 failure" if self.failures == 1 else f"{self.failures} failures"
-                self._change(State.OPEN, cause, f"{count} in a row, the last: {reason}")
-        elif self.config.error_ratio:
-            self._judge_rate(reason)
+        self._note(Kind.COUNTED, cause, reason)
+        self._count(reason, cause)
 
     def contradicted(self, reason: str) -> None:
         """An answer that was released, as neither success nor failure, has turned out to be wrong."""
+        self._note(Kind.CONTRADICTED, Cause.FAILURES, reason)
         if self.state is State.CLOSED:
             self._calls += 1
             self._failed += 1
-        self.count_failure(reason)
+        self._count(reason, Cause.FAILURES)
 
     def trip(self, cause: Cause, reason: str) -> bool:
         """Opens, for what else is known of the worker; whether it is open now."""
+        self._note(Kind.TRIP, cause, reason)
         if self.state is not State.OPEN and (cause is Cause.OPERATOR or self.may_open()):
             self.last_error = reason
             self._change(State.OPEN, cause, reason)
@@ -182,11 +192,13 @@ class Breaker:
 
     def revive(self, reason: str, cause: Cause = Cause.ALIVE) -> None:
         """There is reason to hope: an open breaker may probe at once."""
+        self._note(Kind.REVIVE, cause, reason)
         if self.state is State.OPEN and not self.isolated:
             self._change(State.HALF_OPEN, cause, reason)
 
     def reset(self, reason: str) -> None:
         """An operator says that all is well."""
+        self._note(Kind.RESET, Cause.OPERATOR, reason)
         if self.state is not State.CLOSED and not self.isolated:
             self._change(State.CLOSED, Cause.OPERATOR, reason)
         self.failures = 0
@@ -194,11 +206,14 @@ class Breaker:
     def isolate(self, isolated: bool) -> None:
         """An operator keeps it open, or ends that."""
         if isolated and not self.isolated:
+            self._note(Kind.ISOLATED, Cause.OPERATOR)
             self.isolated = True
             self._change(State.OPEN, Cause.OPERATOR, "isolated by an operator")
         elif self.isolated and not isolated:
+            self._note(Kind.FREED, Cause.OPERATOR)
             self.isolated = False
-            self.revive("no longer isolated", Cause.OPERATOR)
+            if self.state is State.OPEN:
+                self._change(State.HALF_OPEN, Cause.OPERATOR, "no longer isolated")
 
     @property
     def open_for_s(self) -> float:
@@ -210,12 +225,19 @@ class Breaker:
         """Moves OPEN to HALF_OPEN when its time has passed; called on a timer too, so that it needs no traffic."""
         now = self._clock()
         if now - self._rolled_at >= 1:
-            for _ in range(min(RATE_S, int(now - self._rolled_at))):
-                self._past.append((self._calls, self._failed))
-                self._calls = self._failed = 0
+            self.roll(int(now - self._rolled_at))
             self._rolled_at = now
         if self.state is State.OPEN and self._is_over():
             self._change(State.HALF_OPEN, Cause.TIME, f"open for {self.open_for_s:.1f} s")
+
+    def roll(self, seconds: int) -> None:
+        """So many seconds of those have passed that an error rate is judged over: `tick` calls it in time."""
+        if self.outcomes is not None:
+            self._note_late()
+            self.outcomes.rolled(self._clock(), self._calls - self._failed - self._noted, seconds)
+        for _ in range(min(RATE_S, seconds)):
+            self._past.append((self._calls, self._failed))
+            self._calls = self._failed = self._noted = 0
 
     def retry_after(self) -> float | None:
         """Seconds until this breaker admits a probe; None if it is not open, or held open by an operator."""
@@ -228,6 +250,18 @@ class Breaker:
         self.config = config
         if self.state is State.HALF_OPEN and self.successes >= config.success_threshold:
             self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
+
+    def _count(self, reason: str, cause: Cause) -> None:
+        self.last_error = reason
+        if self.state is not State.CLOSED:
+            return
+        self.failures += 1
+        if self.failures >= self.config.failure_threshold:
+            if self.may_open():
+                count = "1 failure" if self.failures == 1 else f"{self.failures} failures"
+                self._change(State.OPEN, cause, f"{count} in a row, the last: {reason}")
+        elif self.config.error_ratio:
+            self._judge_rate(reason)
 
     def _judge_rate(self, reason: str) -> None:
         seconds = [(self._calls, self._failed), *reversed(self._past)]
@@ -249,13 +283,15 @@ class Breaker:
         return permit == -self._period
 
     def _change(self, state: State, cause: Cause, reason: str) -> None:
+        self._note_late()
         before, self.state = self.state, state
         self.cause = cause
         self.since = self._clock()
         self._period += 1
         self.failures = self.successes = 0
-        self._calls = self._failed = 0
+        self._calls = self._failed = self._noted = 0
         self._past.clear()
+        self._note(Kind(state), cause)
         if state is State.OPEN:
             self.opens += 1
             self.failed_trials += before is State.HALF_OPEN
@@ -264,3 +300,15 @@ class Breaker:
             self.failed_trials = 0
         if self.on_change is not None:
             self.on_change(self, before, reason)
+
+    def _note(self, kind: Kind, cause: Cause = Cause.NONE, reason: str = "", count: int = 1) -> None:
+        """Keeps what it is told, with the successes that it was told before; to be called before it acts."""
+        if self.outcomes is not None:
+            ok = self._calls - self._failed - self._noted
+            self._noted += ok
+            self.outcomes.add(kind, self._clock(), ok, not self.may_open(), cause, reason, count)
+
+    def _note_late(self) -> None:
+        late, self._late = self._late, 0
+        if late:
+            self._note(Kind.LATE_SUCCESS, count=late)

@@ -154,6 +154,8 @@ class Route:
         "connected",
         "draining",
         "failures",
+        "held_s",
+        "hits",
         "in_flight",
         "instance",
         "leaving",
@@ -196,7 +198,11 @@ class Route:
         self.suspect: Call | None = None  # the one such that it is trying
         self.requests = 0
         self.failures = 0
-        self.computed = 0  # answers that were; how long they took from here, and by the worker's own clock
+        self.hits = 0  # answers from the worker's cache
+        # Answers that were computed: how many, and how long these took until they were sent, from there to the answer,
+        # and by the worker's own clock.
+        self.computed = 0
+        self.held_s = 0.0
         self.sent_s = 0.0
         self.worker_s = 0.0
 

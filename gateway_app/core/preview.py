@@ -34,7 +34,7 @@ class RingChange:
     moved: float
 
 
-def ring_change(before: Table, after: Table, away_before: Away = Away(), away_after: Away = Away()) -> RingChange:  # noqa: B008
+def ring_change(before: Table, after: Table, away_before: Away = Away(), away_after: Away = Away()) -> RingChange:
     """Compares who gets each key first, as long as nobody is busy or sick. Workers are who they are by name."""
     names = sorted({*before.nodes, *after.nodes})
     old, new = _who(before, away_before, names), _who(after, away_after, names)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from gateway_app.core.attempts import Attempts
-from gateway_app.core.breaker import Breaker, Cause, State
+from gateway_app.core.breaker import RATE_S, Breaker, Cause, State
 from gateway_app.core.budget import RetryBudget
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Nobody, Owners, Route
+from gateway_app.core.outcomes import OutcomeLog
 from gateway_app.core.pace import Pace
 from gateway_app.core.policy import Policy
 from gateway_app.core.quarantine import Quarantine
@@ -19,7 +20,7 @@ from inference_site.lib.frames import Cache, Tell
 RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED, _GONE = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED), int(Tell.GONE)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
-_MISS = int(Cache.MISS)
+_MISS, _HIT = int(Cache.MISS), int(Cache.HIT)
 _BLAME = b'"model_refused_input"'
 # Whoever is connected is neither of these any more.
 _CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
@@ -54,6 +55,7 @@ class Router:
         self.cancelled = 0
         self.shed = 0
         self.suspects_refused = 0
+        self.replaceable = False  # what its workers do not answer, others do that this router does not know
         self.second_opinions = 0  # answers to what another worker's model had failed on
 
     @property
@@ -125,8 +127,11 @@ class Router:
                 took_s = self._clock() - call.sent_at
                 route.pace.add(took_s)
                 route.computed += 1
+                route.held_s += call.sent_at - call.began
                 route.sent_s += took_s
                 route.worker_s += time_us / 1e6
+            elif cache == _HIT:
+                route.hits += 1
             call.on_result(cache, payload, time_us)
             return
         self.quarantine.free(call)
@@ -315,7 +320,8 @@ class Router:
     # Breakers.
 
     def _new_route(self, name: str, policy: Policy) -> Route:
-        route = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter))
+        outcomes = OutcomeLog(self._clock(), RATE_S)
+        route = Route(name, Breaker(policy.breaker, self._clock, jitter=self._jitter, outcomes=outcomes))
         route.router = self
         route.breaker.on_change = lambda breaker, before, reason: self._changed(route, before, reason)
         route.breaker.may_open = lambda: self._may_open(route)
@@ -323,9 +329,13 @@ class Router:
 
     def _may_open(self, route: Route) -> bool:
         """Never the last one: a worker that is connected stays in use unless another one is well."""
-        return not route.up or any(
-            other is not route and other.staying and other.breaker.state is State.CLOSED
-            for other in self.routes.values()
+        return (
+            self.replaceable
+            or not route.up
+            or any(
+                other is not route and other.staying and other.breaker.state is State.CLOSED
+                for other in self.routes.values()
+            )
         )
 
     def _changed(self, route: Route, before: State, reason: str) -> None:

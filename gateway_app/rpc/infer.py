@@ -16,6 +16,7 @@ from gateway_app.rpc.tensors import ask_of, check, require_size, response_of
 from inference_site.coding import AT_ONCE_BYTES, threads
 from inference_site.exchange import Plane
 from inference_site.inflight import InFlightBytes
+from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.errors import ApiError
 from inference_site.v2.request import MAX_TIMEOUT_MS, timeout_ms_of
 
@@ -28,13 +29,18 @@ FINAL_RESPONSE = "triton_final_response"
 
 
 class Waiting:
-    """Who waits for the answer to one ask: (result, header lines), or Refused."""
+    """Who waits for the answer to one ask: (result, header lines), or Refused. `info`: of the version that gave it."""
 
-    __slots__ = ("future", "told")
+    __slots__ = ("future", "info", "told")
 
-    def __init__(self) -> None:
+    def __init__(self, info: ModelInfo) -> None:
+        self.info = info
         self.future: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
         self.told = False
+
+    def answered_by(self, info: ModelInfo, /) -> None:
+        """Another version answers than the one that was found."""
+        self.info = info
 
     def on_output(self, output: bytes, node_json: bytes, cached: bool, time_us: int, headers: bytes, /) -> None:
         """exchange.Asker."""
@@ -104,7 +110,7 @@ class Inferences:
             except ApiError:
                 self._plane.refused()
                 raise
-            waiting = Waiting()
+            waiting = Waiting(served.info)
             del request  # its tensors are in the ask now
             ticket = served.ask(ask, waiting, timeout_ms)
             try:
@@ -113,7 +119,7 @@ class Inferences:
                 if ticket is not None and not waiting.told:
                     ticket.cancel()
                 raise
-            return response_of(result, served.info, ident), headers
+            return response_of(result, waiting.info, ident), headers
 
     async def _ask_of(self, request: pb.ModelInferRequest, length: int, held: Held) -> bytes:
         """The ask of a request; in a thread if that takes long. Raises ApiError."""

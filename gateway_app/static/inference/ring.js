@@ -24,7 +24,8 @@ const RingPanel = (() => {
   function circle(parent, radius, className) {
     const found = document.createElementNS(SVG, "circle");
     const length = ring.owners.length;
-    for (const [name, value] of Object.entries({ cx: 0, cy: 0, r: radius, pathLength: length, class: className })) found.setAttribute(name, value);
+    const attributes = { cx: 0, cy: 0, r: radius, pathLength: length, class: className, transform: "rotate(-90)" }; // from the top on
+    for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
     parent.append(found);
     return found;
   }
@@ -111,12 +112,10 @@ const RingPanel = (() => {
     if (slot != null) marker.setAttribute("transform", `rotate(${((slot + 0.5) / 65536) * 360})`);
   }
 
-  function load({ key_share: keys, traffic_share: traffic }) {
+  function loadOf({ key_share: keys, traffic_share: traffic }) {
     if (!keys || !traffic) return "";
     const factor = traffic / keys;
-    if (factor >= 1.25) return `${factor.toFixed(1)} × its share`;
-    if (factor <= 0.75) return `${factor.toFixed(1)} × its share`;
-    return "as its share";
+    return factor >= 1.25 || factor <= 0.75 ? `${factor.toFixed(1)} × its share of inputs` : "";
   }
 
   function paintList() {
@@ -129,7 +128,7 @@ const RingPanel = (() => {
       swatch(row.querySelector(".swatch"), worker.name);
       Live.bar(row, "keys", worker.key_share / widest);
       Live.bar(row, "traffic", worker.traffic_share / widest);
-      Live.fill(row, { name: worker.name, keys: percent(worker.key_share), traffic: percent(worker.traffic_share), load: load(worker) });
+      Live.fill(row, { name: worker.name, keys: percent(worker.key_share), traffic: percent(worker.traffic_share), load: loadOf(worker) });
       const button = row.querySelector("button");
       button.dataset.worker = worker.name;
       button.setAttribute("aria-pressed", String(pinned === worker.name));
@@ -144,7 +143,7 @@ const RingPanel = (() => {
     Live.setText(byId("ring-error-text"), text);
   }
 
-  async function load_(wanted) {
+  async function load(wanted) {
     asking = true;
     askedAt = performance.now();
     try {
@@ -169,7 +168,7 @@ const RingPanel = (() => {
     if (workers.length && !Panels.numberOf(workers[0].name)) Panels.setWorkers(Object.fromEntries(workers.map((worker) => [worker.name, worker.key_share])));
     const wanted = JSON.stringify([stats.gateway.revision, workers.map((worker) => [worker.name, worker.key_share])]);
     byId("ring-section").hidden = workers.length === 0;
-    if (wanted !== drawn && !asking && performance.now() - askedAt >= (drawn ? 500 : RETRY_MS)) load_(wanted);
+    if (wanted !== drawn && !asking && performance.now() - askedAt >= (drawn ? 500 : RETRY_MS)) load(wanted);
     paintList();
   }
 
