@@ -17,6 +17,7 @@ from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
 from gateway_app.events import EventLog
 from gateway_app.handoff import HandOff
+from gateway_app.history import History
 from gateway_app.links import WorkerLink
 from gateway_app.modelset import ModelSet, Rules
 from gateway_app.orders import Orders
@@ -49,6 +50,7 @@ class Gateway:
         self.handoff = HandOff(self.lineup, self.links, time.monotonic)
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
+        self.history = History()
         self.events = EventLog()
         self.started_at = time.monotonic()
         self.draining = False
@@ -312,12 +314,15 @@ class Gateway:
                 logger.exception("a tick failed")
 
     async def _tick_each_second(self) -> None:
+        due = time.monotonic()
         while True:
-            await asyncio.sleep(1)
+            due = max(due + 1, time.monotonic())  # in step with the clock, but nothing is made up for
+            await asyncio.sleep(due - time.monotonic())
             for model in self.lineup:
                 model.inference.latency.roll()
                 model.rate.roll(model.inference.requests)
             self.rate.roll(self.lineup.totals().requests)
+            self.history.tick(self)
             self.lineup.end_idle()
             self.handoff.forget()
             all_heard = all(link.ready for link in self.links.values())
