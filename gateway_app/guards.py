@@ -14,8 +14,9 @@ from django.db import Error as DatabaseUnavailable
 from django.db import close_old_connections, transaction
 from django.utils import timezone
 
-from gateway_app.core.trial import LEAST_REQUESTS, Figures, Trial, limits_of
-from gateway_app.models import Guard, Revision
+from gateway_app import eventrows
+from gateway_app.core.vigil import LEAST_REQUESTS, Figures, Vigil, limits_of
+from gateway_app.models import Event, Guard, Revision
 from gateway_app.restore import RestoreRefused, restore
 
 logger = logging.getLogger(__name__)
@@ -83,20 +84,20 @@ def arm(revision: int, back_to: int, wish: Wish, present: Figures) -> Guard:
 
 def keep(revision: int, author: str) -> bool:
     """Ends the watching by hand, with the change kept; False if it has ended already."""
-    return _decide(revision, Guard.State.SUPERSEDED, f"ended by {author}, the change stays")
+    return _decide(revision, Guard.State.SUPERSEDED, "kept by hand", author)
 
 
 def revert(revision: int, why: str, author: str = AUTHOR) -> bool:
     """Takes the change back now; False if the watching has ended already. Raises RestoreRefused."""
     with transaction.atomic():
-        if not _decide(revision, Guard.State.REVERTED, why):
+        if not _decide(revision, Guard.State.REVERTED, why, author):
             return False
         back_to = Guard.objects.values_list("back_to", flat=True).get(revision=revision)
         restore(back_to, author, why, whatever=True)
         return True
 
 
-def _decide(revision: int, state: Guard.State, outcome: str) -> bool:
+def _decide(revision: int, state: Guard.State, outcome: str, author: str = AUTHOR) -> bool:
     """By one process only: whoever is first."""
     with transaction.atomic():
         guard = Guard.objects.select_for_update().filter(revision=revision, state=Guard.State.WATCHING).first()
@@ -104,7 +105,20 @@ def _decide(revision: int, state: Guard.State, outcome: str) -> bool:
             return False
         guard.state, guard.outcome, guard.decided = state, outcome, timezone.now()
         guard.save()
+        if state != Guard.State.REVERTED:  # that is a new revision, which has an event of its own
+            eventrows.record(Event.Kind.CONFIG, f"guard of revision {revision}: {outcome}", author=author)
         return True
+
+
+def told_of(guard: Guard) -> str:
+    """What it does, in a sentence."""
+    limits = limits_of(guard.error_points, guard.p99_factor, guard.base_error_percent, guard.base_p99_ms)
+    p99 = f" or the p99 latency {limits.p99_ms:,.1f} ms" if limits.p99_ms is not None else ""
+    until = timezone.localtime(guard.until)
+    return (
+        f"Revision {guard.revision_id} is watched until {until:%H:%M:%S}: if errors exceed {limits.error_percent:.2g} %"
+        f"{p99}, revision {guard.back_to} comes back by itself."
+    )
 
 
 def figures_of(recent: Mapping[str, Any]) -> Figures:
@@ -115,16 +129,15 @@ def figures_of(recent: Mapping[str, Any]) -> Figures:
 class GuardWatcher:
     """Judges each guarded change by what one gateway sees. Lives on its loop; rows are read and written in a thread.
 
-    While nothing is watched it waits for `wake`; else it looks once a second. `report` gets each verdict.
+    While nothing is watched it waits for `wake`; else it looks once a second. `revision` is the one in force.
     """
 
-    def __init__(self, history: History, revision: Callable[[], int], report: Callable[[str], None]) -> None:
+    def __init__(self, history: History, revision: Callable[[], int]) -> None:
         self._history = history
         self._revision = revision
-        self._report = report
         self._woken = asyncio.Event()
         self._watched: Watched | None = None
-        self._trial: Trial | None = None
+        self._vigil: Vigil | None = None
 
     def wake(self) -> None:
         """A configuration has come into force: it may be guarded."""
@@ -135,7 +148,7 @@ class GuardWatcher:
         guard = self._watched
         if guard is None:
             return None
-        seen = self._trial.seen if self._trial is not None else Figures()
+        seen = self._vigil.seen if self._vigil is not None else Figures()
         percent = seen.error_percent
         facts = asdict(guard)
         del facts["until"]
@@ -167,30 +180,28 @@ class GuardWatcher:
         before, self._watched = self._watched, await asyncio.to_thread(_newest)
         guard = self._watched
         if guard is None:
-            self._trial = None
+            self._vigil = None
             return None
         if not guard.is_watching:
             return SHOWN_S
         if before is None or before.revision != guard.revision:
-            self._trial = None
-        if self._trial is None:
+            self._vigil = None
+        if self._vigil is None:
             if self._revision() < guard.revision:
                 return POLL_S  # not in force here yet
-            self._trial = Trial(
+            self._vigil = Vigil(
                 limits_of(guard.error_points, guard.p99_factor, guard.base_error_percent, guard.base_p99_ms)
             )
             return POLL_S
-        trial = self._trial
-        window = figures_of(self._history.recent(trial.window_s))
-        worse = trial.judge(figures_of(self._history.recent(1)), window)
+        vigil = self._vigil
+        window = figures_of(self._history.recent(vigil.window_s))
+        worse = vigil.judge(figures_of(self._history.recent(1)), window)
         if worse:
-            verdict = await asyncio.to_thread(_revert, guard, worse)
-        elif not guard.left_s and not trial.is_open:
-            verdict = await asyncio.to_thread(_end_well, guard, trial)
+            await asyncio.to_thread(_revert, guard, worse)
+        elif not guard.left_s and not vigil.is_open:
+            await asyncio.to_thread(_end_well, guard, vigil)
         else:
             return POLL_S
-        if verdict:
-            self._report(f"revision {guard.revision}: {verdict}")
         return 0.0
 
 
@@ -210,25 +221,22 @@ def _newest() -> Watched | None:
         close_old_connections()
 
 
-def _revert(guard: Watched, worse: str) -> str:
-    """What has been decided; "" if another gateway was first. For a thread, as is the next."""
+def _revert(guard: Watched, worse: str) -> None:
     close_old_connections()
     try:
-        outcome = f"taken back by itself: {worse}"
-        return outcome if revert(guard.revision, outcome) else ""
+        revert(guard.revision, f"taken back by itself: {worse}")
     except RestoreRefused as error:
-        outcome = f"it could not be taken back, though {worse}: {error}"
-        return outcome if _decide(guard.revision, Guard.State.KEPT, outcome) else ""
+        _decide(guard.revision, Guard.State.KEPT, f"could not be taken back, though {worse}: {error}")
     finally:
         close_old_connections()
 
 
-def _end_well(guard: Watched, trial: Trial) -> str:
+def _end_well(guard: Watched, vigil: Vigil) -> None:
     close_old_connections()
     try:
-        enough = trial.requests >= LEAST_REQUESTS
-        outcome = f"kept: {'nothing has become worse' if enough else 'too few to tell'} in {trial.requests:,} requests"
-        return outcome if _decide(guard.revision, Guard.State.KEPT, outcome) else ""
+        enough = vigil.requests >= LEAST_REQUESTS
+        found = "nothing has become worse in" if enough else "too few requests to tell:"
+        _decide(guard.revision, Guard.State.KEPT, f"kept: {found} {vigil.requests:,} requests since then")
     finally:
         close_old_connections()
 

@@ -13,7 +13,6 @@ from gateway_app.changes import describe
 
 # Sent once the transaction that wrote a revision has been committed, in the process that wrote it.
 revision_saved = Signal()
-_recording: ContextVar[bool] = ContextVar("recording", default=False)
 # Of workers and models: what an operator orders once, and how many orders there were.
 ORDERS = ("order", "order_number")
 # Revisions that are kept: how long one can look back.
@@ -26,6 +25,10 @@ class Recording:
 
     revision: "Revision | None" = None
     previous: "Revision | None" = None
+    told: bool = False  # an event of its own tells of the change
+
+
+_recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 
 @contextmanager
@@ -38,10 +41,10 @@ def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[Re
     from gateway_app.tuning import Tuning  # it is built on this module
 
     made = Recording()
-    if _recording.get():
+    if _recording.get() is not None:
         yield made
         return
-    token = _recording.set(True)
+    token = _recording.set(made)
     try:
         with transaction.atomic():
             # One writer at a time: in PostgreSQL, two changes at once would each leave the other's out of its payload.
@@ -50,6 +53,13 @@ def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[Re
             _write_revision(made, author, note, comment)
     finally:
         _recording.reset(token)
+
+
+def told() -> None:
+    """An event tells of what this block changes: its revision needs none."""
+    recording = _recording.get()
+    if recording is not None:
+        recording.told = True
 
 
 def payload_of_rows() -> dict[str, Any]:
@@ -74,8 +84,9 @@ def _write_revision(made: Recording, author: str, note: str, comment: str) -> No
     before = completed(newest.payload) if newest else {}
     if before != payload:
         summary = describe(before, payload)
-        told = f"{note}: {summary}" if note else summary
-        made.revision = Revision.objects.create(author=author, summary=told, comment=comment, payload=payload)
+        said = f"{note}: {summary}" if note else summary
+        made.revision = Revision.objects.create(author=author, summary=said, comment=comment, payload=payload)
+        _tell(made.revision)
         if without_orders(before) != without_orders(payload):
             supersede(made.revision)
         for last in Revision.objects.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]:
@@ -91,6 +102,15 @@ def without_orders(payload: Any) -> dict[str, Any]:
         else rows
         for key, rows in payload.items()
     }
+
+
+def _tell(revision: "Revision") -> None:
+    from gateway_app import eventrows  # it is built on this module
+
+    recording = _recording.get()
+    if recording is not None and not recording.told:
+        why = f" ({revision.comment})" if revision.comment else ""
+        eventrows.record("config", f"revision {revision.pk}: {revision.summary}{why}", author=revision.author)
 
 
 def completed(payload: Any) -> dict[str, Any]:

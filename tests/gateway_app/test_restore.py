@@ -98,7 +98,7 @@ def test_any_revision_comes_back_exactly_whatever_happened_since(seed):
     operators = Operators(seed)
     for _ in range(25):
         operators.change()
-    numbers = {}  # of the last order that each worker was given
+    numbers: dict[str, int] = {}  # of the last order that each worker was given
     for number in operators.random.sample(sorted(Revision.objects.values_list("id", flat=True)), 8):
         for worker in Worker.objects.all():
             numbers[worker.name] = max(worker.order_number, numbers.get(worker.name, 0))

@@ -41,7 +41,7 @@ def limits_of(error_points: float, p99_factor: float, base_error_percent: float,
     return Limits(base_error_percent + error_points, p99_ms)
 
 
-class Trial:
+class Vigil:
     """Takes the figures second by second, from the change on. Not safe for concurrent access."""
 
     def __init__(self, limits: Limits) -> None:
