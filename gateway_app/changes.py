@@ -6,7 +6,11 @@ from typing import Any
 
 Payload = Mapping[str, Any]
 ORDER_FIELDS = ("order", "order_number")
-ORDERED = {"trip": "breaker tripped by hand", "reset": "breaker reset by hand"}
+ORDERED = {
+    "trip": "breaker tripped by hand",
+    "reset": "breaker reset by hand",
+    "flush": "cache flushed by hand",
+}
 
 
 def describe(before: Payload, after: Payload) -> str:
