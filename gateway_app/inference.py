@@ -196,7 +196,7 @@ class Inference:
         self.keeps = True
         self._digests: dict[str, str] = {}  # of the workers that are there
         self._before: dict[str, str] = {}  # what each worker answered with when it was there last
-        self.generation = 0  # of the files that answer: what began in an earlier one is neither kept nor joined
+        self.generation = 0  # of what may be kept: what began in an earlier one is neither kept nor joined
 
     def ask(
         self, payload: bytes, asker: Asker, timeout_ms: int | None = None, since: float | None = None
@@ -287,12 +287,16 @@ class Inference:
             return
         others = any(self._before.get(worker, digest) != digest for worker, digest in digests.items())
         if others or set(self._digests.values()) - set(digests.values()):
-            self.hot.flush()
-            self._flying.clear()
-            self.generation += 1
+            self.forget()
         self._digests = dict(digests)
         self._before.update(digests)
         self._check_digests()
+
+    def forget(self) -> None:
+        """What has been computed until now is not kept, and what is being computed is neither kept nor joined."""
+        self.hot.flush()
+        self._flying.clear()
+        self.generation += 1
 
     def rename(self, before: str, after: str) -> None:
         """A worker turns out to have another name; what it made is as good as it was."""
