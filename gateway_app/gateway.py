@@ -19,6 +19,7 @@ from gateway_app.events import EventLog
 from gateway_app.handoff import HandOff
 from gateway_app.history import History
 from gateway_app.links import WorkerLink
+from gateway_app.live import Live
 from gateway_app.models import Event
 from gateway_app.modelset import ModelSet, Rules
 from gateway_app.observer import Observer
@@ -54,6 +55,7 @@ class Gateway:
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
         self.history = History()
+        self.live = Live(self)
         self.events = EventLog()
         self.observer = Observer(self.events)
         self.started_at = time.monotonic()
@@ -73,6 +75,8 @@ class Gateway:
         """Reads the configuration and begins to connect."""
         await self.watcher.start()
         await self.events.start()
+        self.events.listeners.add(self.live.poke)
+        self._spawn(self.live.run())
         self._spawn(self._tick_often())
         self._spawn(self._tick_each_second())
 
@@ -226,6 +230,7 @@ class Gateway:
             self._obey(entry, before.get(name))
         self._follow()
         self.events.look()
+        self.live.poke()
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
 
     def _obey(self, entry: WorkerEntry, before: WorkerEntry | None) -> None:
@@ -354,6 +359,7 @@ class Gateway:
                 model.rate.roll(model.inference.requests)
             self.rate.roll(self.lineup.totals().requests)
             self.history.tick(self)
+            self.live.poke()
             self.lineup.end_idle()
             self.handoff.forget()
             self.events.tick()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from django.http import HttpResponse
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from gateway_app.history import encoded
 from gateway_app.serializers import StatsSerializer
 from gateway_app.stats import gateway_health, gateway_stats
+from inference_site import lifecycle
 from inference_site.api import InferView, JsonUnlessBrowser
 
-__all__ = ["HealthView", "InferView", "StatsView"]
+__all__ = ["HealthView", "HistoryView", "InferView", "StatsView"]
 
 
 class StatsView(APIView):
@@ -21,6 +25,17 @@ class StatsView(APIView):
     def get(self, request: Request) -> Response:
         """The gateway's numbers."""
         return Response(StatsSerializer(gateway_stats()).data)
+
+
+class HistoryView(APIView):
+    """The last two minutes, second by second."""
+
+    content_negotiation_class = JsonUnlessBrowser
+    renderer_classes = (JSONRenderer,)
+
+    def get(self, request: Request) -> HttpResponse:
+        """Points as in /stats, oldest first."""
+        return HttpResponse(encoded(lifecycle.service().gateway.history), content_type="application/json")
 
 
 class HealthView(APIView):

@@ -244,7 +244,7 @@ class Router:
                 continue
             if policy.load_factor and route.in_flight >= policy.load_floor:
                 if bound is None:
-                    bound = self._bound()
+                    bound = self.bound()
                 if route.in_flight >= bound:
                     passed_on = True
                     continue
@@ -295,7 +295,7 @@ class Router:
         route.link.send(call)
         return True
 
-    def _bound(self) -> float:
+    def bound(self) -> float:
         """Calls in flight from which on a worker passes new ones to the next owner."""
         total = live = 0
         for route in self.routes.values():
