@@ -5,7 +5,7 @@ from django.urls import path
 from gateway_app.actionviews import ActionView
 from gateway_app.dashboard import dashboard
 from gateway_app.ringviews import RingView, WhereView
-from gateway_app.views import HealthView, HistoryView, InferView, StatsView
+from gateway_app.views import HealthView, HistoryView, InferView, StatsView, TracesView
 from inference_site.api import LiveView, ReadyView
 
 urlpatterns = [
@@ -13,6 +13,7 @@ urlpatterns = [
     path("infer", InferView.as_view(), name="infer"),
     path("stats", StatsView.as_view(), name="stats"),
     path("history", HistoryView.as_view(), name="history"),
+    path("traces", TracesView.as_view(), name="traces"),
     path("ring", RingView.as_view(), name="ring"),
     path("where", WhereView.as_view(), name="where"),
     path("health", HealthView.as_view(), name="health"),
