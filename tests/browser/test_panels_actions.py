@@ -125,9 +125,8 @@ def test_a_menu_has_what_can_be_done(browser: Browser, site: PagesSite, width: i
     open_menu(browser, "worker_1")
     assert items(browser) == [*common, "Isolate", "Drain", "Disable", "Flush the cache"]
     assert grave_faults(browser) == []
-    box = browser.evaluate(
-        "(({left, right, top}) => [left, innerWidth - right, top])(document.getElementById('actions-menu').getBoundingClientRect())"
-    )
+    place = "document.getElementById('actions-menu').getBoundingClientRect()"
+    box = browser.evaluate(f"(({{left, right, top}}) => [left, innerWidth - right, top])({place})")
     assert isinstance(box, list)
     assert min(box) >= 0
     open_menu(browser, "worker_2")
@@ -137,6 +136,18 @@ def test_a_menu_has_what_can_be_done(browser: Browser, site: PagesSite, width: i
     open_menu(browser, "digits", "model")
     assert items(browser) == ["Load again", "Unload"]
     assert browser.evaluate("document.querySelectorAll('[data-actions] > [aria-expanded=true]').length") == 1
+
+
+def test_its_own_button_closes_a_menu(browser: Browser, site: PagesSite) -> None:
+    sign_in(site)
+    opened(browser, site)
+    open_menu(browser)
+    button = browser.driver.find_element(By.CSS_SELECTOR, slot("worker_2"))
+    button.click()
+    browser.wait_for(lambda: not browser.evaluate(OPEN), "the menu is closed")
+    assert button.get_attribute("aria-expanded") == "false"
+    button.click()
+    browser.wait_for(lambda: browser.evaluate(OPEN), "the menu is open again")
 
 
 def test_an_unloaded_model_can_be_loaded(browser: Browser, site: PagesSite) -> None:
