@@ -144,8 +144,8 @@ def test_its_own_button_closes_a_menu(browser: Browser, site: PagesSite) -> None
     open_menu(browser)
     button = browser.driver.find_element(By.CSS_SELECTOR, slot("worker_2"))
     button.click()
-    browser.wait_for(lambda: not browser.evaluate(OPEN), "the menu is closed")
-    assert button.get_attribute("aria-expanded") == "false"
+    browser.wait_for(lambda: button.get_attribute("aria-expanded") == "false", "the menu is closed")
+    assert not browser.evaluate(OPEN)
     button.click()
     browser.wait_for(lambda: browser.evaluate(OPEN), "the menu is open again")
 

@@ -190,6 +190,24 @@ def test_requests_are_explained(browser: Browser, site: PagesSite, width: int) -
     assert browser.console_errors() == []
 
 
+def test_a_failed_request_of_which_little_is_known(browser: Browser, site: PagesSite) -> None:
+    attempt = {"worker": "worker_1", "began_ms": None, "took_ms": None, "outcome": "busy", "reason": ""}
+    parts = pagefigures.trace()["parts_ms"] | {"queue": None, "compute": None}
+    unknown = {"cache": None, "key": "", "owner": "", "batch": None, "kept": "failed", "answered_by": "gateway"}
+    site.traces["traces"] = [pagefigures.trace(0, status=503, parts_ms=parts, attempts=[attempt], **unknown)]
+    opened(browser, site)
+    explained(browser, 1)
+    click(browser, "#traces summary")
+    browser.wait_for(lambda: browser.shows("#traces .details"), "the request's details are shown")
+    details = " ".join(browser.text("#traces .details").split())
+    assert "Answered by gateway, status 503 Owner none" in details
+    assert "Kept because it failed" in details
+    assert "worker_1 busy – –" in details
+    assert not {"Key", "Found", "Batch"} & set(details.split())
+    assert browser.evaluate("document.querySelector('#traces .badge').className") == "badge bad"
+    assert not {"null", "NaN", "undefined"} & set(details.split())
+
+
 def test_an_open_request_stays_open_while_others_come(browser: Browser, site: PagesSite) -> None:
     opened(browser, site)
     explained(browser, 4)
