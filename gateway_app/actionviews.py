@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -116,6 +117,11 @@ class ActionView(APIView):
             message = f"the database does not answer ({reason}), where users and orders are kept; check DATABASE_URL"
             exc = ApiError(503, "database_away", message, retry_after_s=5)
         return super().handle_exception(exc)
+
+    def throttled(self, request: Request, wait: float) -> None:
+        """Raises the API's own error."""
+        message = f"this user has done over {ActionRate.rate.partition('/')[0]} actions within a minute; wait a moment"
+        raise ApiError(429, "too_many_actions", message, retry_after_s=max(1, ceil(wait or 1)))
 
     def get(self, request: Request, name: str) -> Response:
         """The effect in a sentence, and whether this user may do it."""
