@@ -9,12 +9,12 @@ from functools import cache
 from typing import Any
 
 from gateway_app.models import Canary, ModelRecord, Tuning, Worker
+from gateway_app.revisions import ORDERS
 
 Payload = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-_ORDERS = ("order", "order_number")
-_HIDDEN = ("name", "named", *_ORDERS)
+_HIDDEN = ("name", "named", *ORDERS)
 _UNIT = re.compile(r"^(.*) \(([^()]+)\)$")
 
 
@@ -40,16 +40,6 @@ def differences(before: Payload, after: Payload) -> list[Difference]:
         "Canary", Canary, next(iter(before.get("canary", ())), None), next(iter(after.get("canary", ())), None)
     )
     return found
-
-
-def without_orders(payload: Payload) -> dict[str, Any]:
-    """The configuration as it stays: without what operators have ordered once."""
-    return {
-        key: [{name: value for name, value in row.items() if name not in _ORDERS} for row in rows]
-        if key in ("workers", "models")
-        else rows
-        for key, rows in payload.items()
-    }
 
 
 def _row(of: str, model: Any, before: Row | None, after: Row | None) -> Iterator[Difference]:

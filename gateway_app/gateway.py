@@ -16,6 +16,7 @@ from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
 from gateway_app.events import EventLog
+from gateway_app.guards import GuardWatcher
 from gateway_app.handoff import HandOff
 from gateway_app.history import History
 from gateway_app.links import WorkerLink
@@ -57,6 +58,7 @@ class Gateway:
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
         self.history = History()
+        self.guards = GuardWatcher(self.history, lambda: self.snapshot.revision)
         self.events = EventLog()
         self.observer = Observer(self.events)
         self.started_at = time.monotonic()
@@ -78,6 +80,7 @@ class Gateway:
         await self.events.start()
         self._spawn(self._tick_often())
         self._spawn(self._tick_each_second())
+        self._spawn(self.guards.run())
 
     async def stop(self) -> None:
         """Closes every stream. What is in flight by then is answered as lost."""
@@ -237,6 +240,7 @@ class Gateway:
             self._obey(entry, before.get(name))
         self._follow()
         self.events.look()
+        self.guards.wake()
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
 
     def _obey(self, entry: WorkerEntry, before: WorkerEntry | None) -> None:

@@ -9,10 +9,8 @@ from django.db.models import Max
 
 from gateway_app.combinations import new_conflicts
 from gateway_app.models import Canary, ModelRecord, Revision, Tuning, Worker, recorded
-from gateway_app.revisions import completed, payload_of_rows
+from gateway_app.revisions import ORDERS, completed, payload_of_rows
 from gateway_app.snapshot import InvalidConfig, parse
-
-ORDERS = ("order", "order_number")
 
 
 class RestoreRefused(ValueError):
@@ -39,7 +37,7 @@ def restore(number: int, author: str, comment: str = "", *, whatever: bool = Fal
     """
     payload = payload_of(number)
     try:
-        with recorded(author=author, note=f"restored revision {number}", comment=comment):
+        with recorded(author=author, note=f"restored revision {number}", comment=comment) as made:
             before = Revision.objects.aggregate(last=Max("id"))["last"] or 0
             found = [] if whatever else new_conflicts(payload_of_rows(), payload)
             if found:
@@ -50,7 +48,7 @@ def restore(number: int, author: str, comment: str = "", *, whatever: bool = Fal
             _restore_canary(payload["canary"], author)
     except IntegrityError as error:
         raise RestoreRefused(f"Revision {number} cannot be restored, the database refuses it: {error}") from None
-    return Revision.objects.filter(pk__gt=before).order_by("id").first()
+    return made.revision
 
 
 def _restore_workers(rows: list[dict[str, Any]], last: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import models, transaction
@@ -12,38 +13,44 @@ from gateway_app.changes import describe
 
 # Sent once the transaction that wrote a revision has been committed, in the process that wrote it.
 revision_saved = Signal()
-
-
-class _Recording:
-    """One `recorded` block, as long as it is open."""
-
-    told = False  # an event of its own tells of the change
-
-
-_recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
+# Of workers and models: what an operator orders once, and how many orders there were.
+ORDERS = ("order", "order_number")
 # Revisions that are kept: how long one can look back.
 KEPT = 1000
 
 
+@dataclass(slots=True)
+class Recording:
+    """What came of a `recorded` block once it has ended: its revision, if it made one, and the one before."""
+
+    revision: "Revision | None" = None
+    previous: "Revision | None" = None
+    told: bool = False  # an event of its own tells of the change
+
+
+_recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
+
+
 @contextmanager
-def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[None]:
+def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[Recording]:
     """One transaction whose changes of rows, however many, become one revision; none if nothing changed.
 
-    Within another `recorded` it joins that one. `author` is a user's name, empty for the command line; `note` says
-    where the change came from, `comment` is its author's own reason.
+    Within another `recorded` it joins that one, and its own Recording stays empty. `author` is a user's name, empty for
+    the command line; `note` says where the change came from, `comment` is its author's own reason.
     """
     from gateway_app.tuning import Tuning  # it is built on this module
 
+    made = Recording()
     if _recording.get() is not None:
-        yield
+        yield made
         return
-    token = _recording.set(_Recording())
+    token = _recording.set(made)
     try:
         with transaction.atomic():
             # One writer at a time: in PostgreSQL, two changes at once would each leave the other's out of its payload.
             Tuning.objects.select_for_update().filter(pk=Tuning.ONLY).first()
-            yield
-            _write_revision(author, note, comment)
+            yield made
+            _write_revision(made, author, note, comment)
     finally:
         _recording.reset(token)
 
@@ -69,18 +76,32 @@ def payload_of_rows() -> dict[str, Any]:
     }
 
 
-def _write_revision(author: str, note: str, comment: str) -> None:
+def _write_revision(made: Recording, author: str, note: str, comment: str) -> None:
+    from gateway_app.guards import supersede  # it is built on this module
+
     payload = payload_of_rows()
-    newest = Revision.objects.order_by("-id").first()
+    newest = made.previous = Revision.objects.order_by("-id").first()
     before = completed(newest.payload) if newest else {}
     if before != payload:
         summary = describe(before, payload)
         said = f"{note}: {summary}" if note else summary
-        revision = Revision.objects.create(author=author, summary=said, comment=comment, payload=payload)
-        _tell(revision)
+        made.revision = Revision.objects.create(author=author, summary=said, comment=comment, payload=payload)
+        _tell(made.revision)
+        if without_orders(before) != without_orders(payload):
+            supersede(made.revision)
         for last in Revision.objects.order_by("-id").values_list("id", flat=True)[KEPT : KEPT + 1]:
             Revision.objects.filter(id__lte=last).delete()
         transaction.on_commit(lambda: revision_saved.send(sender=Revision), robust=True)
+
+
+def without_orders(payload: Any) -> dict[str, Any]:
+    """The configuration as it stays: without what operators have ordered once."""
+    return {
+        key: [{name: value for name, value in row.items() if name not in ORDERS} for row in rows]
+        if key in ("workers", "models")
+        else rows
+        for key, rows in payload.items()
+    }
 
 
 def _tell(revision: "Revision") -> None:

@@ -6,18 +6,10 @@ import pytest
 
 from gateway_app.config import adopt_name, load_snapshot, register_workers
 from gateway_app.models import Canary, ModelRecord, Revision, Tuning, Worker, recorded
-from gateway_app.restore import ORDERS, RestoreRefused, restore
+from gateway_app.restore import RestoreRefused, restore
+from gateway_app.revisions import without_orders
 
 pytestmark = pytest.mark.django_db
-
-
-def without_orders(payload):
-    return {
-        key: [{name: value for name, value in row.items() if name not in ORDERS} for row in rows]
-        if isinstance(rows, list)
-        else rows
-        for key, rows in payload.items()
-    }
 
 
 def newest():
@@ -106,7 +98,7 @@ def test_any_revision_comes_back_exactly_whatever_happened_since(seed):
     operators = Operators(seed)
     for _ in range(25):
         operators.change()
-    numbers = {}  # of the last order that each worker was given
+    numbers: dict[str, int] = {}  # of the last order that each worker was given
     for number in operators.random.sample(sorted(Revision.objects.values_list("id", flat=True)), 8):
         for worker in Worker.objects.all():
             numbers[worker.name] = max(worker.order_number, numbers.get(worker.name, 0))
