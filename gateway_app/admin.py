@@ -12,7 +12,8 @@ from django.utils import timezone
 from gateway_app.historyadmin import RevisionAdmin
 from gateway_app.modeladmin import ModelRecordAdmin
 from gateway_app.models import Event, ModelRecord, Revision, Tuning, Worker
-from gateway_app.recordedadmin import ReadOnlyAdmin, RecordedAdmin
+from gateway_app.previewedadmin import PreviewedAdmin
+from gateway_app.recordedadmin import ReadOnlyAdmin
 from gateway_app.tuningadmin import TuningAdmin
 
 admin.site.site_header = "Inference gateway"
@@ -25,7 +26,7 @@ admin.site.register(Tuning, TuningAdmin)
 
 
 @admin.register(Worker)
-class WorkerAdmin(RecordedAdmin):
+class WorkerAdmin(PreviewedAdmin):
     list_display = ("name", "host", "port", "weight", "enabled", "draining", "isolated", "changed")
     list_editable = ("weight", "enabled", "draining", "isolated")
     search_fields = ("name", "host")

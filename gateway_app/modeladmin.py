@@ -17,13 +17,13 @@ from django.views.decorators.http import require_POST
 from gateway_app.modelcontrol import order
 from gateway_app.models import ModelRecord, recorded
 from gateway_app.modelstates import ModelState, model_states
-from gateway_app.recordedadmin import RecordedAdmin
+from gateway_app.previewedadmin import PreviewedAdmin
 from gateway_app.uploadviews import upload_urls
 
 CHANGELIST = "admin:gateway_app_modelrecord_changelist"
 
 
-class ModelRecordAdmin(RecordedAdmin):
+class ModelRecordAdmin(PreviewedAdmin):
     """Rows are settings; models that are served without any are shown above them."""
 
     search_fields = ("name",)
