@@ -83,6 +83,21 @@ def effect(action: Action, target: str, now: Situation | None = None) -> str:
     return effects.EFFECTS[action.name](now, target)
 
 
+def effects_of(action: Action, targets: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Each target with what will be done to it, or else why there is nothing to do: of one after the other, so that the
+    last worker's says that it is the last. Raises ActionError for what is no target."""
+    now, found = situation(), []
+    for target in targets:
+        try:
+            found.append((target, effect(action, target, now), ""))
+        except NothingToDo as error:
+            found.append((target, "", str(error)))
+            continue
+        if target in now.workers and (action.values or action.name == "trip"):
+            now = now.changed(target, action.values or {})
+    return found
+
+
 def perform(action: Action, target: str, author: str, comment: str = "") -> str:
     """Does it, in one revision, with an event that names the author; a sentence that says what was done.
 

@@ -140,7 +140,8 @@ def _moved(now: Situation, name: str, *, leaves: bool = False) -> str:
     before, after = now.table(now.enabled), now.table(now.enabled - {name} if leaves else now.enabled)
     if before is None or after is None:
         return f"Its keys ({_percent(share)} of all) go to the others"
-    parts = heirs(before, after, name, lambda other: now.workers[other].takes)
+    away = {other for other, each in now.workers.items() if not each.takes}
+    parts = heirs(before, after, name, away)
     if not parts:
         return f"Its keys ({_percent(share)} of all) go to nobody else"
     named = [f"{heir} ({_percent(part)})" for heir, part in list(parts.items())[:NAMED]]

@@ -26,11 +26,13 @@ from gateway_app.observer import Observer
 from gateway_app.orders import Orders
 from gateway_app.outcomes import Outcomes
 from gateway_app.served import ServedModel
+from gateway_app.traces import TraceLog
 from inference_site.exchange import Answer, Ticket
 from inference_site.lib.catalog import ModelInfo, Models, Statistics
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Ask
 from inference_site.lib.payload import decode_request, request_id_of
+from inference_site.lib.trace import header_of, refused_trace
 from inference_site.lib.window import RateWindow
 from inference_site.plain import PlainAsker
 
@@ -49,7 +51,8 @@ class Gateway:
         self._making: asyncio.Task[None] | None = None
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
-        self.lineup = ModelSet(self.links, time.monotonic, self._breaker_changed)
+        self.traces = TraceLog()
+        self.lineup = ModelSet(self.links, time.monotonic, self._breaker_changed, self.traces)
         self.outcomes = Outcomes(self.lineup)
         self.handoff = HandOff(self.lineup, self.links, time.monotonic)
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
@@ -96,7 +99,9 @@ class Gateway:
 
     # What clients ask: exchange.Plane.
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None) -> Ticket | None:
+    def infer(
+        self, body: bytes, answer: Answer, timeout_ms: int | None = None, since: float | None = None
+    ) -> Ticket | None:
         """Takes the body of a `POST /infer`."""
         try:
             request_id, ask, name = decode_request(body)
@@ -112,7 +117,13 @@ class Gateway:
                 headers = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
                 answer(error.status, headers, error_body(error.message, error.code, request_id))
                 return None
-        return served.inference.ask(ask, PlainAsker(request_id, answer), timeout_ms)
+        return served.inference.ask(ask, PlainAsker(request_id, answer), timeout_ms, since)
+
+    def explain(self, status: int, why: str, since: float) -> bytes:
+        """As exchange.Plane says."""
+        trace = refused_trace("gateway", status, why, time.monotonic() - since)
+        self.traces.add(trace)
+        return header_of(trace)
 
     def refused(self) -> None:
         """An inference could not be read, or its model is not there."""
@@ -354,8 +365,9 @@ class Gateway:
             due = max(due + 1, time.monotonic())  # in step with the clock, but nothing is made up for
             await asyncio.sleep(due - time.monotonic())
             for model in self.lineup:
-                model.inference.latency.roll()
                 model.rate.roll(model.inference.requests)
+                model.inference.roll(model.rate.per_second())
+            self.traces.roll()
             self.rate.roll(self.lineup.totals().requests)
             self.history.tick(self)
             self.lineup.end_idle()

@@ -18,6 +18,7 @@ from gateway_app.face import Face
 from gateway_app.links import WorkerLink
 from gateway_app.served import ServedModel, Totals
 from gateway_app.statistics import Counted
+from gateway_app.traces import TraceLog
 from gateway_app.trials import Trials
 from inference_site.lib.catalog import Statistics
 from inference_site.lib.errors import ApiError
@@ -53,6 +54,7 @@ class ModelSet:
         links: Mapping[str, WorkerLink],
         clock: Callable[[], float],
         on_breaker: Callable[[ServedModel, str, State, State, str], None],
+        traces: TraceLog | None = None,
     ) -> None:
         self.catalog = Catalog()
         self.faces: dict[str, Face] = {}
@@ -61,6 +63,7 @@ class ModelSet:
         self._links = links
         self._clock = clock
         self._on_breaker = on_breaker
+        self._traces = traces
         self._rules = Rules()
         self._ended = Totals()
         self._counted: defaultdict[Key, Counted] = defaultdict(Counted)
@@ -197,7 +200,7 @@ class ModelSet:
         return name, catalog.newest[name]
 
     def _make(self, key: Key) -> None:
-        model = self.served[key] = ServedModel(*key, self._clock, self.faces, self._on_breaker)
+        model = self.served[key] = ServedModel(*key, self._clock, self.faces, self._on_breaker, self._traces)
         self._rule(model)
 
     def _rule(self, model: ServedModel) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -66,6 +67,15 @@ class Situation:
     def enabled(self) -> frozenset[str]:
         """The workers on the ring."""
         return frozenset(name for name, worker in self.workers.items() if worker.row.enabled)
+
+    def changed(self, name: str, values: Mapping[str, Any]) -> Situation:
+        """As it would be with other values in a worker's row; with none, with its breakers open."""
+        worker = self.workers[name]
+        row = copy(worker.row)
+        for field, value in values.items():
+            setattr(row, field, value)
+        states = worker.states if values else tuple(State.OPEN for _ in worker.states)
+        return replace(self, workers={**self.workers, name: replace(worker, row=row, states=states)})
 
     def table(self, members: frozenset[str]) -> Table | None:
         """Of the keys, with these workers; None if it would take too long to make."""

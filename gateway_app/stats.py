@@ -69,10 +69,13 @@ def _event(event: Event) -> dict[str, Any]:
     return {
         "at": event.at.isoformat(timespec="milliseconds"),
         "age_s": round(time.monotonic() - event.since, 1),
+        "kind": event.kind,
         "worker": event.worker,
+        "model": event.model,
         "before": event.before,
         "after": event.after,
         "reason": event.reason,
+        "author": event.author,
     }
 
 

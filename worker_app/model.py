@@ -282,8 +282,7 @@ class Model(Batches):
         if not self._queue(job, left_ms, self.batcher.full):  # those that are not read yet came after it
             self._refuse_all(unread)
             return
-        job.take_over(unread)
-        unread.job = job
+        unread.become(job)
         if key is not None:
             self._flying[key] = job
 
@@ -301,8 +300,7 @@ class Model(Batches):
         job = self._flying.get(key) if output is None else None
         if job is not None:
             self.tally.joined += len(unread.waiters)
-            job.take_over(unread)
-            unread.job = job
+            unread.become(job)
         return output is not None or job is not None
 
     def _queue(self, job: Job, left_ms: int, full: bool) -> bool:

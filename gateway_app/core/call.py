@@ -11,6 +11,7 @@ from inference_site.lib.errors import ApiError
 
 if TYPE_CHECKING:
     from gateway_app.core.router import Router
+    from gateway_app.core.trail import Trail
 
 MAX_IN_FLIGHT = 4096
 
@@ -78,6 +79,8 @@ class Call:
         "tried",
     )
 
+    # Set in one that is traced, which is of a subclass with a place for it.
+    trace: Trail | None = None
     route: Route
     permit: int
     began: float
@@ -121,7 +124,7 @@ class Call:
 class Hedge(Call):
     """A second attempt beside a first one that takes long; whichever answers first counts."""
 
-    __slots__ = ()
+    __slots__ = ("trace",)
     first: Call
 
     def __init__(self, first: Call) -> None:
@@ -129,6 +132,7 @@ class Hedge(Call):
         self.began, self.deadline = first.began, first.deadline
         self.tried = (*first.tried, first.route)
         self.first = first
+        self.trace = first.trace
 
     def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
         """It was quicker."""

@@ -14,6 +14,7 @@ from gateway_app.core.policy import Policy
 from gateway_app.core.quarantine import Quarantine
 from gateway_app.core.suspects import Suspects
 from gateway_app.core.watch import Watch
+from gateway_app.core.why import why
 from inference_site.lib.frames import Cache, Tell
 
 # What a worker that comes back gets of its share at once.
@@ -104,6 +105,8 @@ class Router:
         route = call.route
         route.in_flight -= 1
         call.flying = False
+        if call.trace is not None:
+            call.trace.answered(call, kind, cache, payload, time_us)
         if kind in _ANSWERS:
             if kind == _REFUSED and _BLAME in payload and self.attempts.asks_another(call, status, payload):
                 return
@@ -168,6 +171,8 @@ class Router:
                 route.in_flight -= 1
                 call.flying = False
                 self.quarantine.free(call)
+                if call.trace is not None:
+                    call.trace.ended(call, "lost", reason)
                 self.attempts.failed(call, reason, Cause.UNREACHABLE)
 
     def silent(self, route: Route, reason: str) -> None:
@@ -244,7 +249,7 @@ class Router:
                 continue
             if policy.load_factor and route.in_flight >= policy.load_floor:
                 if bound is None:
-                    bound = self._bound()
+                    bound = self.bound()
                 if route.in_flight >= bound:
                     passed_on = True
                     continue
@@ -271,6 +276,8 @@ class Router:
             self.attempts.give_up(call)
 
     def _keep(self, call: Call) -> None:
+        if call.trace is not None:
+            call.trace.kept()
         if not self.quarantine.wait(call):
             self.attempts.give_up(call)
 
@@ -287,6 +294,8 @@ class Router:
         call.sent_at = now
         call.attempts += 1
         call.flying = True
+        if call.trace is not None:
+            call.trace.sent(call, why(self, call, route))
         if call.suspect:
             route.suspect = call
         route.in_flight += 1
@@ -295,13 +304,15 @@ class Router:
         route.link.send(call)
         return True
 
-    def _bound(self) -> float:
+    def bound(self) -> float:
         """Calls in flight from which on a worker passes new ones to the next owner."""
         total = live = 0
         for route in self.routes.values():
             if route.staying and route.breaker.state is State.CLOSED:  # the others get few or none
                 total += route.in_flight
                 live += 1
+        if not self.policy.load_factor:
+            return MAX_IN_FLIGHT
         return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
 
     def _ramp(self, route: Route) -> None:

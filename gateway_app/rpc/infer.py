@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any, Self
 
 import grpc
@@ -15,6 +16,7 @@ from gateway_app.rpc.status import Refused
 from gateway_app.rpc.tensors import ask_of, check, require_size, response_of
 from inference_site.coding import AT_ONCE_BYTES, threads
 from inference_site.exchange import Plane
+from inference_site.heads import read_explain
 from inference_site.inflight import InFlightBytes
 from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.errors import ApiError
@@ -96,14 +98,17 @@ class Inferences:
         self._leaving.set()
 
     async def infer(
-        self, request: pb.ModelInferRequest, length: int, remaining_s: float | None
+        self, request: pb.ModelInferRequest, length: int, remaining_s: float | None, explain: str = "0"
     ) -> tuple[pb.ModelInferResponse, bytes]:
-        """The response, and the header lines of who gave it; `length` is the message's, in bytes.
+        """The response, and the header lines of who gave it; `length` is the message's, in bytes; `explain` is the
+        value of X-Explain.
 
         Raises ApiError, or Refused. Cancelled, nothing more is done for it alone.
         """
         with Held(self._in_flight, length) as held:
+            since = time.monotonic()
             try:
+                explained = read_explain(explain)
                 timeout_ms = wait_ms_of(request, remaining_s)
                 served = self._plane.find(request.model_name or None, request.model_version or None)
                 ask, ident = await self._ask_of(request, length, held), request.id
@@ -112,7 +117,7 @@ class Inferences:
                 raise
             waiting = Waiting(served.info)
             del request  # its tensors are in the ask now
-            ticket = served.ask(ask, waiting, timeout_ms)
+            ticket = served.ask(ask, waiting, timeout_ms, since if explained else None)
             try:
                 result, headers = await waiting.future
             except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from django.contrib.staticfiles import finders
 from django.test import RequestFactory
 
 from tests.support import pagefigures
+from tests.support.livesocket import serve_live
 
 Json = dict[str, Any]
 # What answers a request that the site does not know itself: the query and the body in, status and answer out.
@@ -254,7 +255,7 @@ def worker_health() -> Json:
 class PagesSite:
     """`/` is the gateway's page, `/worker/` a worker's. A context manager; change its figures and `user` at will.
 
-    It has no WebSocket. `handlers` answer what it does not know itself, by (method, path); `posted` has what was sent
+    `live` False refuses the WebSocket, `silent` True holds back what it would push. `handlers` answer what it does not know itself, by (method, path); `posted` has what was sent
     by POST: path, headers and body.
     """
 
@@ -266,6 +267,9 @@ class PagesSite:
         self.health = worker_health()
         self.health_status = 200
         self.broken = False  # True: the figures answer 500, the pages still load
+        self.live = True
+        self.silent = False
+        self.pages = 0  # WebSockets that are open
         self.user: Any = AnonymousUser()
         self.handlers: dict[tuple[str, str], Handler] = {}
         self.posted: list[tuple[str, dict[str, str], bytes]] = []
@@ -277,6 +281,7 @@ class PagesSite:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.live = False
         self._server.shutdown()
         self._server.server_close()
 
@@ -297,6 +302,18 @@ class PagesSite:
             return 404, "text/plain", b"not found"
         file = Path(found)
         return 200, TYPES[file.suffix], file.read_bytes()
+
+    def push(self, handler: BaseHTTPRequestHandler) -> None:
+        """Serves one WebSocket."""
+
+        def take() -> tuple[Json, Json] | None:
+            return (self.stats, self.history) if self.live and not self.broken else None
+
+        self.pages += 1
+        try:
+            serve_live(handler, take, lambda: self.silent)
+        finally:
+            self.pages -= 1
 
     def _page(self, path: str) -> bytes | None:
         from gateway_app.dashboard import dashboard
@@ -323,6 +340,8 @@ class PagesSite:
     def _handler(site: Self) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if self.path == "/live" and site.live and not site.broken:
+                    return site.push(self)
                 self.reply(site.answer("GET", self.path))
 
             def do_POST(self) -> None:

@@ -71,10 +71,10 @@ const Panels = (() => {
     throw Object.assign(new Error(sentence(text)), { status: response.status, code: answer && answer.code, response, answer });
   }
 
-  // The API's errors begin small and have no full stop; on a page they are sentences.
+  // The API's errors have no full stop. They begin small, often with a name, and stay as they are.
   function sentence(text) {
     const whole = String(text).trim();
-    return whole.charAt(0).toUpperCase() + whole.slice(1) + (/[.!?…]$/.test(whole) ? "" : ".");
+    return whole + (/[.!?…]$/.test(whole) ? "" : ".");
   }
 
   // Makes `list` have one child per item, cloned from the template; repaint(child, item, place) fills each one in.

@@ -7,6 +7,9 @@ const RingPanel = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const RETRY_MS = 5000;
   const LISTED = 12; // workers listed before "show all"
+  const BANDS = 123; // radius of the ring's slots, and of the arcs of shares
+  const ARCS = 90;
+  const DRAWN = 512; // slots drawn: more would be thinner than a pixel
 
   const drawing = byId("ring-drawing");
   const bands = byId("ring-bands");
@@ -49,7 +52,7 @@ const RingPanel = (() => {
   }
 
   function band(owns, colour, name) {
-    const found = circle(bands, 130, "band");
+    const found = circle(bands, BANDS, "band");
     found.setAttribute("stroke-dasharray", dashes(owns));
     found.style.setProperty("stroke", colour);
     found.dataset.worker = name;
@@ -59,7 +62,7 @@ const RingPanel = (() => {
   // Inside the band, where each worker's slots lie scattered, an arc for each of as much as it owns in all.
   function arc(from, share, colour, name, label) {
     const length = ring.owners.length;
-    const found = circle(arcs, 94, "arc");
+    const found = circle(arcs, ARCS, "arc");
     const visible = Math.max(0, share * length - (share < 1 ? 3 : 0));
     found.setAttribute("stroke-dasharray", `0 ${from * length} ${visible} ${length}`);
     found.style.setProperty("stroke", colour);
@@ -67,8 +70,8 @@ const RingPanel = (() => {
     if (share < 0.03) return;
     const angle = (from + share / 2) * 2 * Math.PI;
     const text = document.createElementNS(SVG, "text");
-    text.setAttribute("x", (94 * Math.sin(angle)).toFixed(1));
-    text.setAttribute("y", (-94 * Math.cos(angle)).toFixed(1));
+    text.setAttribute("x", (ARCS * Math.sin(angle)).toFixed(1));
+    text.setAttribute("y", (-ARCS * Math.cos(angle)).toFixed(1));
     text.textContent = label;
     arcs.append(text);
   }
@@ -98,7 +101,7 @@ const RingPanel = (() => {
     for (const found of drawing.querySelectorAll("[data-worker]")) found.classList.toggle("chosen", known && found.dataset.worker === name);
     bands.querySelector(".alone")?.remove();
     if (known && !Panels.hasColour(name)) {
-      const alone = band((owner) => ring.workers[owner] === name, Panels.OTHERS, name);
+      const alone = band((owner) => ring.workers[owner] === name, "var(--link)", name);
       alone.classList.add("chosen", "alone");
     }
     Live.setText(byId("ring-centre"), known ? percent(ring.shares[name]) : ring ? plural(ring.workers.length, "worker", "workers") : "");
@@ -115,7 +118,7 @@ const RingPanel = (() => {
   function loadOf({ key_share: keys, traffic_share: traffic }) {
     if (!keys || !traffic) return "";
     const factor = traffic / keys;
-    return factor >= 1.25 || factor <= 0.75 ? `${factor.toFixed(1)} × its share of inputs` : "";
+    return factor >= 1.25 || factor <= 0.75 ? `${factor.toFixed(1)} × of inputs` : "";
   }
 
   function paintList() {
@@ -130,6 +133,7 @@ const RingPanel = (() => {
       Live.bar(row, "traffic", worker.traffic_share / widest);
       Live.fill(row, { name: worker.name, keys: percent(worker.key_share), traffic: percent(worker.traffic_share), load: loadOf(worker) });
       const button = row.querySelector("button");
+      button.title = worker.name;
       button.dataset.worker = worker.name;
       button.setAttribute("aria-pressed", String(pinned === worker.name));
     });
@@ -147,7 +151,9 @@ const RingPanel = (() => {
     asking = true;
     askedAt = performance.now();
     try {
-      ring = (await Panels.ask("ring")).answer;
+      const { answer } = await Panels.ask("ring");
+      const step = Math.ceil(answer.owners.length / DRAWN);
+      ring = { ...answer, owners: answer.owners.filter((_, place) => place % step === 0) };
       drawn = wanted;
       failed("");
       Panels.setWorkers(ring.shares);

@@ -62,7 +62,7 @@ const TracePanel = (() => {
     Live.fill(root, {
       answered: `${trace.answered_by || "nobody"}, ${isFailed(trace) ? `status ${trace.status}` : `in ${millis(trace.total_ms)}`}`,
       owner: trace.owner || "none",
-      why: trace.why ? Panels.sentence(trace.why) : "",
+      why: trace.why || "",
       cache: CACHE[trace.cache] || trace.cache || "",
       batch: batchText(trace),
       model: trace.version ? `${trace.model}, version ${trace.version}` : trace.model,

@@ -32,7 +32,7 @@
     swatch(byId("where-swatch"), now || "");
     Live.fill(answer, {
       now: now || "Nobody",
-      why: Panels.sentence(why),
+      why,
       key,
       slot: `slot ${number(slot)} of 65,536, marked on the ring`,
       model: version ? `${model}, version ${version}` : model,
