@@ -61,10 +61,12 @@ class Catalog:
         self._settings: Mapping[str, ModelSettings] = {}
         self.only = ""  # the default because there was no other model: nobody has named one
         self._wanted_default = ""
+        self._tried: Key | None = None
 
-    def configure(self, settings: Mapping[str, ModelSettings], default: str) -> None:
-        """What an operator wants: a model that is not to be loaded is not served from now on."""
-        self._settings, self._wanted_default = settings, default
+    def configure(self, settings: Mapping[str, ModelSettings], default: str, tried: Key | None = None) -> None:
+        """What an operator wants: a model that is not to be loaded is not served from now on, and a version that one
+        worker tries out is served, but never becomes the one that answers for its model."""
+        self._settings, self._wanted_default, self._tried = settings, default, tried
         self._settle()
 
     def announce(self, worker: str, models: Models) -> None:
@@ -184,6 +186,8 @@ class Catalog:
             wanted = self._settings[name].versions if name in self._settings else ()
             if not awaited.union(_current(offers)).isdisjoint(wanted):  # none that was not served takes its place
                 judges, others = (_only({*wanted, present}, each) for each in (judges, others))
+            if self._tried is not None and self._tried[0] == name:
+                judges, others = (_without(self._tried[1], each) for each in (judges, others))
             version = _newest(present, judges, others, awaited)
             if version is None:
                 continue
@@ -308,6 +312,12 @@ def _current(offers: Mapping[str, list[ModelInfo]]) -> set[str]:
 
 def _only(versions: Collection[str | None], offers: Mapping[str, list[ModelInfo]]) -> dict[str, list[ModelInfo]]:
     return {worker: [info for info in found if info.version in versions] for worker, found in offers.items()}
+
+
+def _without(version: str, offers: Mapping[str, list[ModelInfo]]) -> dict[str, list[ModelInfo]]:
+    """Of the workers that have others than this one."""
+    left = {worker: [info for info in found if info.version != version] for worker, found in offers.items()}
+    return {worker: found for worker, found in left.items() if found}
 
 
 def _defaults(workers: Iterable[_Worker]) -> Counter[str]:

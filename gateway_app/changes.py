@@ -4,9 +4,15 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from gateway_app import canarytext
+
 Payload = Mapping[str, Any]
 ORDER_FIELDS = ("order", "order_number")
-ORDERED = {"trip": "breaker tripped by hand", "reset": "breaker reset by hand"}
+ORDERED = {
+    "trip": "breaker tripped by hand",
+    "reset": "breaker reset by hand",
+    "flush": "cache flushed by hand",
+}
 
 
 def describe(before: Payload, after: Payload) -> str:
@@ -21,6 +27,7 @@ def describe(before: Payload, after: Payload) -> str:
     parts += _model_changes(_by_name(before, "models"), _by_name(after, "models"))
     if before:
         parts += _differences(before.get("tuning", {}), after["tuning"])
+    parts += canarytext.changes(before.get("canary", ()), after.get("canary", ()))
     return "; ".join(parts) or "defaults"
 
 

@@ -16,12 +16,14 @@ from inference_site.lib import frames, handshake
 from inference_site.lib.catalog import Models
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Cache, Tell
+from inference_site.lib.trace import Detail
 
 logger = logging.getLogger(__name__)
 
 _pack = frames.pack_ask_head
 _check_of = frames.check_of
 _INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
+_EXPLAIN, _EXPLAIN_FIRST = int(Ask.EXPLAIN), int(Ask.EXPLAIN_FIRST)
 _RESULT, _REFUSED, _FAILED, _GONE = map(int, (Tell.RESULT, Tell.REFUSED, Tell.FAILED, Tell.GONE))
 _HELLO = int(Tell.HELLO)
 _LAST_CACHE = max(Cache)
@@ -95,7 +97,10 @@ class Channel(WSListener):
         left_ms = int((call.deadline - call.sent_at) * 1000)
         call.ident = ident
         call.channel = self
-        kind = _FIRST if call.suspect else _INFER
+        if call.trace is None:
+            kind = _FIRST if call.suspect else _INFER
+        else:
+            kind = _EXPLAIN_FIRST if call.suspect else _EXPLAIN
         self._put(_pack(kind, call.number, ident, len(payload), left_ms if left_ms > 0 else 1), payload)
 
     def withdraw(self, call: Call) -> None:
@@ -160,7 +165,7 @@ class Channel(WSListener):
         pop = self.calls.pop
         for kind, cache, status, ident, time_us, payload, check in replies:
             if kind >= _HELLO:
-                self._control(kind, payload)
+                self._control(kind, ident, payload)
                 continue
             call = pop(ident, None)
             if call is None:
@@ -181,7 +186,7 @@ class Channel(WSListener):
                     ApiError(500, "internal_error", "a bug: the log of the gateway says more")
                 )
 
-    def _control(self, kind: int, payload: bytes) -> None:
+    def _control(self, kind: int, ident: int, payload: bytes) -> None:
         if kind == Tell.HELLO and not self.hello.done():
             try:
                 self.hello.set_result(msgspec.json.decode(payload, type=handshake.Hello))
@@ -195,6 +200,10 @@ class Channel(WSListener):
             self._owner.worker_leaves()
         elif kind == Tell.ENTRIES:
             self._owner.take_entries(payload)
+        elif kind == Tell.TRACE:
+            call = self.calls.get(ident)  # else nobody waits for it any more
+            if call is not None and call.trace is not None:
+                call.trace.detailed(call, msgspec.json.decode(payload, type=Detail))
         elif kind != Tell.PONG:
             raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Tell]}")
 

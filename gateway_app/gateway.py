@@ -11,20 +11,28 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.adoption import Adoption
+from gateway_app.canarymodel import CanaryModel
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
 from gateway_app.events import EventLog
+from gateway_app.guards import GuardWatcher
 from gateway_app.handoff import HandOff
+from gateway_app.history import History
 from gateway_app.links import WorkerLink
+from gateway_app.models import Event
 from gateway_app.modelset import ModelSet, Rules
+from gateway_app.observer import Observer
 from gateway_app.orders import Orders
 from gateway_app.outcomes import Outcomes
 from gateway_app.served import ServedModel
+from gateway_app.traces import TraceLog
 from inference_site.exchange import Answer, Ticket
 from inference_site.lib.catalog import ModelInfo, Models, Statistics
 from inference_site.lib.errors import ApiError, error_body
+from inference_site.lib.frames import Ask
 from inference_site.lib.payload import decode_request, request_id_of
+from inference_site.lib.trace import header_of, refused_trace
 from inference_site.lib.window import RateWindow
 from inference_site.plain import PlainAsker
 
@@ -43,18 +51,23 @@ class Gateway:
         self._making: asyncio.Task[None] | None = None
         self.watcher = ConfigWatcher(self._configure)
         self.links: dict[str, WorkerLink] = {}
-        self.lineup = ModelSet(self.links, time.monotonic, self._breaker_changed)
+        self.traces = TraceLog()
+        self.lineup = ModelSet(self.links, time.monotonic, self._breaker_changed, self.traces)
         self.outcomes = Outcomes(self.lineup)
         self.handoff = HandOff(self.lineup, self.links, time.monotonic)
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
+        self.history = History()
+        self.guards = GuardWatcher(self.history, lambda: self.snapshot.revision)
         self.events = EventLog()
+        self.observer = Observer(self.events)
         self.started_at = time.monotonic()
         self.draining = False
         self._orders = Orders(self)
         self._adoption = Adoption(time.monotonic)
         self._token = token
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unflushed: set[str] = set()  # workers that are to forget their results when they are connected again
 
     @property
     def in_flight(self) -> int:
@@ -67,9 +80,11 @@ class Gateway:
         await self.events.start()
         self._spawn(self._tick_often())
         self._spawn(self._tick_each_second())
+        self._spawn(self.guards.run())
 
     async def stop(self) -> None:
         """Closes every stream. What is in flight by then is answered as lost."""
+        self.observer.close()
         await self.watcher.stop()
         for task in tuple(self._tasks):
             task.cancel()
@@ -84,7 +99,9 @@ class Gateway:
 
     # What clients ask: exchange.Plane.
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None) -> Ticket | None:
+    def infer(
+        self, body: bytes, answer: Answer, timeout_ms: int | None = None, since: float | None = None
+    ) -> Ticket | None:
         """Takes the body of a `POST /infer`."""
         try:
             request_id, ask, name = decode_request(body)
@@ -92,7 +109,7 @@ class Gateway:
             self.refused()
             answer(error.status, b"", error_body(error.message, error.code, request_id_of(body)))
             return None
-        if name is not None or (served := self.lineup.default) is None:
+        if name is not None or (served := self.lineup.plain) is None:
             try:
                 served = self.lineup.find(name, None)
             except ApiError as error:
@@ -100,13 +117,19 @@ class Gateway:
                 headers = b"retry-after: %d\r\n" % error.retry_after_s if error.retry_after_s is not None else b""
                 answer(error.status, headers, error_body(error.message, error.code, request_id))
                 return None
-        return served.inference.ask(ask, PlainAsker(request_id, answer), timeout_ms)
+        return served.inference.ask(ask, PlainAsker(request_id, answer), timeout_ms, since)
+
+    def explain(self, status: int, why: str, since: float) -> bytes:
+        """As exchange.Plane says."""
+        trace = refused_trace("gateway", status, why, time.monotonic() - since)
+        self.traces.add(trace)
+        return header_of(trace)
 
     def refused(self) -> None:
         """An inference could not be read, or its model is not there."""
         self.malformed += 1
 
-    def find(self, name: str | None, version: str | None) -> ServedModel:
+    def find(self, name: str | None, version: str | None) -> ServedModel | CanaryModel:
         """The model that answers now."""
         return self.lineup.find(name, version)
 
@@ -177,6 +200,7 @@ class Gateway:
                 del self.links[name]
                 for route in models.routes(name):
                     route.up, route.connected, route.link = False, False, None
+                self.observer.removed(name)
                 if entry is None:
                     models.catalog.forget(name)
                 else:
@@ -191,9 +215,12 @@ class Gateway:
                 snapshot.hot_cache,
             )
         )
-        models.catalog.configure(snapshot.node.models, snapshot.node.default_model)
-        settings = msgspec.structs.replace(snapshot.node, revision=snapshot.revision)
+        wishes, canary = snapshot.node.models, snapshot.canary
+        tried = (canary.model, canary.version) if canary is not None and canary.tries(wishes) else None
+        models.catalog.configure(wishes, snapshot.node.default_model, tried)
+        models.trials.follow(canary, wishes, models.catalog.newest)
         for name, entry in enabled.items():
+            settings = msgspec.structs.replace(snapshot.node_for(name), revision=snapshot.revision)
             if name in self.links:
                 self.links[name].policy = snapshot.policy
                 self.links[name].configure(settings)
@@ -212,18 +239,34 @@ class Gateway:
                 )
             self._obey(entry, before.get(name))
         self._follow()
+        self.events.look()
+        self.guards.wake()
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
 
     def _obey(self, entry: WorkerEntry, before: WorkerEntry | None) -> None:
-        """Does to a worker's breakers what an operator has ordered since the last snapshot."""
+        """Does to a worker what an operator has ordered since the last snapshot."""
         if before is not None and entry.order_number != before.order_number:
             for route in self.lineup.routes(entry.name):
                 if entry.order == "trip":
                     route.breaker.trip(Cause.OPERATOR, "tripped by an operator")
                 elif entry.order == "reset":
                     route.breaker.reset("reset by an operator")
+            # Of several orders at once only the last is seen; one of the others may have been to forget results.
+            if entry.order == "flush" or entry.order_number != before.order_number + 1:
+                self._flush(entry.name)
         if entry.draining and before is not None and not before.draining:
             self.handoff.leaving(self.links[entry.name])
+
+    def _flush(self, name: str) -> None:
+        """No result that a worker has computed until now is served from now on."""
+        for model in self.lineup:
+            model.inference.forget()
+        self.handoff.flush(name)
+        link = self.links[name]
+        if link.up:
+            link.order(Ask.FLUSH)
+        else:
+            self._unflushed.add(name)  # it may come back as the same process
 
     def _rename(self, enabled: dict[str, WorkerEntry]) -> None:
         """A link whose worker got its name from the handshake goes on under that name, with all it carries."""
@@ -234,6 +277,7 @@ class Gateway:
                     self.links[name] = self.links.pop(before)
                     link.name = name
                     self.lineup.rename(before, name)
+                    self.observer.renamed(before, name)
 
     # What links tell: links.Owner.
 
@@ -245,6 +289,10 @@ class Gateway:
     def announced(self, link: WorkerLink, models: Models) -> None:
         """A worker says what models it has."""
         if self.links.get(link.name) is link:
+            if link.name in self._unflushed:
+                self._unflushed.remove(link.name)
+                link.order(Ask.FLUSH)
+            self.observer.announced(link, models)
             self.lineup.catalog.announce(link.name, models)
             self._follow()
 
@@ -257,12 +305,14 @@ class Gateway:
     def lost(self, link: WorkerLink) -> None:
         """A worker is not connected any more."""
         if self.links.get(link.name) is link:
+            self.observer.lost(link)
             self.lineup.catalog.lost(link.name)
             self._follow()
 
     def leaves(self, link: WorkerLink) -> None:
         """A worker is about to stop."""
         if self.links.get(link.name) is link:
+            self.observer.leaves(link)
             self.handoff.leaving(link)
             self.lineup.catalog.leaves(link.name)
             self._follow()
@@ -279,6 +329,7 @@ class Gateway:
     def _follow(self) -> None:
         for name in self.lineup.follow():
             self.handoff.returned(self.links[name])
+        self.observer.followed(self.lineup.catalog)
 
     async def _adopt(self, link: WorkerLink, node_id: str) -> None:
         try:
@@ -291,7 +342,8 @@ class Gateway:
         if len(self.lineup.served) > 1:
             reason = f"{self.lineup.label(model)}: {reason}"
         logger.warning("breaker of %s: %s -> %s: %s", name, before, after, reason)
-        self.events.add(name, before, after, reason)
+        label = self.lineup.label(model)
+        self.events.add(Event.Kind.BREAKER, reason, worker=name, model=label, before=before, after=after)
 
     async def _tick_often(self) -> None:
         expected = time.monotonic()
@@ -303,18 +355,24 @@ class Gateway:
                     link.tick(late_s)
                 for model in tuple(self.lineup):
                     model.router.tick()
+                self.lineup.trials.tick(time.monotonic())
             except Exception:  # time must go on, or no request would ever run into its limit again
                 logger.exception("a tick failed")
 
     async def _tick_each_second(self) -> None:
+        due = time.monotonic()
         while True:
-            await asyncio.sleep(1)
+            due = max(due + 1, time.monotonic())  # in step with the clock, but nothing is made up for
+            await asyncio.sleep(due - time.monotonic())
             for model in self.lineup:
-                model.inference.latency.roll()
                 model.rate.roll(model.inference.requests)
+                model.inference.roll(model.rate.per_second())
+            self.traces.roll()
             self.rate.roll(self.lineup.totals().requests)
+            self.history.tick(self)
             self.lineup.end_idle()
             self.handoff.forget()
+            self.events.tick()
             all_heard = all(link.ready for link in self.links.values())
             self._spawn(self._adoption.look(self.lineup.catalog.only, all_heard))
 

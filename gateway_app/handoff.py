@@ -87,6 +87,11 @@ class HandOff:
         for name, found in heirs.items():
             self._links[name].order(Ask.KEEP, encode(msgspec.structs.replace(entries, entries=found)))
 
+    def flush(self, worker: str) -> None:
+        """A worker's results are not to be used any more: neither those it left, nor those that are on their way."""
+        self._legacies.pop(worker, None)
+        self._returned.clear()
+
     def forget(self) -> None:
         """Drops what has been kept for too long; to be called about once a second."""
         now = self._clock()

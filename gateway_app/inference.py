@@ -11,6 +11,7 @@ from gateway_app.core.call import Call
 from gateway_app.core.hotcache import HotCache
 from gateway_app.core.router import Router
 from gateway_app.face import Face
+from gateway_app.traces import TraceLog, Tracer, Tracing
 from inference_site.exchange import Asker, Ticket
 from inference_site.lib.asks import key_of
 from inference_site.lib.errors import ApiError
@@ -83,7 +84,10 @@ class InferCall(Call):
         face = inference.faces[name]
         if inference.hot_on and self.generation == inference.generation:
             inference.hot.offer(self.key, self.payload, payload, name)
-        inference.latency.add(now - self.began)
+        took_s = now - self.began
+        inference.latency.add(took_s)
+        if took_s > inference.tracer.slow_s and self.trace is None:
+            inference.tracer.slow(self, cache, time_us)
         if self._asker is not None:
             headers = face.replies[cache][self.attempts]
             try:
@@ -114,6 +118,8 @@ class InferCall(Call):
         inference.finished(self)
         if error.status == 504 and self.followers:
             self._leave_behind()
+        if error.status >= 500 and self.trace is None:
+            inference.tracer.failed(self, error)
         headers = b"x-attempts: %d\r\n" % self.attempts
         if error.retry_after_s is not None:
             headers += b"retry-after: %d\r\n" % error.retry_after_s
@@ -151,11 +157,25 @@ class InferCall(Call):
         return followers
 
 
+class TracedCall(InferCall):
+    """One whose way is noted."""
+
+    __slots__ = ("trace",)
+
+
 class Inference:
     """Answers asks of one model: from the hot cache, by letting one join an identical one in flight, by the router."""
 
-    def __init__(self, router: Router, clock: Callable[[], float], faces: Mapping[str, Face], seed: int = 0) -> None:
+    def __init__(
+        self,
+        router: Router,
+        clock: Callable[[], float],
+        faces: Mapping[str, Face],
+        seed: int = 0,
+        traces: TraceLog | None = None,
+    ) -> None:
         self.clock = clock
+        self.tracer = Tracer(router, clock, traces or TraceLog())
         self.faces = faces  # by worker: all that may ever answer
         self.seed = seed  # of the keys
         self.hot = HotCache()
@@ -176,12 +196,17 @@ class Inference:
         self.keeps = True
         self._digests: dict[str, str] = {}  # of the workers that are there
         self._before: dict[str, str] = {}  # what each worker answered with when it was there last
-        self.generation = 0  # of the files that answer: what began in an earlier one is neither kept nor joined
+        self.generation = 0  # of what may be kept: what began in an earlier one is neither kept nor joined
 
-    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None) -> Ticket | None:
+    def ask(
+        self, payload: bytes, asker: Asker, timeout_ms: int | None = None, since: float | None = None
+    ) -> Ticket | None:
         """Answers an ask, as exchange.Served says."""
         self.requests += 1
         key = key_of(payload, self.seed)
+        tracing: Tracing | None = None
+        if since is not None or self.requests == self.tracer.sample_at:
+            asker = tracing = self.tracer.follow(asker, key, since)
         if self.hot_on:
             began = self.clock()
             kept = self.hot.get(key, payload)
@@ -190,6 +215,8 @@ class Inference:
                 took = self.clock() - began
                 self.latency.add(took)
                 self.hot_s += took
+                if tracing is not None:
+                    tracing.kept_by = kept.maker
                 asker.on_output(kept.output, face.name_json, True, int(took * 1e6), face.hot)
                 return None
         timeout_s = timeout_ms / 1000 if timeout_ms is not None else self.deadline_s or self._router.policy.timeout_s
@@ -202,14 +229,25 @@ class Inference:
                 if leader.followers is None:
                     leader.followers = {}
                 leader.followers[follower] = None
+                if tracing is not None:
+                    tracing.follower = follower
                 return follower
         if len(payload) > self.most_bytes:
             self.client_errors += 1
             asker.on_error(_too_large(len(payload), self.most_bytes), b"")
             return None
-        call = InferCall(self, key, payload, asker, timeout_s)
+        if tracing is None:
+            call = InferCall(self, key, payload, asker, timeout_s)
+        else:
+            call = TracedCall(self, key, payload, asker, timeout_s)
+            call.trace = tracing.trail
         self.begin(call)
         return call
+
+    def roll(self, per_second: float) -> None:
+        """Ends a second, in which so many asks came."""
+        self.latency.roll()
+        self.tracer.roll(self.requests, per_second, self.latency)
 
     def begin(self, call: InferCall) -> None:
         """Gives a new call to the router; others may join it, rather than one that has more time than they have."""
@@ -249,12 +287,16 @@ class Inference:
             return
         others = any(self._before.get(worker, digest) != digest for worker, digest in digests.items())
         if others or set(self._digests.values()) - set(digests.values()):
-            self.hot.flush()
-            self._flying.clear()
-            self.generation += 1
+            self.forget()
         self._digests = dict(digests)
         self._before.update(digests)
         self._check_digests()
+
+    def forget(self) -> None:
+        """What has been computed until now is not kept, and what is being computed is neither kept nor joined."""
+        self.hot.flush()
+        self._flying.clear()
+        self.generation += 1
 
     def rename(self, before: str, after: str) -> None:
         """A worker turns out to have another name; what it made is as good as it was."""

@@ -5,29 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString, mark_safe
-from django.views.decorators.http import require_POST
 
-from gateway_app.modelcontrol import order
-from gateway_app.models import ModelRecord, recorded
+from gateway_app.models import ModelRecord
 from gateway_app.modelstates import ModelState, model_states
-from gateway_app.recordedadmin import RecordedAdmin
+from gateway_app.operatedadmin import OperatedAdmin
 from gateway_app.uploadviews import upload_urls
 
-CHANGELIST = "admin:gateway_app_modelrecord_changelist"
 
-
-class ModelRecordAdmin(RecordedAdmin):
+class ModelRecordAdmin(OperatedAdmin):
     """Rows are settings; models that are served without any are shown above them."""
 
+    kind = "model"
     search_fields = ("name",)
-    actions = ("load", "unload")
     save_on_top = True
     fieldsets = (
         (None, {"fields": ("name", "loaded", "versions")}),
@@ -68,40 +62,15 @@ class ModelRecordAdmin(RecordedAdmin):
         return ("name", "loaded", versions, now, "changed")
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        context = {"served": self._served_without_row(), **(kwargs.pop("extra_context", None) or {})}
+        context = {
+            "served": self._served_without_row(),
+            "may_operate": self.may_operate(request),
+            **(kwargs.pop("extra_context", None) or {}),
+        }
         return super().changelist_view(request, *args, extra_context=context, **kwargs)
 
     def get_urls(self) -> list[URLPattern]:
-        own = [path("order/", self.admin_site.admin_view(require_POST(self.order_view)), name="model_order")]
-        return [*own, *upload_urls(self), *super().get_urls()]
-
-    def order_view(self, request: HttpRequest) -> HttpResponse:
-        """Loads or unloads a model that may have no row yet."""
-        if not (self.has_add_permission(request) and self.has_change_permission(request)):
-            raise PermissionDenied
-        loaded = request.POST.get("action") == "load"
-        try:
-            with recorded(author=request.user.get_username()):
-                row = order(request.POST.get("name", ""), loaded)
-            self._log(request, row, loaded)
-        except ValidationError as error:
-            self.message_user(request, next(iter(error.message_dict.values()))[0], messages.ERROR)
-        return HttpResponseRedirect(reverse(CHANGELIST))
-
-    @admin.action(description="Load the selected models, with new versions and changed files", permissions=["change"])
-    def load(self, request: HttpRequest, rows: QuerySet[ModelRecord]) -> None:
-        for row in rows:
-            self._log(request, order(row.name, True), True)
-
-    @admin.action(description="Unload the selected models", permissions=["change"])
-    def unload(self, request: HttpRequest, rows: QuerySet[ModelRecord]) -> None:
-        for row in rows:
-            self._log(request, order(row.name, False), False)
-
-    def _log(self, request: HttpRequest, row: ModelRecord, loaded: bool) -> None:
-        what = "load" if loaded else "unload"
-        self.log_change(request, row, f"Ordered to {what} by hand.")
-        self.message_user(request, f"Workers are told to {what} {row.name}; this list shows what they say.")
+        return [*upload_urls(self), *super().get_urls()]
 
     def _served_without_row(self) -> list[tuple[str, SafeString]]:
         named = set(ModelRecord.objects.values_list("name", flat=True))

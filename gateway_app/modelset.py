@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
+from gateway_app.canarymodel import CanaryModel
 from gateway_app.catalog import Catalog, Key
 from gateway_app.core.breaker import State
 from gateway_app.core.call import Nobody, Owners, Route
@@ -17,6 +18,8 @@ from gateway_app.face import Face
 from gateway_app.links import WorkerLink
 from gateway_app.served import ServedModel, Totals
 from gateway_app.statistics import Counted
+from gateway_app.traces import TraceLog
+from gateway_app.trials import Trials
 from inference_site.lib.catalog import Statistics
 from inference_site.lib.errors import ApiError
 
@@ -51,6 +54,7 @@ class ModelSet:
         links: Mapping[str, WorkerLink],
         clock: Callable[[], float],
         on_breaker: Callable[[ServedModel, str, State, State, str], None],
+        traces: TraceLog | None = None,
     ) -> None:
         self.catalog = Catalog()
         self.faces: dict[str, Face] = {}
@@ -59,11 +63,14 @@ class ModelSet:
         self._links = links
         self._clock = clock
         self._on_breaker = on_breaker
+        self._traces = traces
         self._rules = Rules()
         self._ended = Totals()
         self._counted: defaultdict[Key, Counted] = defaultdict(Counted)
-        self._found: dict[tuple[str | None, str | None], ServedModel] = {}
-        self.default: ServedModel | None = None  # the one that a plain /infer gets
+        self._found: dict[tuple[str | None, str | None], ServedModel | CanaryModel] = {}
+        self.default: ServedModel | None = None  # the one of a plain /infer
+        self.plain: ServedModel | CanaryModel | None = None  # the same, as it is to be asked
+        self.trials = Trials()
         self._make(_NAMELESS)
         self._index()
 
@@ -112,7 +119,7 @@ class ModelSet:
         self.show(after, after)
         self.catalog.rename(before, after)
 
-    def find(self, name: str | None, version: str | None) -> ServedModel:
+    def find(self, name: str | None, version: str | None) -> ServedModel | CanaryModel:
         """As exchange.Plane says."""
         found = self._found.get((name, version))
         if found is None:
@@ -122,6 +129,7 @@ class ModelSet:
     def statistics(self, name: str, version: str) -> Statistics:
         """As exchange.Plane says."""
         model = self.find(name, version)
+        assert isinstance(model, ServedModel)  # for it was asked for by its version
         return self._counted[model.key].now(model, self._links)
 
     def flush(self, name: str) -> None:
@@ -192,7 +200,7 @@ class ModelSet:
         return name, catalog.newest[name]
 
     def _make(self, key: Key) -> None:
-        model = self.served[key] = ServedModel(*key, self._clock, self.faces, self._on_breaker)
+        model = self.served[key] = ServedModel(*key, self._clock, self.faces, self._on_breaker, self._traces)
         self._rule(model)
 
     def _rule(self, model: ServedModel) -> None:
@@ -208,17 +216,19 @@ class ModelSet:
 
     def _index(self) -> None:
         """Makes look-ups cheap."""
-        found: dict[tuple[str | None, str | None], ServedModel] = dict(self.served.items())
-        for name, version in self.catalog.newest.items():
-            found[name, None] = self.served[name, version]
+        found: dict[tuple[str | None, str | None], ServedModel | CanaryModel] = dict(self.served.items())
+        newest = self.catalog.newest
+        answering = self.trials.answering(self.served, newest)
+        found.update(((name, None), model) for name, model in answering.items())
         default = self.catalog.default
+        self.default = None
         if _NAMELESS in self.served:
             del found[_NAMELESS]
             if not any(link.ready for link in self._links.values()):
-                found[None, None] = self.served[_NAMELESS]  # it says why
-        elif (default, None) in found:
-            found[None, None] = found[default, None]
-        self._found, self.default = found, found.get((None, None))
+                found[None, None] = self.default = self.served[_NAMELESS]  # it says why
+        elif default in answering:
+            found[None, None], self.default = answering[default], self.served[default, newest[default]]
+        self._found, self.plain = found, found.get((None, None))
 
     def _missing(self, name: str | None, version: str | None) -> ApiError:
         catalog = self.catalog

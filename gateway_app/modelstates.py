@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from inference_site.lifecycle import NotRunning
 
@@ -23,17 +24,27 @@ def model_states() -> list[ModelState]:
 
     For any thread but the loop's.
     """
-    from gateway_app.stats import gateway_stats  # what it builds on belongs to a running gateway
-
-    try:
-        models = gateway_stats()["models"]
-    except (NotRunning, TimeoutError):
-        return []
     found = []
-    for model in models:
+    for model in _rows():
         said: dict[tuple[str, str], list[str]] = {}
         for worker in model["workers"]:
             said.setdefault((worker["state"], worker["reason"]), []).append(worker["name"])
         for (state, reason), workers in sorted(said.items(), key=lambda each: -len(each[1])):
             found.append(ModelState(model["name"], model["version"], state, reason, tuple(workers)))
     return found
+
+
+def answering_versions() -> dict[str, str]:
+    """By name, the version that answers whoever names none; nothing where no gateway runs. For any thread but the
+    loop's."""
+    return {model["name"]: model["version"] for model in _rows() if model["newest"]}
+
+
+def _rows() -> list[dict[str, Any]]:
+    from gateway_app.stats import gateway_stats  # what it builds on belongs to a running gateway
+
+    try:
+        rows: list[dict[str, Any]] = gateway_stats()["models"]
+    except (NotRunning, TimeoutError):
+        return []
+    return rows

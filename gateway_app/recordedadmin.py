@@ -11,6 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from gateway_app.models import recorded
 from gateway_app.numberfields import form_class_of
 
+COMMENT_LENGTH = 1000
+
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
 else:  # takes no type parameter when the program runs
@@ -18,7 +20,7 @@ else:  # takes no type parameter when the program runs
 
 
 class RecordedAdmin(ModelAdmin):
-    """All that one submitted page changes becomes one revision, with the user's name."""
+    """All that one submitted page changes becomes one revision, with the user's name and comment."""
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         return super().formfield_for_dbfield(db_field, request, **form_class_of(db_field), **kwargs)
@@ -37,5 +39,26 @@ class RecordedAdmin(ModelAdmin):
     ) -> HttpResponse:
         if request.method != "POST":
             return view(request, *args, **kwargs)
-        with recorded(author=request.user.get_username()):
+        with recorded(author=request.user.get_username(), comment=comment_of(request)):
             return view(request, *args, **kwargs)
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """A history: to read."""
+
+    list_per_page = 50
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def comment_of(request: HttpRequest) -> str:
+    """Why, in the words of who sent this page; its end is cut off where a form would have refused it."""
+    return request.POST.get("comment", "").replace("\0", "").strip()[:COMMENT_LENGTH]

@@ -22,14 +22,17 @@ class CircuitBreakerSerializer(serializers.Serializer):
 
 
 class EventSerializer(serializers.Serializer):
-    """A change of a breaker's state."""
+    """Something that happened; `before` and `after` are states, of a breaker those of its own."""
 
     at = serializers.DateTimeField()
     age_s = serializers.FloatField(help_text="seconds since then")
-    worker = serializers.CharField()
-    before = serializers.CharField()
-    after = serializers.CharField()
+    kind = serializers.ChoiceField(choices=("breaker", "worker", "model", "config", "action"))
+    worker = serializers.CharField(allow_blank=True)
+    model = serializers.CharField(allow_blank=True)
+    before = serializers.CharField(allow_blank=True)
+    after = serializers.CharField(allow_blank=True)
     reason = serializers.CharField(allow_blank=True)
+    author = serializers.CharField(allow_blank=True, help_text="who did it, if somebody did")
 
 
 class StatsSerializer(serializers.Serializer):
@@ -40,4 +43,6 @@ class StatsSerializer(serializers.Serializer):
     workers = serializers.ListField(child=serializers.DictField())
     models = serializers.ListField(child=serializers.DictField())
     gateway = serializers.DictField()
-    events = EventSerializer(many=True, help_text="the newest 20, newest last")
+    hottest = serializers.ListField(child=serializers.DictField(), help_text="the inputs that are asked for most often")
+    point = serializers.DictField(allow_null=True, help_text="the last whole second, as in /history")
+    events = EventSerializer(many=True, help_text="the newest 50, newest last")

@@ -14,6 +14,7 @@ from gateway_app.core.breaker import State as BreakerState
 from gateway_app.core.router import Router
 from gateway_app.face import Face
 from gateway_app.inference import Inference
+from gateway_app.traces import TraceLog
 from inference_site.exchange import Asker, Ticket
 from inference_site.lib.asks import seed_of
 from inference_site.lib.catalog import ModelInfo, State
@@ -67,9 +68,10 @@ class ServedModel:
         clock: Callable[[], float],
         faces: Mapping[str, Face],
         on_breaker: Callable[[ServedModel, str, BreakerState, BreakerState, str], None],
+        traces: TraceLog | None = None,
     ) -> None:
         self.router = Router(clock, lambda *change: on_breaker(self, *change), lambda: random.uniform(0.8, 1.2))
-        self.inference = Inference(self.router, clock, faces)
+        self.inference = Inference(self.router, clock, faces, traces=traces)
         self.rate = RateWindow()
         self.become(name, version)
 
@@ -78,11 +80,14 @@ class ServedModel:
         self.name = name
         self.version = version
         self.inference.seed = seed_of(name, version)
+        self.inference.tracer.name, self.inference.tracer.version = name, version
         self.info = ModelInfo(number=0, name=name, version=version, state=State.UNAVAILABLE)
 
-    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None, /) -> Ticket | None:
+    def ask(
+        self, payload: bytes, asker: Asker, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> Ticket | None:
         """As exchange.Served says."""
-        return self.inference.ask(payload, asker, timeout_ms)
+        return self.inference.ask(payload, asker, timeout_ms, since)
 
     @property
     def key(self) -> tuple[str, str]:

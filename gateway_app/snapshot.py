@@ -12,10 +12,11 @@ from django.core.exceptions import ValidationError
 
 from gateway_app.core.breaker import BreakerConfig
 from gateway_app.core.policy import Policy
-from gateway_app.models import ModelRecord, Tuning, Worker
+from gateway_app.models import Canary, ModelRecord, Tuning, Worker
+from gateway_app.trial import Trial
 from inference_site.lib.nodesettings import NodeSettings
 
-M = TypeVar("M", Worker, ModelRecord, Tuning)
+M = TypeVar("M", Worker, ModelRecord, Tuning, Canary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,12 @@ class Snapshot:
     node: NodeSettings = field(default_factory=NodeSettings)
     share_cap_percent: float = 2.0
     hot_cache: bool = True
+    canary: Trial | None = None
+
+    def node_for(self, worker: str) -> NodeSettings:
+        """What this worker is told: as all others, but for what it alone tries out."""
+        canary = self.canary
+        return self.node if canary is None or canary.worker != worker else canary.over(self.node)
 
 
 class InvalidConfig(ValueError):
@@ -66,6 +73,9 @@ def parse(revision: int, payload: object) -> Snapshot:
     tuning = _checked(Tuning, payload.get("tuning", {}), "tuning")
     workers = _checked_rows(Worker, payload, "worker")
     records = _checked_rows(ModelRecord, payload, "model")
+    canaries = _checked_rows(Canary, payload, "canary", key="canary")
+    if len(canaries) > 1:
+        raise InvalidConfig(f"canary has {len(canaries)} rows; one at a time is tried")
     entries = tuple(
         WorkerEntry(**{field: getattr(worker, field) for field in Worker.PAYLOAD})
         for worker in sorted(workers, key=lambda worker: worker.name)
@@ -113,13 +123,14 @@ def parse(revision: int, payload: object) -> Snapshot:
             default_model=tuning.default_model,
             models={row.name: row.settings for row in records},
         ),
+        canary=next((Trial(row.worker, row.tuning, row.model, row.version) for row in canaries), None),
     )
 
 
-def _checked_rows(model: type[M], payload: Mapping[str, Any], what: str) -> list[M]:
-    rows = payload.get(f"{what}s", [])
+def _checked_rows(model: type[M], payload: Mapping[str, Any], what: str, key: str = "") -> list[M]:
+    rows = payload.get(key or f"{what}s", [])
     if not isinstance(rows, list):
-        raise InvalidConfig(f"{what}s is {rows!r}, not a list")
+        raise InvalidConfig(f"{key or what + 's'} is {rows!r}, not a list")
     return [_checked(model, row, f"{what} {position}") for position, row in enumerate(rows, start=1)]
 
 

@@ -2,6 +2,7 @@
 
 from django.urls import path
 
+from gateway_app.actionviews import ActionView
 from gateway_app.dashboard import dashboard
 from gateway_app.views import HealthView, InferView, StatsView
 from inference_site.api import LiveView, ReadyView
@@ -11,6 +12,7 @@ urlpatterns = [
     path("infer", InferView.as_view(), name="infer"),
     path("stats", StatsView.as_view(), name="stats"),
     path("health", HealthView.as_view(), name="health"),
+    path("actions/<str:name>", ActionView.as_view(), name="action"),
     path("livez", LiveView.as_view(), name="livez"),
     path("readyz", ReadyView.as_view(), name="readyz"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -21,8 +22,8 @@ from rest_framework.views import APIView
 
 from inference_site import lifecycle
 from inference_site.coding import Unpacker, read_coding
-from inference_site.exchange import Answer, Plane, Ticket
-from inference_site.heads import read_timeout_ms
+from inference_site.exchange import Answer, Plane, Ticket, explain_refusal
+from inference_site.heads import read_explain, read_timeout_ms
 from inference_site.lib.errors import ApiError
 from inference_site.lib.payload import request_id_of
 from inference_site.serializers import InferRequestSerializer
@@ -95,6 +96,7 @@ class ReadyView(APIView):
 @csrf_exempt
 def v2(request: HttpRequest) -> HttpResponse:
     """The Open Inference Protocol, by the same code as on the fast data plane; see inference_site.v2."""
+    since = None
     try:
         asked = read_head(
             request.method or "",
@@ -102,15 +104,16 @@ def v2(request: HttpRequest) -> HttpResponse:
             {name.lower(): value for name, value in request.headers.items()},
             request.META.get("REMOTE_ADDR"),
         )
+        since = _since(request) if asked.infers else None
         timeout_ms = _timeout_ms(request)
         body = _sent(request)
     except ApiError as error:
-        return _response(_refused(error))
+        return _response(_refused(error, since=since))
 
     def serve(plane: Plane, answer: Answer) -> Ticket | None:
-        return Rest(plane).serve(asked, [body], answer, timeout_ms)
+        return Rest(plane).serve(asked, [body], answer, timeout_ms, since)
 
-    return _response(async_to_sync(_on_servers_loop)(serve))
+    return _response(async_to_sync(_on_servers_loop)(serve, since))
 
 
 def _sent(request: HttpRequest) -> bytes:
@@ -136,6 +139,11 @@ def _timeout_ms(request: HttpRequest) -> int | None:
     return None if timeout is None else read_timeout_ms(timeout)
 
 
+def _since(request: HttpRequest) -> float | None:
+    """The moment that it is now, if the answer is to be explained."""
+    return time.monotonic() if read_explain(request.headers.get("X-Explain", "0")) else None
+
+
 def _body(request: Request) -> bytes:
     body = _sent(request._request)
     # The page's own form; curl too calls what it sends a form unless told otherwise, but sends JSON.
@@ -156,24 +164,25 @@ def _body(request: Request) -> bytes:
 
 
 def _run(request: Request) -> Reply:
-    body = _body(request)
+    body, since = _body(request), None
     try:
+        since = _since(request)
         timeout_ms = _timeout_ms(request)
     except ApiError as error:
-        return _refused(error, request_id_of(body))
+        return _refused(error, request_id_of(body), since)
 
     def infer(plane: Plane, answer: Answer) -> Ticket | None:
-        return plane.infer(body, answer) if timeout_ms is None else plane.infer(body, answer, timeout_ms)
+        return plane.infer(body, answer, timeout_ms, since)
 
     # By this way a client that disconnects cancels what the view waits for: Django's handler is told of it, and cancels
     # the thread's task, which is this one.
-    return async_to_sync(_on_servers_loop)(infer)
+    return async_to_sync(_on_servers_loop)(infer, since)
 
 
-async def _on_servers_loop(ask: Ask) -> Reply:
+async def _on_servers_loop(ask: Ask, since: float | None) -> Reply:
     service = lifecycle.service()
     asked = asyncio.run_coroutine_threadsafe(_wait(service.plane, ask), service.loop)
-    return await asyncio.wrap_future(asked)
+    return _explained(await asyncio.wrap_future(asked), since)
 
 
 async def _wait(plane: Plane, ask: Ask) -> Reply:
@@ -192,10 +201,17 @@ async def _wait(plane: Plane, ask: Ask) -> Reply:
         raise
 
 
-def _refused(error: ApiError, request_id: str | None = None) -> Reply:
+def _refused(error: ApiError, request_id: str | None = None, since: float | None = None) -> Reply:
     replies: list[Reply] = []
     refuse(lambda *reply: replies.append(reply), error, request_id)
-    return replies[0]
+    return _explained(replies[0], since)
+
+
+def _explained(reply: Reply, since: float | None) -> Reply:
+    if since is None:
+        return reply
+    status, headers, body = reply
+    return status, explain_refusal(lifecycle.service().plane, status, headers, body, since), body
 
 
 def _response(reply: Reply) -> HttpResponse:

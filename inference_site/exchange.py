@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import msgspec
 
 from inference_site.inflight import InFlightBytes
 from inference_site.lib.catalog import ModelInfo, Statistics
@@ -29,7 +32,7 @@ class Asker(Protocol):
     """Who waits for the answer to one ask, in whatever language it came. Exactly one method is called, once, perhaps
     before the ask has returned; none after its ticket was cancelled.
 
-    `headers` are the header lines that say how it was answered: X-Node, X-Cache, X-Attempts, Retry-After.
+    `headers` are the header lines that say how it was answered: X-Node, X-Cache, X-Attempts, Retry-After, X-Explain.
     """
 
     def on_output(self, output: bytes, node_json: bytes, cached: bool, time_us: int, headers: bytes, /) -> None:
@@ -45,8 +48,10 @@ class Served(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
-    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None, /) -> Ticket | None:
-        """Answers an ask (see asks); None if `asker` has been told already. `timeout_ms` as for Plane.infer."""
+    def ask(
+        self, payload: bytes, asker: Asker, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> Ticket | None:
+        """Answers an ask (see asks); None if `asker` has been told already. The rest is as for Plane.infer."""
 
 
 class Plane(Protocol):
@@ -55,11 +60,17 @@ class Plane(Protocol):
     @property
     def draining(self) -> bool: ...
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> Ticket | None:
+    def infer(
+        self, body: bytes, answer: Answer, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> Ticket | None:
         """Calls `answer` exactly once, unless it is cancelled; None is returned if it has been called already.
 
-        `timeout_ms` is how long the client waits from now on, 1 to 600,000; None: it has not said so.
+        `timeout_ms` is how long the client waits from now on, 1 to 600,000; None: it has not said so. `since`: the
+        request is to be explained, and had come whole at that moment of the monotonic clock.
         """
+
+    def explain(self, status: int, why: str, since: float, /) -> bytes:
+        """The X-Explain line of the answer to a request that no model has got."""
 
     def find(self, name: str | None, version: str | None, /) -> Served:
         """The model that answers now; None: the one of a plain /infer; its newest version that is ready.
@@ -86,9 +97,23 @@ class Plane(Protocol):
 class Writer(Protocol):
     """The connection that an answer is written to."""
 
+    plane: ClassVar[Plane]
     in_flight: InFlightBytes
 
     def write_answer(self, exchange: Exchange, status: int, headers: bytes, body: bytes) -> None: ...
+
+
+class _Refusal(msgspec.Struct):
+    error: str = ""
+
+
+def explain_refusal(plane: Plane, status: int, headers: bytes, body: bytes, since: float | None) -> bytes:
+    """The header lines of an answer, with X-Explain if it is to be explained and no model has done so."""
+    if since is None or b"x-explain: " in headers:
+        return headers
+    with suppress(msgspec.DecodeError):
+        return headers + plane.explain(status, msgspec.json.decode(body, type=_Refusal).error, since)
+    return headers + plane.explain(status, "", since)
 
 
 class Exchange:
@@ -102,12 +127,14 @@ class Exchange:
         "counted_bytes",
         "disconnected",
         "expect",
+        "explained",
         "fault",
         "keep_alive",
         "parts",
         "protocol",
         "refusal",
         "response_complete",
+        "since",
         "ticket",
         "timeout_ms",
     )
@@ -122,6 +149,8 @@ class Exchange:
         self.coding = ""  # of its body; see coding
         self.complete = False  # it has been read
         self.timeout_ms: int | None = None
+        self.explained = False  # its client wants to know how it went
+        self.since: float | None = None  # the moment at which it had been read, if it is to be explained
         self.fault: ApiError | None = None  # found in its head; it is answered so once it has been read
         self.refusal: tuple[int, bytes, bytes] | None = None  # the answer, decided before it could be read
         self.counted_bytes = 0  # of its body, as InFlightBytes has them
@@ -145,6 +174,10 @@ class Exchange:
         """Its body, which is not kept here any longer."""
         parts, self.parts = self.parts, ()
         return parts
+
+    def reply(self, status: int, headers: bytes, body: bytes) -> None:
+        """As `answer`, and explains it if that is wanted and has not been done by the model's plane."""
+        self.answer(status, explain_refusal(self.protocol.plane, status, headers, body, self.since), body)
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """Writes the answer, once; nothing if the client has left."""

@@ -1,4 +1,5 @@
-"""What the head of a request says about an inference: to whom it is addressed, and how long its client waits."""
+"""What the head of a request says about an inference: to whom it is addressed, how long its client waits, and whether
+it is to be explained."""
 
 from __future__ import annotations
 
@@ -52,10 +53,20 @@ def _is_allowed(host: bytes) -> bool:
     return bool(domain) and validate_host(domain, settings.ALLOWED_HOSTS)
 
 
+def read_explain(value: str) -> bool:
+    """The value of X-Explain. Raises ApiError 400 for anything but 1 and 0."""
+    if value in ("0", "1"):
+        return value == "1"
+    raise ApiError(400, "invalid_explain", f"X-Explain is {_shown(value)}; send 1 to have the answer explained, or 0")
+
+
 def read_timeout_ms(value: str) -> int:
     """The value of X-Request-Timeout-Ms. Raises ApiError 400 for anything but whole milliseconds."""
     if value.isascii() and value.isdigit() and len(value) <= 10 and 1 <= int(value) <= MAX_TIMEOUT_MS:
         return int(value)
-    shown = value if len(value) <= 40 else value[:40] + "…"
-    message = f"X-Request-Timeout-Ms is {shown!r}; send whole milliseconds from 1 to {MAX_TIMEOUT_MS}"
+    message = f"X-Request-Timeout-Ms is {_shown(value)}; send whole milliseconds from 1 to {MAX_TIMEOUT_MS}"
     raise ApiError(400, "invalid_timeout", message)
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 40 else value[:40] + "…")

@@ -6,13 +6,14 @@ No ASGI task and no Django request stands between an inference and its answer; e
 from __future__ import annotations
 
 import http
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 from inference_site.coding import AT_ONCE_BYTES, InThread, Unpacker
 from inference_site.connection import Seconds
-from inference_site.exchange import Exchange, Plane
+from inference_site.exchange import Exchange
 from inference_site.heads import NOT_KNOWN
 from inference_site.inflight import SMALL_BYTES
 from inference_site.lib.errors import ApiError
@@ -31,7 +32,6 @@ _STATUS = {each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()
 class HotProtocol(Reading):
     """Serves inferences itself and leaves the rest to ASGI, in the order of their arrival on a connection."""
 
-    plane: ClassVar[Plane]
     rest: ClassVar[Rest]  # of that plane
     _dates: ClassVar[tuple[object, bytes]] = (None, b"")
 
@@ -156,8 +156,10 @@ class HotProtocol(Reading):
         """It is this exchange's turn, or it has been read and it was so already."""
         exchange.active = True
         self._turn = exchange
+        if exchange.explained and (exchange.complete or exchange.refusal is not None):
+            exchange.since = time.monotonic()
         if exchange.refusal is not None:
-            exchange.answer(*exchange.refusal)
+            exchange.reply(*exchange.refusal)
         elif exchange.complete:
             self._ask(exchange)
         elif exchange.expect and not exchange.parts:
@@ -168,28 +170,26 @@ class HotProtocol(Reading):
         error = exchange.fault
         if error is not None:
             body = b"".join(exchange.take())
-            refuse(exchange.answer, error, request_id_of(body))
+            refuse(exchange.reply, error, request_id_of(body))
         elif exchange.coding:
             self._unpack(exchange)
         else:
             self._hand_on(exchange, exchange.take())
 
     def _hand_on(self, exchange: Exchange, body: Sequence[bytes | bytearray]) -> None:
+        answer, since = exchange.answer if exchange.since is None else exchange.reply, exchange.since
         if exchange.asked is not None:
-            exchange.ticket = self.rest.serve(exchange.asked, body, exchange.answer, exchange.timeout_ms)
+            exchange.ticket = self.rest.serve(exchange.asked, body, answer, exchange.timeout_ms, since)
             return
         whole = body[0] if len(body) == 1 else b"".join(body)
         assert isinstance(whole, bytes)
-        if exchange.timeout_ms is None:
-            exchange.ticket = self.plane.infer(whole, exchange.answer)
-        else:
-            exchange.ticket = self.plane.infer(whole, exchange.answer, exchange.timeout_ms)
+        exchange.ticket = self.plane.infer(whole, answer, exchange.timeout_ms, since)
 
     def _unpack(self, exchange: Exchange) -> None:
         """Unpacks its body: at once if that is soon done."""
         body = b"".join(exchange.take())
         unpacker = Unpacker(exchange.coding, body, self.max_body_bytes)
-        failed = partial(refuse, exchange.answer)
+        failed = partial(refuse, exchange.reply)
         try:
             unpacked = unpacker.unpack(AT_ONCE_BYTES) if len(body) <= AT_ONCE_BYTES else None
         except ApiError as error:
@@ -204,7 +204,7 @@ class HotProtocol(Reading):
         assert body is not None
         exchange.ticket = None
         if len(body) > SMALL_BYTES and not self.in_flight.count(exchange, len(body)):
-            refuse(exchange.answer, self._overload())
+            refuse(exchange.reply, self._overload())
         else:
             self._hand_on(exchange, [body])
 

@@ -15,8 +15,8 @@ from django.conf import settings
 
 from inference_site.coding import read_coding
 from inference_site.connection import Connection, Seconds
-from inference_site.exchange import Exchange
-from inference_site.heads import KnownHeads, is_allowed_host, read_timeout_ms
+from inference_site.exchange import Exchange, Plane
+from inference_site.heads import KnownHeads, is_allowed_host, read_explain, read_timeout_ms
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.v2.head import read_head
@@ -27,13 +27,14 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _PATH = b"/infer"
 # A head with one of these is parsed each time.
-_UNUSUAL = {b"expect", b"transfer-encoding", b"content-encoding"}
+_UNUSUAL = {b"expect", b"transfer-encoding", b"content-encoding", b"x-explain"}
 
 
 class Reading(Connection):
     """Makes exchanges of inferences, and ASGI cycles of all else, as they come; what is done with them is its
     subclass's."""
 
+    plane: ClassVar[Plane]
     leaves_all_to_django: ClassVar[bool] = False
     max_body_bytes: ClassVar[int] = 16 * 2**20
     in_flight: InFlightBytes = InFlightBytes(settings.MAX_IN_FLIGHT_BYTES)  # of all connections together
@@ -124,6 +125,8 @@ class Reading(Connection):
             if self.url != _PATH:
                 client = self.client[0] if self.client else None
                 exchange.asked = read_head(method.decode(), self.url.decode("latin-1"), texts, client)
+            if "x-explain" in texts and (exchange.asked is None or exchange.asked.infers):
+                exchange.explained = read_explain(texts["x-explain"])
             if "x-request-timeout-ms" in texts:
                 exchange.timeout_ms = read_timeout_ms(texts["x-request-timeout-ms"])
             if "content-encoding" in texts:

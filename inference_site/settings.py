@@ -63,6 +63,7 @@ if IS_GATEWAY:
         "django.contrib.messages",
         "django.contrib.staticfiles",
         "rest_framework",
+        "rest_framework.authtoken",
         "gateway_app",
         "worker_app",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ def reads_at_once(ask: bytes) -> bool:
 class Unread(Waiting):
     """A large ask, and who waits for it. Once it is read it has become a job, its own or one that it has joined."""
 
-    __slots__ = ("job", "payload", "routing", "watched")
+    __slots__ = ("job", "payload", "read_at", "routing", "watched")
 
     def __init__(self, payload: bytes, routing: int | None, watched: int | None) -> None:
         super().__init__()
@@ -50,6 +51,12 @@ class Unread(Waiting):
         self.routing = routing  # its routing key, if that is known
         self.watched = watched
         self.job: Job | None = None
+        self.read_at = 0.0  # when it became one
+
+    def become(self, job: Job) -> None:
+        """It is this one from now on, or a part of it."""
+        job.take_over(self)
+        self.job, self.read_at = job, time.monotonic()
 
 
 class Aside:

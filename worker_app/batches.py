@@ -14,6 +14,7 @@ from worker_app.aside import Aside, Unread
 from worker_app.core.admission import Pace
 from worker_app.core.batcher import Batcher
 from worker_app.engine import Engine, EngineError, Run
+from worker_app.explained import Ran
 from worker_app.job import Job
 from worker_app.lastrun import LastRun
 from worker_app.samples import Sample
@@ -45,6 +46,8 @@ class Batches:
         self.closed = False
         self.when_idle: Callable[[], None] | None = None  # called, instead of what it does when it is idle
         self.pace = Pace(engine.fixed_s, engine.each_s)
+        self.ran: Ran | None = None  # while the results of a run are handed over
+        self._runs = 0
         self.batcher: Batcher[Job] = Batcher(time.monotonic, max_size=1, wait_s=0)
         self._queue_s = 0.0  # the longest that a request may wait
         self._row_s = 0.0  # that a row takes while there is enough to do
@@ -102,7 +105,9 @@ class Batches:
             jobs = self.batcher.take(self._wanted)
             if not jobs:
                 continue
-            rows = sum(job.sample.rows for job in jobs)
+            rows, release = sum(job.sample.rows for job in jobs), self.batcher.release
+            self._runs += 1
+            number = self._runs
             self._running[slot] = jobs
             self._running_rows += rows
             if self.engine.sessions > 1 and self.batcher.due_in() == 0:
@@ -114,7 +119,11 @@ class Batches:
             finally:
                 self._running_rows -= rows
                 del self._running[slot]
-            self._finish(jobs, run, started)
+            self.ran = Ran(number, rows, jobs, release, slot, started, run)
+            try:
+                self._finish(jobs, run, started)
+            finally:
+                self.ran = None
             if quick:
                 await asyncio.sleep(0)  # let what has arrived meanwhile join the next batch
             ended = time.monotonic()

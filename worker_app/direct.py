@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 
 import msgspec
 
 from inference_site.exchange import Answer
 from inference_site.exchange import Asker as Waiter
+from inference_site.lib.asks import key_of
 from inference_site.lib.catalog import ModelInfo, ModelSettings, Statistics
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.payload import decode_request, request_id_of
+from inference_site.lib.trace import header_of, refused_trace
 from inference_site.plain import PlainAsker
+from worker_app.explained import Explaining
 from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
@@ -50,10 +54,12 @@ class DirectInfer:
         """Whether connections are to be closed after their next answer."""
         return self.node.draining
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> DirectAsk | None:
+    def infer(
+        self, body: bytes, answer: Answer, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> DirectAsk | None:
         """Takes the body of a `POST /infer`; `answer` is called exactly once, perhaps at once, unless it is cancelled.
 
-        The client waits for `timeout_ms`, and then gets 504; None: it has named no limit.
+        The client waits for `timeout_ms`, and then gets 504; None: it has named no limit. `since`: see Plane.infer.
         """
         try:
             request_id, payload, name = decode_request(body)
@@ -66,14 +72,26 @@ class DirectInfer:
         except ApiError as error:
             asker.on_error(error, self._head_of(error))
             return None
-        return self.ask(model, payload, asker, timeout_ms)
+        return self.ask(model, payload, asker, timeout_ms, since)
 
-    def ask(self, model: Model, payload: bytes, asker: Waiter, timeout_ms: int | None) -> DirectAsk | None:
+    def explain(self, status: int, why: str, since: float, /) -> bytes:
+        """As exchange.Plane says."""
+        return header_of(refused_trace(self.node.node_id, status, why, time.monotonic() - since))
+
+    def ask(
+        self, model: Model, payload: bytes, asker: Waiter, timeout_ms: int | None, since: float | None = None
+    ) -> DirectAsk | None:
         """As exchange.Served says."""
         if timeout_ms is None:
             timeout_ms = model.record.deadline_ms
-        asked = DirectAsk(self, model, asker)
-        return asked if asked.begin(payload, timeout_ms) else None
+        if since is None:
+            asked = DirectAsk(self, model, asker)
+            return asked if asked.begin(payload, timeout_ms) else None
+        explaining = Explaining(asker, model, self.node.node_id, key_of(payload, model.seed), since)
+        asked = DirectAsk(self, model, explaining)
+        under_way = asked.begin(payload, timeout_ms)
+        explaining.queued(asked.job)
+        return asked if under_way else None
 
     def find(self, name: str | None, version: str | None, /) -> DirectModel:
         """As exchange.Plane says."""
@@ -142,41 +160,43 @@ class DirectModel:
         """What it takes and gives."""
         return self._model.info
 
-    def ask(self, payload: bytes, asker: Waiter, timeout_ms: int | None = None, /) -> DirectAsk | None:
+    def ask(
+        self, payload: bytes, asker: Waiter, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> DirectAsk | None:
         """As exchange.Served says."""
-        return self._plane.ask(self._model, payload, asker, timeout_ms)
+        return self._plane.ask(self._model, payload, asker, timeout_ms, since)
 
 
 class DirectAsk:
     """A client's request that is under way."""
 
-    __slots__ = ("_asker", "_job", "_model", "_plane", "_timer")
+    __slots__ = ("_asker", "_model", "_plane", "_timer", "job")
 
     def __init__(self, plane: DirectInfer, model: Model, asker: Waiter) -> None:
         self._plane = plane
         self._model = model
         self._asker = asker
-        self._job: Waiting | None = None
+        self.job: Waiting | None = None  # it is under way
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, payload: bytes, timeout_ms: int | None) -> bool:
         """Asks the model; whether it is still under way."""
-        self._job = self._model.ask(payload, self, _reply, timeout_ms or 0)
-        if self._job is not None and timeout_ms is not None:
+        self.job = self._model.ask(payload, self, _reply, timeout_ms or 0)
+        if self.job is not None and timeout_ms is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._expire, timeout_ms)
-        return self._job is not None
+        return self.job is not None
 
     def cancel(self) -> None:
         """The client has left."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._job is not None:
-            self._model.cancel(self._job, self, _reply)
-            self._job = None
+        if self.job is not None:
+            self._model.cancel(self.job, self, _reply)
+            self.job = None
 
     def reply(self, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
         """The model's answer."""
-        self._job = None
+        self.job = None
         if self._timer is not None:
             self._timer.cancel()
         plane, asker = self._plane, self._asker

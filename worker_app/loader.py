@@ -120,8 +120,9 @@ class Loader:
 
     def plan(self, settings: NodeSettings) -> None:
         """Takes new settings."""
-        self._settings = settings
+        before, self._settings = self._settings, settings
         self._look_again(settings)
+        self._look_for_versions(before, settings)
         self._plan()
 
     def load_now(self) -> None:
@@ -172,6 +173,22 @@ class Loader:
                     self._known[name] = versions
                 else:
                     self._known.pop(name, None)
+
+    def _look_for_versions(self, before: NodeSettings, settings: NodeSettings) -> None:
+        """One that is wanted from now on may have come, or been put right, since the last order. Other versions
+        stay as they are known: nobody has ordered to look at those."""
+        loaded = self._loaded()
+        for name, wish in settings.models.items():
+            was = before.models.get(name, _DEFAULT).versions
+            fresh = {version for version in wish.versions if version not in was and (name, version) not in loaded}
+            if not fresh:
+                continue
+            known = {version: source for version, source in self._known.get(name, {}).items() if version not in fresh}
+            found = self.repository.versions(name)
+            known.update((version, found[version]) for version in fresh if version in found)
+            if known:
+                self._known[name] = known
+            self._failed = {key: why for key, why in self._failed.items() if key[0] != name or key[1] not in fresh}
 
     def _plan(self) -> None:
         loaded = self._loaded()

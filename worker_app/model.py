@@ -184,6 +184,13 @@ class Model(Batches):
         if kept or key in self.results:
             self.aliases.put_oldest(alias, key, len(alias) + len(key))
 
+    def flush(self) -> int:
+        """Forgets all results; how many there were. What is being computed by now is kept when it is done."""
+        forgotten = len(self.results)
+        self.results.clear()
+        self.aliases.clear()
+        return forgotten
+
     def configure(self, settings: NodeSettings, record: Record, share: int = 1) -> None:
         """Takes new settings, in force from the next request and the next batch on; `share` as for limits_of."""
         self.record, self._settings, self._share = record, settings, share
@@ -275,8 +282,7 @@ class Model(Batches):
         if not self._queue(job, left_ms, self.batcher.full):  # those that are not read yet came after it
             self._refuse_all(unread)
             return
-        job.take_over(unread)
-        unread.job = job
+        unread.become(job)
         if key is not None:
             self._flying[key] = job
 
@@ -294,8 +300,7 @@ class Model(Batches):
         job = self._flying.get(key) if output is None else None
         if job is not None:
             self.tally.joined += len(unread.waiters)
-            job.take_over(unread)
-            unread.job = job
+            unread.become(job)
         return output is not None or job is not None
 
     def _queue(self, job: Job, left_ms: int, full: bool) -> bool:

@@ -14,8 +14,8 @@ from inference_site.lib.catalog import ModelInfo, Models, State, Statistics
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
+from worker_app.batchsizes import Histogram, add_batches
 from worker_app.consumers import run_batches
-from worker_app.core.batcher import Release
 from worker_app.engine import Engine, ModelError
 from worker_app.lastrun import LastRun
 from worker_app.lastsettings import LastSettings
@@ -68,7 +68,7 @@ class Node:
         self.gateways: set[GatewayStream] = set()
         self.models: dict[int, Model] = {}
         self.past = Tally()  # of models that are not loaded any more
-        self.past_batches = dict.fromkeys(Release, 0)
+        self.past_batches: Histogram = {}
         self.past_rows = 0
         self._past_of: dict[tuple[str, str], Statistics] = {}  # by name and version
         self.news = asyncio.Event()  # set, and another in its place, whenever something about the models has changed
@@ -338,8 +338,7 @@ class Node:
             task.cancel()
         self.past.add(model.tally)
         self._past_of.setdefault((model.name, model.version), Statistics()).add(model.tally.statistics)
-        for release, count in model.batcher.counts.items():
-            self.past_batches[release] += count
+        add_batches(self.past_batches, model.batcher.histogram)
         self.past_rows += model.batcher.taken
         self._share_out()
         self._found.clear()

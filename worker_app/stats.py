@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from inference_site.lib.errors import ApiError
+from worker_app.batchsizes import Histogram, add_batches, batch_rows, by_release
 from worker_app.core.batcher import Release
 from worker_app.model import Model
 from worker_app.node import Node
@@ -22,7 +23,9 @@ def node_stats(node: Node) -> dict[str, Any]:
     """Counters since the process started, what waits now, and how fast it goes; then the same of each loaded model.
 
     `queue_ms` is how long a request that comes now would wait, at the worst; `limit` how many one gateway may have in
-    flight here, `rate` rows per second while there is enough to do, `batch_ms` what a batch took of late.
+    flight here, `rate` rows per second while there is enough to do, `batch_ms` what a batch took of late. `batch_sizes`
+    counts the batches by how many rows they had at the most, and by why they were released. For a batch of n rows a
+    model's engine is expected to take `fixed_ms` + n * `each_ms`, in each of its sessions.
     """
     gateways = max(1, _gateways(node))
     models = [
@@ -39,11 +42,10 @@ def node_stats(node: Node) -> dict[str, Any]:
     for name in (*_SUMMED, *_PRESENT):
         totals[name] = totals.get(name, 0) + sum(model[name] for model in models)
     totals["rate"] = round(totals["rate"], 1)
-    counts = dict(node.past_batches)
+    sizes: Histogram = {}
     rows = node.past_rows + sum(model.batcher.taken for model in node.models.values())
-    for model in node.models.values():
-        for release in Release:
-            counts[release] += model.batcher.counts[release]
+    for each in (node.past_batches, *(model.batcher.histogram for model in node.models.values())):
+        add_batches(sizes, each)
     default = _default(node)
     return {
         "node_id": node.node_id,
@@ -51,7 +53,8 @@ def node_stats(node: Node) -> dict[str, Any]:
         "cache_hit_rate": _rate(totals["cache_hits"], totals["total_requests"]),
         "queue_ms": max((model["queue_ms"] for model in models), default=0.0),
         "batch_ms": max((model["batch_ms"] for model in models), default=0.0),
-        "batch_processor": _batches(counts, rows),
+        "batch_processor": _batches(by_release(sizes), rows),
+        "batch_sizes": batch_rows(sizes),
         "provider": default.engine.provider if default is not None else "",
         "model": default.name if default is not None else "",
         "uptime_s": round(time.monotonic() - node.started_at, 1),
@@ -99,6 +102,9 @@ def model_stats(model: Model, gateways: int = 1) -> dict[str, Any]:
         "limit": max(2 * size, (batcher.limit + size) // gateways),
         "rate": round(model.rate, 1),
         "batch_ms": round(1000 * model.engine.typical_s, 3),
+        "fixed_ms": round(1000 * model.pace.fixed_s, 4),
+        "each_ms": round(1000 * model.pace.each_s, 4),
+        "sessions": model.engine.sessions,
         "errors": tally.errors,
         "expired": tally.expired,
         "abandoned": tally.abandoned,

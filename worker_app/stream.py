@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.streaming import PARTS
 from worker_app import handoff
+from worker_app.explained import detail_of
 from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
@@ -30,6 +32,7 @@ LONGEST_US = 0xFFFFFFFF  # the time that a reply's head has room for
 _LONGEST_RESULT = frames.MAX_MESSAGE_BYTES - frames.TELL_HEAD_BYTES
 _INFER, _FIRST = int(Ask.INFER), int(Ask.FIRST)
 _INFERENCES = frozenset((_INFER, _FIRST))
+_EXPLAINED = frozenset((Ask.EXPLAIN, Ask.EXPLAIN_FIRST))
 _decode_uses = msgspec.json.Decoder(frozenset[int]).decode
 
 Token = tuple[int, int]  # of a request: its id on this connection, and the routing key of its ask
@@ -50,6 +53,7 @@ class Stream:
         self._takes_parts = False  # what it sends by; see streaming
         self._out: list[bytes] = []  # head and payload in turn
         self._waiting: dict[int, tuple[Model, Waiting, Token]] = {}  # what has no answer yet, by id
+        self._explained: dict[int, float] = {}  # those of them that are to be explained, and since when they wait
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._reading = False
@@ -121,8 +125,23 @@ class Stream:
                 job = model.ask(payload, token, reply, left_ms, token[1] if kind == _FIRST else None, token[1])
                 if job is not None:
                     waiting[ident] = (model, job, token)
+            elif kind in _EXPLAINED:
+                self._explain(kind, number, ident, left_ms, payload)
             else:
                 self._order(kind, number, ident, left_ms, payload)
+
+    def _explain(self, kind: int, number: int, ident: int, left_ms: int, payload: bytes) -> None:
+        """An inference that is to be explained."""
+        model = self._node.models.get(number)
+        if model is None:
+            self._put(Tell.GONE, ident, b"")
+            return
+        token = (ident, asks.key_of(payload, model.seed))
+        watched = token[1] if kind == Ask.EXPLAIN_FIRST else None
+        job = model.ask(payload, token, self._reply_explained, left_ms, watched, token[1])
+        if job is not None:
+            self._waiting[ident] = (model, job, token)
+            self._explained[ident] = time.monotonic()
 
     def _order(self, kind: int, number: int, ident: int, left_ms: int, payload: bytes) -> None:
         if kind == Ask.CANCEL:
@@ -137,6 +156,8 @@ class Stream:
             handoff.keep(self._node.models.values(), payload)
         elif kind == Ask.SETTINGS:
             self._configure(msgspec.json.decode(payload, type=NodeSettings))
+        elif kind == Ask.FLUSH:
+            self._flush_caches()
         elif kind == Ask.USES:
             self.uses = _decode_uses(payload)
             self._node.collect()
@@ -150,6 +171,10 @@ class Stream:
             self._node.follow(settings)  # which says the models to all gateways
         else:
             self.say_models()
+
+    def _flush_caches(self) -> None:
+        forgotten = sum(model.flush() for model in self._node.models.values())
+        logger.info("%d cached results are forgotten: an operator has ordered it", forgotten)
 
     def _check(self, number: int, ident: int, left_ms: int) -> None:
         model = self._node.models.get(number)
@@ -165,7 +190,8 @@ class Stream:
         waiting = self._waiting.pop(ident, None)
         if waiting is not None:  # else the answer was on its way already
             model, job, token = waiting
-            model.cancel(job, token, self._reply)
+            explained = self._explained.pop(ident, None) is not None
+            model.cancel(job, token, self._reply_explained if explained else self._reply)
 
     def _reply(self, token: Any, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
         ident, key = token
@@ -179,6 +205,15 @@ class Stream:
         out.append(payload)
         if not self._reading:  # what is answered while a message is read leaves when it has been read
             self._ready.set()
+
+    def _reply_explained(self, token: Any, kind: Tell, cache: Cache, status: int, payload: bytes, time_us: int) -> None:
+        ident, _ = token
+        queued_at = self._explained.pop(ident, 0.0)
+        if ident in self._waiting:  # else it has been answered at once
+            model, job, _ = self._waiting[ident]
+            detail = msgspec.json.encode(detail_of(model.ran, job, queued_at, time_us))
+            self._out += frames.pack_tell_head(Tell.TRACE, 0, 0, ident, len(detail), 0, 0), detail
+        self._reply(token, kind, cache, status, payload, time_us)
 
     def _put(self, kind: Tell, ident: int, payload: bytes) -> None:
         self._out += frames.pack_tell_head(kind, 0, 0, ident, len(payload), 0, 0), payload

@@ -52,6 +52,8 @@ class Attempts:
             return False
         call.route.breaker.release(call.permit)
         self._router.quarantine.free(call)
+        if call.trace is not None:
+            call.trace.blamed("its model failed on this input")
         first.blamed_by, first.refusal = call.route, (status, payload)
         self.retry(call, "its model failed on this input", paid=True)
         return True
@@ -80,7 +82,7 @@ class Attempts:
         """Gives a call to another worker, if that may be; else it goes on waiting."""
         if (call.first or call).attempts >= MAX_ATTEMPTS or self.other(call) is None or not self.may_repeat(call):
             return False
-        self.withdraw(call)
+        self.withdraw(call, outcome="failed", reason=reason)
         self.retry(call, reason, paid=True)
         return True
 
@@ -113,12 +115,14 @@ class Attempts:
                 self.withdraw(call)
                 self.time_out(call)
 
-    def withdraw(self, call: Call, *, failed: bool = False) -> None:
-        """Takes a call back from its worker; a late answer is dropped."""
+    def withdraw(self, call: Call, *, failed: bool = False, outcome: str = "expired", reason: str = "") -> None:
+        """Takes a call back from its worker; a late answer is dropped. `outcome` and `reason`: see Trail."""
         route = call.route
         route.in_flight -= 1
         call.flying = False
         call.link.withdraw(call)
+        if call.trace is not None:
+            call.trace.ended(call, outcome, reason)
         if failed:
             route.failures += 1
             route.breaker.failure(call.permit, "no answer in time")
@@ -143,7 +147,7 @@ class Attempts:
         if other is not None and other.flying:
             if other is call.first:  # it takes longer than this: else a slow worker would never look slow
                 other.route.pace.add(self._clock() - other.sent_at)
-            self.withdraw(other)
+            self.withdraw(other, outcome="hedged", reason=f"{call.route.name} was quicker")
         self._router.hedge_wins += call.first is not None
 
     def time_out(self, call: Call) -> None:

@@ -11,6 +11,7 @@ from inference_site.lib.errors import ApiError
 
 if TYPE_CHECKING:
     from gateway_app.core.router import Router
+    from gateway_app.core.trail import Trail
 
 MAX_IN_FLIGHT = 4096
 
@@ -78,6 +79,8 @@ class Call:
         "tried",
     )
 
+    # Set in one that is traced, which is of a subclass with a place for it.
+    trace: Trail | None = None
     route: Route
     permit: int
     began: float
@@ -121,7 +124,7 @@ class Call:
 class Hedge(Call):
     """A second attempt beside a first one that takes long; whichever answers first counts."""
 
-    __slots__ = ()
+    __slots__ = ("trace",)
     first: Call
 
     def __init__(self, first: Call) -> None:
@@ -129,6 +132,7 @@ class Hedge(Call):
         self.began, self.deadline = first.began, first.deadline
         self.tried = (*first.tried, first.route)
         self.first = first
+        self.trace = first.trace
 
     def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
         """It was quicker."""
@@ -150,9 +154,12 @@ class Route:
 
     __slots__ = (
         "breaker",
+        "computed",
         "connected",
         "draining",
         "failures",
+        "held_s",
+        "hits",
         "in_flight",
         "instance",
         "leaving",
@@ -164,11 +171,13 @@ class Route:
         "ramp_from",
         "requests",
         "router",
+        "sent_s",
         "silent",
         "slow_looks",
         "slow_s",
         "suspect",
         "up",
+        "worker_s",
     )
 
     router: Router  # whose it is
@@ -193,6 +202,13 @@ class Route:
         self.suspect: Call | None = None  # the one such that it is trying
         self.requests = 0
         self.failures = 0
+        self.hits = 0  # answers from the worker's cache
+        # Answers that were computed: how many, and how long these took until they were sent, from there to the answer,
+        # and by the worker's own clock.
+        self.computed = 0
+        self.held_s = 0.0
+        self.sent_s = 0.0
+        self.worker_s = 0.0
 
     @property
     def staying(self) -> bool:

@@ -14,13 +14,14 @@ from gateway_app.core.policy import Policy
 from gateway_app.core.quarantine import Quarantine
 from gateway_app.core.suspects import Suspects
 from gateway_app.core.watch import Watch
+from gateway_app.core.why import why
 from inference_site.lib.frames import Cache, Tell
 
 # What a worker that comes back gets of its share at once.
 RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED, _GONE = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED), int(Tell.GONE)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
-_MISS = int(Cache.MISS)
+_MISS, _HIT = int(Cache.MISS), int(Cache.HIT)
 _BLAME = b'"model_refused_input"'
 # Whoever is connected is neither of these any more.
 _CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
@@ -55,6 +56,7 @@ class Router:
         self.cancelled = 0
         self.shed = 0
         self.suspects_refused = 0
+        self.replaceable = False  # what its workers do not answer, others do that this router does not know
         self.second_opinions = 0  # answers to what another worker's model had failed on
 
     @property
@@ -103,6 +105,8 @@ class Router:
         route = call.route
         route.in_flight -= 1
         call.flying = False
+        if call.trace is not None:
+            call.trace.answered(call, kind, cache, payload, time_us)
         if kind in _ANSWERS:
             if kind == _REFUSED and _BLAME in payload and self.attempts.asks_another(call, status, payload):
                 return
@@ -123,7 +127,14 @@ class Router:
                 call.on_refusal(status, payload)
                 return
             if cache == _MISS:
-                route.pace.add(self._clock() - call.sent_at)
+                took_s = self._clock() - call.sent_at
+                route.pace.add(took_s)
+                route.computed += 1
+                route.held_s += call.sent_at - call.began
+                route.sent_s += took_s
+                route.worker_s += time_us / 1e6
+            elif cache == _HIT:
+                route.hits += 1
             call.on_result(cache, payload, time_us)
             return
         self.quarantine.free(call)
@@ -160,6 +171,8 @@ class Router:
                 route.in_flight -= 1
                 call.flying = False
                 self.quarantine.free(call)
+                if call.trace is not None:
+                    call.trace.ended(call, "lost", reason)
                 self.attempts.failed(call, reason, Cause.UNREACHABLE)
 
     def silent(self, route: Route, reason: str) -> None:
@@ -236,7 +249,7 @@ class Router:
                 continue
             if policy.load_factor and route.in_flight >= policy.load_floor:
                 if bound is None:
-                    bound = self._bound()
+                    bound = self.bound()
                 if route.in_flight >= bound:
                     passed_on = True
                     continue
@@ -263,6 +276,8 @@ class Router:
             self.attempts.give_up(call)
 
     def _keep(self, call: Call) -> None:
+        if call.trace is not None:
+            call.trace.kept()
         if not self.quarantine.wait(call):
             self.attempts.give_up(call)
 
@@ -279,6 +294,8 @@ class Router:
         call.sent_at = now
         call.attempts += 1
         call.flying = True
+        if call.trace is not None:
+            call.trace.sent(call, why(self, call, route))
         if call.suspect:
             route.suspect = call
         route.in_flight += 1
@@ -287,13 +304,15 @@ class Router:
         route.link.send(call)
         return True
 
-    def _bound(self) -> float:
+    def bound(self) -> float:
         """Calls in flight from which on a worker passes new ones to the next owner."""
         total = live = 0
         for route in self.routes.values():
             if route.staying and route.breaker.state is State.CLOSED:  # the others get few or none
                 total += route.in_flight
                 live += 1
+        if not self.policy.load_factor:
+            return MAX_IN_FLIGHT
         return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
 
     def _ramp(self, route: Route) -> None:
@@ -321,9 +340,13 @@ class Router:
 
     def _may_open(self, route: Route) -> bool:
         """Never the last one: a worker that is connected stays in use unless another one is well."""
-        return not route.up or any(
-            other is not route and other.staying and other.breaker.state is State.CLOSED
-            for other in self.routes.values()
+        return (
+            self.replaceable
+            or not route.up
+            or any(
+                other is not route and other.staying and other.breaker.state is State.CLOSED
+                for other in self.routes.values()
+            )
         )
 
     def _changed(self, route: Route, before: State, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any, Self
 
 import grpc
@@ -15,7 +16,9 @@ from gateway_app.rpc.status import Refused
 from gateway_app.rpc.tensors import ask_of, check, require_size, response_of
 from inference_site.coding import AT_ONCE_BYTES, threads
 from inference_site.exchange import Plane
+from inference_site.heads import read_explain
 from inference_site.inflight import InFlightBytes
+from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.errors import ApiError
 from inference_site.v2.request import MAX_TIMEOUT_MS, timeout_ms_of
 
@@ -28,13 +31,18 @@ FINAL_RESPONSE = "triton_final_response"
 
 
 class Waiting:
-    """Who waits for the answer to one ask: (result, header lines), or Refused."""
+    """Who waits for the answer to one ask: (result, header lines), or Refused. `info`: of the version that gave it."""
 
-    __slots__ = ("future", "told")
+    __slots__ = ("future", "info", "told")
 
-    def __init__(self) -> None:
+    def __init__(self, info: ModelInfo) -> None:
+        self.info = info
         self.future: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
         self.told = False
+
+    def answered_by(self, info: ModelInfo, /) -> None:
+        """Another version answers than the one that was found."""
+        self.info = info
 
     def on_output(self, output: bytes, node_json: bytes, cached: bool, time_us: int, headers: bytes, /) -> None:
         """exchange.Asker."""
@@ -90,30 +98,33 @@ class Inferences:
         self._leaving.set()
 
     async def infer(
-        self, request: pb.ModelInferRequest, length: int, remaining_s: float | None
+        self, request: pb.ModelInferRequest, length: int, remaining_s: float | None, explain: str = "0"
     ) -> tuple[pb.ModelInferResponse, bytes]:
-        """The response, and the header lines of who gave it; `length` is the message's, in bytes.
+        """The response, and the header lines of who gave it; `length` is the message's, in bytes; `explain` is the
+        value of X-Explain.
 
         Raises ApiError, or Refused. Cancelled, nothing more is done for it alone.
         """
         with Held(self._in_flight, length) as held:
+            since = time.monotonic()
             try:
+                explained = read_explain(explain)
                 timeout_ms = wait_ms_of(request, remaining_s)
                 served = self._plane.find(request.model_name or None, request.model_version or None)
                 ask, ident = await self._ask_of(request, length, held), request.id
             except ApiError:
                 self._plane.refused()
                 raise
-            waiting = Waiting()
+            waiting = Waiting(served.info)
             del request  # its tensors are in the ask now
-            ticket = served.ask(ask, waiting, timeout_ms)
+            ticket = served.ask(ask, waiting, timeout_ms, since if explained else None)
             try:
                 result, headers = await waiting.future
             except asyncio.CancelledError:
                 if ticket is not None and not waiting.told:
                     ticket.cancel()
                 raise
-            return response_of(result, served.info, ident), headers
+            return response_of(result, waiting.info, ident), headers
 
     async def _ask_of(self, request: pb.ModelInferRequest, length: int, held: Held) -> bytes:
         """The ask of a request; in a thread if that takes long. Raises ApiError."""

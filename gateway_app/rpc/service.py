@@ -62,8 +62,9 @@ class InferenceService(grpc.GenericRpcHandler):
 
     async def _infer(self, data: bytes, context: Any) -> bytes:
         try:
+            explain = next((value for key, value in context.invocation_metadata() or () if key == "x-explain"), "0")
             response, headers = await self.inferences.infer(
-                parse(pb.ModelInferRequest, data), len(data), context.time_remaining()
+                parse(pb.ModelInferRequest, data), len(data), context.time_remaining(), explain
             )
             context.set_trailing_metadata(metadata_of(headers))
             return encode(response)

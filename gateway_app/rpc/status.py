@@ -45,8 +45,16 @@ def trailers_of(error: ApiError, headers: bytes) -> Metadata:
     return (*known, ("x-error-code", error.code))
 
 
-@lru_cache(maxsize=4096)
 def metadata_of(headers: bytes) -> Metadata:
-    """Header lines as metadata; there are few different ones."""
+    """Header lines as metadata; there are few different ones, but for X-Explain."""
+    return _split(headers) if b"x-explain: " in headers else _known(headers)
+
+
+@lru_cache(maxsize=4096)
+def _known(headers: bytes) -> Metadata:
+    return _split(headers)
+
+
+def _split(headers: bytes) -> Metadata:
     pairs = (line.split(": ", 1) for line in headers.decode("latin-1").splitlines())
     return tuple((name.lower(), value) for name, value in pairs)

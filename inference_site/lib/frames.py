@@ -14,7 +14,7 @@ from struct import Struct
 
 from xxhash import xxh3_64_intdigest
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 # Above this a body travels on a connection of its own, so that it never holds up small ones.
 BULK_BYTES = 64 * 1024
 # How much one message may gather before the next one is begun.
@@ -36,6 +36,9 @@ class Ask(IntEnum):
     KEEP = 8  # payload: results of other workers, as ENTRIES has them
     FIRST = 9  # as INFER, but before all that waits: others wait for how it ends
     USES = 10  # payload: JSON list of the numbers of the models that this gateway sends requests to: they stay loaded
+    FLUSH = 11  # forget the cached results of all models
+    EXPLAIN = 12  # as INFER; a TRACE comes before the outcome
+    EXPLAIN_FIRST = 13  # as FIRST; the same
 
 
 class Tell(IntEnum):
@@ -53,6 +56,7 @@ class Tell(IntEnum):
     PONG = 19  # the answer to PING
     ENTRIES = 20  # payload: see handoff
     MODELS = 21  # payload: see catalog; after SETTINGS, and whenever something about its models changes
+    TRACE = 22  # how the request with this id went, whose outcome is the next frame; payload: trace.Detail as JSON
 
 
 class Cache(IntEnum):

@@ -11,6 +11,10 @@ _BUCKETS = 200
 _STEP = 1 / math.log(1.1)
 _log = math.log
 
+# How many durations were counted in each bucket.
+Buckets = Sequence[int]
+EMPTY: Buckets = (0,) * _BUCKETS
+
 
 class LatencyWindow:
     """Durations of the last `seconds` seconds, in buckets 10 % wide. `roll()` is to be called once a second."""
@@ -35,6 +39,11 @@ class LatencyWindow:
         self._past.append(self._current)
         self._current = [0] * _BUCKETS
 
+    @property
+    def ended(self) -> Buckets:
+        """The counts of the second that has ended last; not to be changed."""
+        return self._past[-1] if self._past else EMPTY
+
     def quantiles_ms(self, *quantiles: float) -> list[float | None]:
         """Upper bounds, in ms, that these parts of the durations stay below; None where nothing was counted."""
         return quantiles_ms([self], *quantiles)
@@ -42,8 +51,19 @@ class LatencyWindow:
 
 def quantiles_ms(windows: Sequence[LatencyWindow], *quantiles: float) -> list[float | None]:
     """Like `LatencyWindow.quantiles_ms`, of all that these windows have counted."""
-    seconds = [second for window in windows for second in (*window._past, window._current)]
-    totals = [sum(column) for column in zip(*seconds, strict=True)]
+    return bucket_quantiles_ms([second for each in windows for second in (*each._past, each._current)], *quantiles)
+
+
+def summed(seconds: Sequence[Buckets]) -> Buckets:
+    """The counts of several seconds or windows together."""
+    if len(seconds) == 1:
+        return seconds[0]
+    return [sum(column) for column in zip(*seconds, strict=True)] if seconds else EMPTY
+
+
+def bucket_quantiles_ms(seconds: Sequence[Buckets], *quantiles: float) -> list[float | None]:
+    """Like `LatencyWindow.quantiles_ms`, of the counts of these seconds."""
+    totals = summed(seconds)
     count = sum(totals)
     if not count:
         return [None] * len(quantiles)

@@ -46,6 +46,10 @@ class InferAsker:
         self._info = info
         self._ident = ident
 
+    def answered_by(self, info: ModelInfo, /) -> None:
+        """Another version answers than the one that was found."""
+        self._info = info
+
     def on_output(self, output: bytes, node_json: bytes, cached: bool, time_us: int, headers: bytes, /) -> None:
         """The plane's answer."""
         lines, body = encode_reply(output, self._info.name, self._info.version, self._ident)

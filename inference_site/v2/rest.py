@@ -39,12 +39,18 @@ class Rest:
         self.plane = plane
 
     def serve(
-        self, asked: Asked, body: Sequence[Bytes], answer: Answer, timeout_ms: int | None = None
+        self,
+        asked: Asked,
+        body: Sequence[Bytes],
+        answer: Answer,
+        timeout_ms: int | None = None,
+        since: float | None = None,
     ) -> Ticket | None:
-        """Calls `answer` exactly once, unless the ticket is cancelled; None: it has been called already."""
+        """Calls `answer` exactly once, unless the ticket is cancelled; None: it has been called already. The rest is as
+        for Plane.infer."""
         try:
             if asked.infers:
-                return self._infer(asked, body, answer, timeout_ms)
+                return self._infer(asked, body, answer, timeout_ms, since)
             return self._call(asked, body, answer)
         except ApiError as error:
             refuse(answer, error)
@@ -60,7 +66,9 @@ class Rest:
         answer(200, b"", _encode(self._document(asked, body)))
         return None
 
-    def _infer(self, asked: Asked, body: Sequence[Bytes], answer: Answer, timeout_ms: int | None) -> Ticket | None:
+    def _infer(
+        self, asked: Asked, body: Sequence[Bytes], answer: Answer, timeout_ms: int | None, since: float | None
+    ) -> Ticket | None:
         _, name, version = asked.target
         try:
             served = self.plane.find(name, version)
@@ -73,8 +81,8 @@ class Rest:
             timeout_ms = limit_ms if timeout_ms is None else min(limit_ms, timeout_ms)
         if asked.accepts:
             packing = Packing(answer, asked.accepts)
-            return packing.follow(served.ask(ask, InferAsker(packing.answer, served.info, ident), timeout_ms))
-        return served.ask(ask, InferAsker(answer, served.info, ident), timeout_ms)
+            return packing.follow(served.ask(ask, InferAsker(packing.answer, served.info, ident), timeout_ms, since))
+        return served.ask(ask, InferAsker(answer, served.info, ident), timeout_ms, since)
 
     def _document(self, asked: Asked, body: Sequence[Bytes]) -> Any:
         what, name, version = asked.target

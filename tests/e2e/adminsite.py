@@ -80,13 +80,22 @@ class AdminSite:
         path = f"{path}{number}/delete/"
         return self._post(path, Form(self._get(path)).values | {"post": "yes"})
 
-    def act(self, action: str, *names: str) -> str:
-        """Runs one of the list's actions on these workers."""
+    def act(self, action: str, *names: str, comment: str = "") -> str:
+        """Runs one of the list's actions on these workers, and confirms it."""
         path = "/admin/gateway_app/worker/"
         page = self._get(path)
         numbers = [page[: page.index(f">{name}</a>")].rpartition("/change/")[0].rpartition("/")[2] for name in names]
         form = Form(page).values | {"action": action, "index": "0"}
-        return self._post(path, form | {"_selected_action": numbers})
+        page = self._post(path, form | {"_selected_action": numbers})
+        assert "Back, and change nothing" in page, page
+        return self._confirm(f"{path}operate/", page, comment)
+
+    def operate_model(self, action: str, name: str, comment: str = "") -> str:
+        """Loads or unloads a model, whether it has settings or not."""
+        path = "/admin/gateway_app/modelrecord/"
+        token = Form(self._get(path)).values["csrfmiddlewaretoken"]
+        page = self._post(f"{path}operate/", {"csrfmiddlewaretoken": token, "action": action, "target": name})
+        return self._confirm(f"{path}operate/", page, comment)
 
     def upload(self, name: str, file: Path) -> str:
         """Sends a model in one piece, as a browser without JavaScript does; where its page is."""
@@ -110,6 +119,12 @@ class AdminSite:
         """Of all that was saved; it may not be in force yet."""
         page = self._get("/admin/gateway_app/revision/")
         return max(int(number) for number in re.findall(r"/admin/gateway_app/revision/(\d+)/", page))
+
+    def _confirm(self, path: str, page: str, comment: str) -> str:
+        """Sends a confirmation's form back; several targets have fields of one name."""
+        targets: list[str] = re.findall(r'name="target" value="([^"]+)"', page)
+        form: dict[str, str | list[str]] = {**Form(page).values, "target": targets, "comment": comment}
+        return self._post(path, form)
 
     def _save(self, path: str, values: dict[str, object]) -> str:
         return self._send(path, Form(self._get(path)).values, values)

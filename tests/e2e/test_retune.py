@@ -203,7 +203,7 @@ def test_a_disabled_worker_is_let_go_and_comes_back(running, admin, load):
 
 
 def test_an_isolated_worker_gets_nothing_until_that_ends(running, admin, load):
-    assert "Now isolated: worker_2." in admin.act("isolate", "worker_2")
+    assert "Done: worker_2: isolated." in admin.act("isolate", "worker_2")
     in_force("the isolation", lambda: worker(running, "worker_2")["isolated"])
     in_force("its end of work", lambda: worker(running, "worker_2")["in_flight"] == 0)
     assert worker(running, "worker_2")["connected"]
@@ -219,12 +219,12 @@ def test_an_isolated_worker_gets_nothing_until_that_ends(running, admin, load):
 
 def test_a_breaker_is_tripped_and_reset_by_hand(running, admin, load):
     for _ in range(2):
-        assert "Breaker tripped: worker_3." in admin.act("trip", "worker_3")
+        assert "Done: worker_3: breaker tripped." in admin.act("trip", "worker_3")
         in_force("the order", lambda: breaker(running, "worker_3")["state"] == "OPEN")
         assert breaker(running, "worker_3")["cause"] == "operator"
         assert worker(running, "worker_3")["connected"]
         # Its 30 s are not over: only the order closes it.
-        assert "Breaker reset: worker_3." in admin.act("reset", "worker_3")
+        assert "Done: worker_3: breaker reset." in admin.act("reset", "worker_3")
         in_force("the order", lambda: breaker(running, "worker_3")["state"] == "CLOSED")
         load.wait_for_node("worker_3", timeout_s=IN_FORCE_S)
     assert newest_event(running, "worker_3", after="OPEN")["reason"] == "tripped by an operator"

@@ -117,6 +117,7 @@ class ScriptedWorker:
         self.default: str | None = None  # that it says; None: the first of its models
         self.revision = -1  # of the settings that it was sent last
         self.output: Callable[[int, bytes], bytes] = lambda number, payload: payload
+        self.instead: Callable[[int, int], bytes | None] = lambda number, ident: None  # a frame in place of a result
         self.greets: Callable[[Connection], bool] = lambda connection: True
         self.greeting: Callable[[str], bytes] = self.hello
         self.connections: list[Connection] = []
@@ -174,7 +175,9 @@ class ScriptedWorker:
                 if kind in INFERENCES and number not in {info.number for info in self.models}:
                     await connection.send(frames.tell(Tell.GONE, ident, b""))
                 elif kind in INFERENCES and self.answers:
-                    await connection.send(result(ident, payload, self.output(number, payload), self._seed(number)))
+                    frame = self.instead(number, ident)
+                    answer = frame or result(ident, payload, self.output(number, payload), self._seed(number))
+                    await connection.send(answer)
                 elif kind == Ask.SETTINGS:
                     self.revision = msgspec.json.decode(payload, type=NodeSettings).revision
                     if self.says_models:

@@ -1,14 +1,11 @@
 """The admin's pages: what they change, what they refuse, and whose name the history shows."""
 
-from datetime import timedelta
-
 import pytest
 from django.contrib.auth import get_user_model
 from django.urls import reverse
-from django.utils import timezone
 
 from gateway_app.config import adopt_name
-from gateway_app.models import Event, Revision, Tuning, Worker
+from gateway_app.models import Revision, Tuning, Worker
 from gateway_app.modelstates import ModelState
 
 pytestmark = pytest.mark.django_db
@@ -114,52 +111,6 @@ def test_rows_edited_in_the_list_become_one_revision(ada, workers):
     )
 
 
-@pytest.mark.parametrize(
-    ("action", "field", "before", "after"),
-    [
-        ("drain", "draining", False, True),
-        ("undrain", "draining", True, False),
-        ("enable", "enabled", False, True),
-        ("disable", "enabled", True, False),
-        ("isolate", "isolated", False, True),
-        ("unisolate", "isolated", True, False),
-    ],
-)
-def test_an_action_changes_the_chosen_workers_in_one_revision(ada, workers, action, field, before, after):
-    Worker.objects.update(**{field: before})
-    count = Revision.objects.count()
-    chosen = {"action": action, "_selected_action": [workers[0].pk, workers[2].pk]}
-    response = ada.post(reverse(WORKERS), chosen, follow=True)
-    assert "worker_1, worker_3" in sentences(response)
-    assert list(Worker.objects.values_list(field, flat=True)) == [after, before, after]
-    assert Revision.objects.count() == count + 1
-    assert Revision.objects.latest("id").author == "ada"
-    assert "Nothing to change" in sentences(ada.post(reverse(WORKERS), chosen, follow=True))
-    assert Revision.objects.count() == count + 1
-
-
-@pytest.mark.parametrize(("action", "says"), [("trip", "tripped"), ("reset", "reset")])
-def test_a_breaker_is_ordered_by_hand_in_one_revision(ada, workers, action, says):
-    Worker.objects.filter(name="worker_2").update(enabled=False)
-    count = Revision.objects.count()
-    chosen = {"action": action, "_selected_action": [worker.pk for worker in workers]}
-    for number in (1, 2):
-        response = ada.post(reverse(WORKERS), chosen, follow=True)
-        assert f"Breaker {says}: worker_1, worker_3." in sentences(response)
-        assert "Disabled, so without a breaker: worker_2." in sentences(response)
-        assert list(Worker.objects.values_list("order", "order_number")) == [
-            (action, number),
-            ("", 0),
-            (action, number),
-        ]
-        assert Revision.objects.count() == count + number
-    newest = Revision.objects.latest("id")
-    assert newest.author == "ada"
-    assert newest.summary == f"worker_1 breaker {says} by hand; worker_3 breaker {says} by hand"
-    history = ada.get(reverse("admin:gateway_app_worker_history", args=(workers[0].pk,)))
-    assert f"Breaker {says} by hand." in history.content.decode()
-
-
 def test_an_order_is_not_typed_into_the_form(ada, workers):
     url = reverse("admin:gateway_app_worker_change", args=(workers[0].pk,))
     form = form_of(ada.get(url))
@@ -196,7 +147,7 @@ def test_tuning_is_one_form_that_the_list_leads_to(ada):
 @pytest.mark.parametrize(("name", "warned"), [("nope", True), ("text", False), ("", False)])
 def test_a_model_of_infer_that_nobody_serves_is_warned_of(ada, monkeypatch, name, warned):
     said = [ModelState("text", "1", "READY", "", ("worker_1",)), ModelState("nope", "1", "UNAVAILABLE", "", ())]
-    monkeypatch.setattr("gateway_app.admin.model_states", lambda: said)
+    monkeypatch.setattr("gateway_app.tuningadmin.model_states", lambda: said)
     url = reverse(TUNING, args=(1,))
     response = ada.post(url, {**form_of(ada.get(url)), "default_model": name}, follow=True)
     warning = "No worker serves nope, the model of /infer: load it, or name one of these: text."
@@ -234,25 +185,3 @@ def test_the_history_can_be_read_but_not_changed(ada, workers):
     assert ada.post(reverse("admin:gateway_app_revision_delete", args=(newest.pk,)), {"post": "yes"}).status_code == 403
     newest.refresh_from_db()
     assert newest.summary == "worker_3 added at 127.0.0.1 port 8003"
-
-
-def test_what_happened_to_breakers_is_listed_by_worker_and_day(ada):
-    now = timezone.now()
-    for worker, days in (("worker_1", 0), ("worker_2", 0), ("worker_2", 30)):
-        Event.objects.create(
-            at=now - timedelta(days=days), gateway="here/1", worker=worker, before="CLOSED", after="OPEN",
-            reason=f"{worker} silent {days} days ago",
-        )  # fmt: skip
-    url = reverse("admin:gateway_app_event_changelist")
-
-    def listed(**query):
-        return [event.reason for event in ada.get(url, query).context["cl"].result_list]
-
-    assert listed() == ["worker_2 silent 30 days ago", "worker_2 silent 0 days ago", "worker_1 silent 0 days ago"]
-    assert f"{now:%Y-%m-%d %H:%M:%S}" in ada.get(url).content.decode()
-    assert listed(worker="worker_1") == ["worker_1 silent 0 days ago"]
-    assert len(listed(at__gte=(now - timedelta(days=1)).isoformat())) == 2
-    page = reverse("admin:gateway_app_event_change", args=(Event.objects.latest("id").pk,))
-    assert ada.get(page).status_code == 200
-    assert ada.post(page, {"reason": "forged"}).status_code == 403
-    assert ada.get(reverse("admin:gateway_app_event_add")).status_code == 403

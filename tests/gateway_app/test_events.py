@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway_app import events
+from gateway_app import eventrows
 from gateway_app.core.breaker import State
 from gateway_app.events import EventLog
 from gateway_app.models import Event
@@ -25,7 +25,7 @@ async def logging(**options):
 
 
 def trip(log, reason, worker="worker_1"):
-    log.add(worker, State.CLOSED, State.OPEN, reason)
+    log.add("breaker", reason, worker=worker, before=State.CLOSED, after=State.OPEN)
 
 
 async def reasons():
@@ -59,18 +59,18 @@ async def test_an_event_is_in_memory_at_once_and_soon_in_the_database(database):
 
 async def test_what_comes_together_is_written_together(database, monkeypatch):
     writes = []
-    write = events._write
+    write = eventrows.write
 
-    def counting(gateway, batch):
+    def counting(batch):
         writes.append(len(batch))
-        write(gateway, batch)
+        write(batch)
 
-    monkeypatch.setattr(events, "_write", counting)
+    monkeypatch.setattr(eventrows, "write", counting)
     async with logging(pause_s=3600) as log:
         trip(log, "0")
         await until(lambda: writes == [1])
         for number in range(1, 50):
-            trip(log, str(number))
+            trip(log, str(number), f"worker_{number}")
         await asyncio.sleep(0.1)
         assert writes == [1]
     assert writes == [1, 49]
@@ -80,13 +80,13 @@ async def test_what_comes_together_is_written_together(database, monkeypatch):
 async def test_the_newest_hundred_stay_in_memory(database):
     async with logging() as log:
         for number in range(250):
-            trip(log, str(number))
+            trip(log, str(number), f"worker_{number}")
         assert [event.reason for event in log.recent] == [str(number) for number in range(150, 250)]
     assert len(await reasons()) == 250
 
 
 async def test_with_the_database_away_events_wait_in_bounds(database, monkeypatch, caplog):
-    monkeypatch.setattr(events, "PENDING", 10)
+    monkeypatch.setattr("gateway_app.events.PENDING", 10)
     async with logging() as log:
         away(database)
         for number in range(8):
@@ -103,7 +103,8 @@ async def test_with_the_database_away_events_wait_in_bounds(database, monkeypatc
 
 
 async def test_the_table_is_trimmed_to_the_newest(database, monkeypatch):
-    monkeypatch.setattr(events, "KEPT", 3)
+    monkeypatch.setattr(eventrows, "KEPT", 3)
+    monkeypatch.setattr(eventrows, "TRIM_STEP", 1)
     async with logging() as log:
         for number in range(5):
             trip(log, str(number))
@@ -118,7 +119,7 @@ async def test_a_stop_writes_what_is_left_but_does_not_wait_for_a_database_that_
     assert await reasons() == ["first", "last"]
 
     released = threading.Event()
-    monkeypatch.setattr(events, "_write", lambda gateway, batch: released.wait(60))
+    monkeypatch.setattr(eventrows, "write", lambda batch: released.wait(60))
     async with logging() as log:
         trip(log, "never")
         began = time.monotonic()
@@ -131,5 +132,5 @@ async def test_a_stop_writes_what_is_left_but_does_not_wait_for_a_database_that_
 )
 async def test_any_reason_can_be_written(database, reason, written):
     async with logging() as log:
-        log.add("w" * 500, "CLOSED", "OPEN", reason)
+        trip(log, reason, "w" * 500)
     assert await reasons() == [written]

@@ -20,7 +20,7 @@ from gateway_app.gateway import Gateway
 from gateway_app.models import ModelRecord
 from gateway_app.modelstats import model_rows
 from gateway_app.snapshot import Snapshot, WorkerEntry
-from gateway_app.stats import _health, _stats
+from gateway_app.stats import health_of, stats_of
 from inference_site.lib import asks, frames
 from inference_site.lib.catalog import ModelInfo, ModelSettings
 from inference_site.lib.catalog import State as ModelState
@@ -153,16 +153,16 @@ async def test_each_model_is_found_by_its_name_and_has_counts_of_its_own(cluster
     assert rows["other", "2"]["workers"] == [
         {"name": name, "state": "READY", "reason": "", "number": 3} for name in NAMES
     ]
-    stats = _stats(cluster.gateway)
+    stats = stats_of(cluster.gateway)
     assert [each["model"] for each in stats["circuit_breakers"]] == ["echo", "other/1", "other/2"] * 3
     assert stats["gateway"]["requests"] == 3
 
 
 async def test_with_one_model_there_is_one_breaker_for_each_worker(cluster: Cluster) -> None:
     cluster.configure(workers=(WorkerEntry("worker_1", "127.0.0.1", 1),))
-    before = _stats(cluster.gateway)["circuit_breakers"]
+    before = stats_of(cluster.gateway)["circuit_breakers"]
     await cluster.start()
-    after = _stats(cluster.gateway)["circuit_breakers"]
+    after = stats_of(cluster.gateway)["circuit_breakers"]
     assert [(each["name"], each["model"]) for each in before] == [("worker_1", "")]
     assert [(each["name"], each["model"]) for each in after] == [(name, "echo") for name in NAMES]
 
@@ -185,12 +185,12 @@ async def test_workers_whose_only_model_is_unloaded_are_well(cluster: Cluster) -
     cluster.configure(models={"echo": ModelSettings(loaded=False)})
     for name in NAMES:
         await cluster.tell(name, off)
-    assert _health(cluster.gateway)["healthy"]
-    assert [(row["routable"], row["idle"]) for row in _stats(cluster.gateway)["workers"]] == [(False, True)] * 3
+    assert health_of(cluster.gateway)["healthy"]
+    assert [(row["routable"], row["idle"]) for row in stats_of(cluster.gateway)["workers"]] == [(False, True)] * 3
     broken = ModelInfo(number=0, name="echo", version="1", state=ModelState.UNAVAILABLE, reason="it is truncated")
     for name in NAMES:
         await cluster.tell(name, broken)
-    assert not _health(cluster.gateway)["healthy"]
+    assert not health_of(cluster.gateway)["healthy"]
 
 
 async def test_what_is_not_served_is_told_apart(cluster: Cluster) -> None:

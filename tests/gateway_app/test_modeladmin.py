@@ -27,6 +27,8 @@ def version(name, number, *said):
     return {
         "name": name,
         "version": number,
+        "state": "READY",
+        "default": False,
         "workers": [{"name": worker, "state": state, "reason": reason, "number": 1} for worker, state, reason in said],
     }
 
@@ -35,7 +37,8 @@ def version(name, number, *said):
 def says(monkeypatch):
     """A list to put into what the running gateway says of its models."""
     models: list[dict] = []
-    monkeypatch.setattr("gateway_app.stats.gateway_stats", lambda: {"models": models})
+    stats = {"models": models, "workers": [], "circuit_breakers": [], "gateway": {"hot_entries": 0}}
+    monkeypatch.setattr("gateway_app.stats.gateway_stats", lambda: stats)
     return models
 
 
@@ -125,7 +128,7 @@ def test_the_list_shows_what_each_worker_says(ada, says):
     assert "<td>UNAVAILABLE: unloaded (worker_1)</td>" in page
     assert "version 1: READY: the last change is not in force: it has no output nope (worker_1)" in page
     assert "No worker has it." in page
-    assert "return confirm(&#x27;Unload digits?" in page or "return confirm('Unload digits?" in page
+    assert '<input type="hidden" name="target" value="digits">' in page
     assert "Served without settings of their own" in page
     assert f'href="{reverse(ADD)}?name=digits"' in page
     assert f'href="{reverse(ADD)}?name=text"' not in page
@@ -150,13 +153,22 @@ def test_the_list_takes_as_many_queries_for_many_models_as_for_one(ada, says, dj
         ada.get(reverse(LIST))
 
 
+def confirm(client, page, **values):
+    """Sends the form of a confirmation back, as a browser does."""
+    context = page.context
+    form = {"action": context["action"].name, "target": context["targets"], "confirmed": "yes", **values}
+    return client.post(context["operate_url"], form, follow=True)
+
+
 @pytest.mark.parametrize(("action", "loaded"), [("load", True), ("unload", False)])
 def test_chosen_models_are_loaded_and_unloaded_in_one_revision(ada, action, loaded):
     rows = [ModelRecord.objects.create(name=name, loaded=not loaded) for name in ("a", "b", "c")]
     count = Revision.objects.count()
     chosen = {"action": action, "_selected_action": [rows[0].pk, rows[2].pk]}
-    response = ada.post(reverse(LIST), chosen, follow=True)
-    assert f"Workers are told to {action} a; this list shows what they say." in sentences(response)
+    page = ada.post(reverse(LIST), chosen)
+    assert Revision.objects.count() == count  # nothing is done before it is confirmed
+    response = confirm(ada, page, comment="for a test")
+    assert f"Done: a: ordered to {action}; c: ordered to {action}." in sentences(response)
     assert list(ModelRecord.objects.values_list("loaded", "order_number")) == [
         (loaded, count + 1),
         (not loaded, 0),
@@ -164,23 +176,35 @@ def test_chosen_models_are_loaded_and_unloaded_in_one_revision(ada, action, load
     ]
     assert Revision.objects.count() == count + 1
     newest = Revision.objects.latest("id")
-    assert (newest.author, newest.summary) == ("ada", f"model a ordered to {action}; model c ordered to {action}")
-    # Once more is an order too: workers look for new versions and changed files.
-    ada.post(reverse(LIST), chosen)
-    assert Revision.objects.count() == count + 2
+    assert (newest.author, newest.comment) == ("ada", "for a test")
+    assert newest.summary == f"model a ordered to {action}; model c ordered to {action}"
     history = ada.get(reverse("admin:gateway_app_modelrecord_history", args=(rows[0].pk,)))
-    assert f"Ordered to {action} by hand." in history.content.decode()
+    assert f"{action.capitalize()}, by hand." in history.content.decode()
+
+
+def test_to_load_again_is_an_order_and_to_unload_again_is_none(ada):
+    row = ModelRecord.objects.create(name="a")
+    for number in (2, 3):  # workers look for new versions and changed files
+        confirm(ada, ada.post(reverse(LIST), {"action": "load", "_selected_action": [row.pk]}))
+        assert ModelRecord.objects.get().order_number == number
+    ModelRecord.objects.update(loaded=False)
+    page = ada.post(reverse(LIST), {"action": "unload", "_selected_action": [row.pk]})
+    assert "nothing to do: a is unloaded already." in page.content.decode()
 
 
 def test_a_model_without_settings_is_unloaded_by_its_button(ada, says):
     says.append(version("digits", "1", ("worker_1", "READY", "")))
-    response = ada.post(reverse("admin:model_order"), {"name": "digits", "action": "unload"}, follow=True)
-    assert "Workers are told to unload digits" in sentences(response)
+    page = ada.post(reverse("admin:modelrecord_operate"), {"target": "digits", "action": "unload"})
+    assert "Clients get 404 for digits until it is loaded again." in page.content.decode()
+    assert not ModelRecord.objects.exists()
+    assert "Done: digits: ordered to unload." in sentences(confirm(ada, page))
     assert ModelRecord.objects.get().settings == ModelSettings(loaded=False, order=1)
     assert Revision.objects.get().author == "ada"
-    response = ada.post(reverse("admin:model_order"), {"name": "a b", "action": "load"}, follow=True)
+    response = ada.post(reverse("admin:modelrecord_operate"), {"target": "a b", "action": "load"}, follow=True)
     assert "cannot be a model's name" in sentences(response)
-    assert ada.get(reverse("admin:model_order")).status_code == 405
+    response = ada.post(reverse("admin:modelrecord_operate"), {"target": "nope", "action": "unload"}, follow=True)
+    assert "There is no model 'nope'; the models are: digits." in sentences(response)
+    assert ada.get(reverse("admin:modelrecord_operate")).status_code == 405
 
 
 def test_deleting_settings_says_what_becomes_of_the_model(ada):
@@ -202,6 +226,7 @@ def test_who_may_only_look_orders_and_uploads_nothing(client, says):
     assert "digits" in page
     assert "Unload" not in page
     assert "upload" not in page
-    assert client.post(reverse("admin:model_order"), {"name": "digits", "action": "unload"}).status_code == 403
+    values = {"target": "digits", "action": "unload", "confirmed": "yes"}
+    assert client.post(reverse("admin:modelrecord_operate"), values).status_code == 403
     assert client.get(reverse("admin:model_upload")).status_code == 403
     assert not ModelRecord.objects.exists()

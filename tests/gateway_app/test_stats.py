@@ -32,6 +32,9 @@ class ObservedRoute(Route):
         return True
 
 
+EVENT_KEYS = ["at", "age_s", "kind", "worker", "model", "before", "after", "reason", "author"]
+
+
 @pytest.fixture
 async def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     gateway = Gateway("")
@@ -40,7 +43,7 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     route.seen_by = set()
     (model,) = gateway.lineup
     model.router.routes["worker_1"] = route
-    link = SimpleNamespace(leaving=False, ready=True, last_error="", stats=None)
+    link = SimpleNamespace(leaving=False, ready=True, last_error="", stats=None, revision=3)
     gateway.links["worker_1"] = cast(WorkerLink, link)
     service = SimpleNamespace(gateway=gateway, loop=asyncio.get_running_loop())
     monkeypatch.setattr(lifecycle, "_service", service)
@@ -106,11 +109,11 @@ async def test_who_is_not_connected_or_kept_out_is_not_idle(gateway: Gateway) ->
     assert not (await asyncio.to_thread(gateway_health))["healthy"]
 
 
-async def test_the_newest_twenty_events_are_shown_newest_last(gateway: Gateway) -> None:
+async def test_the_newest_fifty_events_are_shown_newest_last(gateway: Gateway) -> None:
     gateway.events = EventLog()
-    for number in range(25):
-        gateway.events.add("worker_1", "CLOSED", "OPEN", str(number))
+    for number in range(55):
+        gateway.events.add("breaker", str(number), worker=f"worker_{number}", before="CLOSED", after="OPEN")
     shown = (await asyncio.to_thread(gateway_stats))["events"]
-    assert [event["reason"] for event in shown] == [str(number) for number in range(5, 25)]
-    assert list(shown[0]) == ["at", "age_s", "worker", "before", "after", "reason"]
+    assert [event["reason"] for event in shown] == [str(number) for number in range(5, 55)]
+    assert list(shown[0]) == EVENT_KEYS
     assert shown[0]["age_s"] >= shown[-1]["age_s"] >= 0

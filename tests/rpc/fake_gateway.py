@@ -40,7 +40,9 @@ class FakeModel:
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
 
-    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None, /) -> Ticket | None:
+    def ask(
+        self, payload: bytes, asker: Asker, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> Ticket | None:
         head, tensors = unpack_v2(payload)
         asked = json.loads(bytes(head))
         say("asked", self.info.name, "timeout_ms", timeout_ms)

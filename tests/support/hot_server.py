@@ -35,13 +35,22 @@ class EchoPlane:
         self.at_once = True
         self.bodies: list[bytes] = []
         self.timeouts: list[int | None] = []
+        self.sinces: list[float | None] = []
+        self.explained: list[tuple[int, str]] = []
         self.held: dict[bytes, Answer] = {}
         self.in_flight = 0
         self.cancelled: list[bytes] = []
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> EchoTicket | None:
+    def explain(self, status: int, why: str, since: float, /) -> bytes:
+        self.explained.append((status, why))
+        return b"x-explain: %d\r\n" % status
+
+    def infer(
+        self, body: bytes, answer: Answer, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> EchoTicket | None:
         self.bodies.append(body)
         self.timeouts.append(timeout_ms)
+        self.sinces.append(since)
         reply = (400, b"", error_body("bad", "bad")) if body.startswith(b"bad") else (200, b"x-node: echo\r\n", body)
         if self.at_once and not body.startswith(b"later"):
             answer(*reply)

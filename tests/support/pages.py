@@ -3,14 +3,22 @@
 import copy
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 
+from django.contrib.auth.models import AnonymousUser
 from django.contrib.staticfiles import finders
 from django.test import RequestFactory
 
+from tests.support import pagefigures
+from tests.support.livesocket import serve_live
+
 Json = dict[str, Any]
+# What answers a request that the site does not know itself: the query and the body in, status and answer out.
+Handler = Callable[[dict[str, list[str]], bytes], tuple[int, Json]]
 
 # As strict as a policy can be: no inline script, no inline style, nothing from elsewhere.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
@@ -39,6 +47,11 @@ def gateway_worker(number: int, requests: int, key_share: float, traffic_share: 
         "traffic_share": traffic_share,
         "last_error": "",
         "stats_age_s": 0.4,
+        "revision": 7,
+        "requests_per_s": 2800.0 + number,
+        "recent_hit_rate": 0.874,
+        "split_ms": {"network": 0.4, "queue": 1.2, "compute": 3.1},
+        "batches": pagefigures.batch_sizes(),
         "node": {
             "models": [node_model("digits", "1", requests, hits, batches)],
             "node_id": f"worker_{number}",
@@ -157,14 +170,43 @@ def gateway_stats() -> Json:
             "revision": 7,
             "config_error": "",
             "draining": False,
+            "processes": 4,
+            "processes_current": 4,
+            "hit_rate": 0.874,
+            "error_percent": 0.0,
+            "split_ms": {"gateway": 0.1, "network": 0.4, "queue": 1.2, "compute": 3.1},
         },
+        "hottest": pagefigures.hottest(),
+        "point": pagefigures.point(0),
+        "canary": None,
+        "guard": None,
         "events": [],
     }
 
 
-def event(worker: str, before: str, after: str, reason: str, age_s: float) -> Json:
+def event(worker: str, before: str, after: str, reason: str, age_s: float, **values: Any) -> Json:
+    """A breaker's, unless `values` say otherwise."""
     at = "2026-11-23T12:00:00.000+00:00"
-    return {"at": at, "age_s": age_s, "worker": worker, "before": before, "after": after, "reason": reason}
+    found = {"at": at, "age_s": age_s, "kind": "breaker", "worker": worker, "model": "", "before": before}
+    return {**found, "after": after, "reason": reason, "author": "", **values}
+
+
+def canary() -> Json:
+    """In /stats, while one worker tries a larger batch."""
+    compare = [
+        {"what": "p99", "canary": 9.8, "others": 12.6, "unit": "ms"},
+        {"what": "mean batch", "canary": 11.2, "others": 6.0, "unit": "rows"},
+        {"what": "errors", "canary": 0.0, "others": 0.0, "unit": "%"},
+    ]
+    tried = {"worker": "worker_3", "tuning": {"batch_size": 64}, "model": "", "version": ""}
+    return {**tried, "author": "admin", "age_s": 94.0, "compare": compare}
+
+
+def guard() -> Json:
+    """In /stats, while a revision may be taken back."""
+    limits = {"error_points": 1.0, "p99_factor": 2.0, "base_error_percent": 0.01, "base_p99_ms": 12.6}
+    now = {"error_percent": 0.02, "p99_ms": 13.1, "outcome": ""}
+    return {"revision": 7, "back_to": 6, "state": "watching", "left_s": 271.0, **limits, **now}
 
 
 def open_breaker(stats: Json, number: int) -> None:
@@ -211,13 +253,26 @@ def worker_health() -> Json:
 
 
 class PagesSite:
-    """`/` is the gateway's page, `/worker/` a worker's. A context manager; change `stats` and `health` at will."""
+    """`/` is the gateway's page, `/worker/` a worker's. A context manager; change its figures and `user` at will.
+
+    `live` False refuses the WebSocket, `silent` True holds back what it would push. `handlers` answer what it does not know itself, by (method, path); `posted` has what was sent
+    by POST: path, headers and body.
+    """
 
     def __init__(self) -> None:
         self.stats = gateway_stats()
+        self.history = pagefigures.history()
+        self.ring = pagefigures.ring()
+        self.traces = pagefigures.traces()
         self.health = worker_health()
         self.health_status = 200
         self.broken = False  # True: the figures answer 500, the pages still load
+        self.live = True
+        self.silent = False
+        self.pages = 0  # WebSockets that are open
+        self.user: Any = AnonymousUser()
+        self.handlers: dict[tuple[str, str], Handler] = {}
+        self.posted: list[tuple[str, dict[str, str], bytes]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
 
@@ -226,34 +281,76 @@ class PagesSite:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.live = False
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, path: str) -> tuple[int, str, bytes]:
-        """Status, content type and body for a path."""
-        from gateway_app.dashboard import dashboard
-        from worker_app.dashboard import worker_page
-
-        if path == "/":
-            return 200, "text/html; charset=utf-8", dashboard(RequestFactory().get(path)).content
-        if path == "/worker/":
-            return 200, "text/html; charset=utf-8", worker_page(RequestFactory().get(path)).content
-        if path in ("/stats", "/worker/health") and self.broken:
+    def answer(self, method: str, target: str, body: bytes = b"") -> tuple[int, str, bytes]:
+        """Status, content type and body for a request."""
+        parts = urlsplit(target)
+        path = parts.path
+        if page := self._page(path):
+            return 200, "text/html; charset=utf-8", page
+        figures = self._figures(method, path, parse_qs(parts.query), body)
+        if figures is not None and self.broken:
             return 500, "text/plain", b"broken on purpose"
-        if path == "/stats":
-            return 200, "application/json", json.dumps(copy.deepcopy(self.stats)).encode()
-        if path == "/worker/health":
-            return self.health_status, "application/json", json.dumps(copy.deepcopy(self.health)).encode()
+        if figures is not None:
+            status, answer = figures
+            return status, "application/json", json.dumps(copy.deepcopy(answer)).encode()
         found = finders.find(path.removeprefix("/static/"))
         if not isinstance(found, str):
             return 404, "text/plain", b"not found"
         file = Path(found)
         return 200, TYPES[file.suffix], file.read_bytes()
 
+    def push(self, handler: BaseHTTPRequestHandler) -> None:
+        """Serves one WebSocket."""
+
+        def take() -> tuple[Json, Json] | None:
+            return (self.stats, self.history) if self.live and not self.broken else None
+
+        self.pages += 1
+        try:
+            serve_live(handler, take, lambda: self.silent)
+        finally:
+            self.pages -= 1
+
+    def _page(self, path: str) -> bytes | None:
+        from gateway_app.dashboard import dashboard
+        from worker_app.dashboard import worker_page
+
+        page = {"/": dashboard, "/worker/": worker_page}.get(path)
+        if page is None:
+            return None
+        request = RequestFactory().get(path)
+        request.user = self.user
+        return page(request).content
+
+    def _figures(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Json] | None:
+        handler = self.handlers.get((method, path))
+        if handler is not None:
+            return handler(query, body)
+        if (method, path) == ("POST", "/where"):
+            return pagefigures.where(body, self.stats)
+        found = {"/stats": self.stats, "/history": self.history, "/ring": self.ring, "/traces": self.traces}
+        if path == "/worker/health":
+            return self.health_status, self.health
+        return (200, found[path]) if path in found else None
+
     def _handler(site: Self) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, content_type, body = site.answer(self.path)
+                if self.path == "/live" and site.live and not site.broken:
+                    return site.push(self)
+                self.reply(site.answer("GET", self.path))
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                site.posted.append((self.path, dict(self.headers), body))
+                self.reply(site.answer("POST", self.path, body))
+
+            def reply(self, answer: tuple[int, str, bytes]) -> None:
+                status, content_type, body = answer
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))

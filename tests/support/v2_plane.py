@@ -57,7 +57,9 @@ class EchoModel:
         self._plane = plane
         self.info = info
 
-    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None, /) -> Ticket | None:
+    def ask(
+        self, payload: bytes, asker: Asker, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> Ticket | None:
         plane = self._plane
         plane.timeouts.append(timeout_ms)
         plane.asks.append(payload)
@@ -101,7 +103,9 @@ class V2Plane:
     changes: list[tuple[str, str]] = field(default_factory=list)
     refusals: int = 0
 
-    def infer(self, body: bytes, answer: Answer, timeout_ms: int | None = None, /) -> Ticket | None:
+    def infer(
+        self, body: bytes, answer: Answer, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> Ticket | None:
         try:
             request_id, ask, _ = decode_request(body)
         except ApiError as error:
@@ -119,6 +123,9 @@ class V2Plane:
         if not ready:
             raise ApiError(503, "not_ready", f"{name} is not ready: {found[-1].reason}; try again", retry_after_s=1)
         return EchoModel(self, ready[-1])
+
+    def explain(self, status: int, why: str, since: float, /) -> bytes:
+        return b"x-explain: %d\r\n" % status
 
     def refused(self) -> None:
         self.refusals += 1

@@ -632,3 +632,18 @@ async def test_an_answer_that_no_message_can_hold_is_refused(
     body = json.loads(refused[5])
     assert (refused[3], refused[2], body["code"]) == (2, 422, "answer_too_large")
     assert f"has {len(answer_to(1, 1, 1, 1))} bytes, {longest} can be sent" in body["error"]
+
+
+async def test_flush_forgets_the_results_of_all_models(connect: Connect, start: Start) -> None:
+    engines = [EchoEngine(name="a"), EchoEngine(name="b")]
+    node = start(echo_node(*engines))
+    side = await proven(connect, node)
+    side.give(infer(1, 1, 2, 3, 4, model=1) + infer(2, 1, 2, 3, 4, model=2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
+    assert [len(model.results) for model in node.models.values()] == [1, 1]
+    side.give(frames.ask(Ask.FLUSH, 0, b""))
+    await side.until(lambda: not any(len(model.results) or len(model.aliases) for model in node.models.values()))
+    side.give(infer(3, 1, 2, 3, 4, model=1) + infer(4, 1, 2, 3, 4, model=2))
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 4)
+    assert [reply[1] for reply in side.of(Tell.RESULT)] == [Cache.MISS] * 4
+    assert [engine.ran for engine in engines] == [2, 2]

@@ -35,6 +35,16 @@ class Pace:
         """Seconds that a batch of this size is expected to take."""
         return self._slowness * (self._fixed_s + self._each_s * size)
 
+    @property
+    def fixed_s(self) -> float:
+        """Of that, what does not depend on the size."""
+        return self._slowness * self._fixed_s
+
+    @property
+    def each_s(self) -> float:
+        """And what each sample adds."""
+        return self._slowness * self._each_s
+
     def rate(self, batch_size: int) -> float:
         """Samples per second while the worker is busy with batches of this size."""
         return batch_size / self.batch_s(batch_size)

@@ -23,6 +23,11 @@ class Release(StrEnum):
     FREE = "free"  # the engine was free
 
 
+def bucket_of(rows: int) -> int:
+    """The power of two that batches of so many rows are counted under: the smallest that is not less."""
+    return 1 << (rows - 1).bit_length()
+
+
 class _Group:
     """What may run as one batch: items in the order they came, each with its rows."""
 
@@ -50,10 +55,11 @@ class Batcher(Generic[T]):
         "_first",
         "_groups",
         "_queue",
-        "counts",
         "eager",
+        "histogram",
         "limit",
         "max_size",
+        "release",
         "rows",
         "taken",
         "wait_s",
@@ -71,7 +77,8 @@ class Batcher(Generic[T]):
         self.eager = eager
         self.limit = limit
         self.rows = 0  # that wait
-        self.counts = dict.fromkeys(Release, 0)
+        self.histogram: dict[int, dict[Release, int]] = {}  # batches so far, see `bucket_of`
+        self.release: Release | None = None  # of the last batch; None: it was put before all others
         self.taken = 0  # rows of all batches so far
 
     def __len__(self) -> int:
@@ -134,6 +141,7 @@ class Batcher(Generic[T]):
         """
         while self._first:
             if wanted(item := self._first.popleft()):
+                self.release = None
                 return [item]
         if self.due_in() != 0.0:
             return []
@@ -149,6 +157,12 @@ class Batcher(Generic[T]):
         self.max_size = max_size
         self.wait_s = wait_s
         self.eager = eager
+
+    @property
+    def counts(self) -> dict[Release, int]:
+        """Batches released so far, by the reason."""
+        sizes = self.histogram.values()
+        return {release: sum(each[release] for each in sizes) for release in Release}
 
     @property
     def batches(self) -> int:
@@ -175,7 +189,11 @@ class Batcher(Generic[T]):
         if batch:
             self.taken += size
             full = size >= self.max_size or not fits
-            self.counts[Release.FULL if full else Release.TIMEOUT if timed_out else Release.FREE] += 1
+            self.release = Release.FULL if full else Release.TIMEOUT if timed_out else Release.FREE
+            bucket = bucket_of(size)
+            if bucket not in self.histogram:
+                self.histogram[bucket] = dict.fromkeys(Release, 0)
+            self.histogram[bucket][self.release] += 1
         return batch
 
     def _remove(self, item: T) -> None:

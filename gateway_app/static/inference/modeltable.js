@@ -73,6 +73,7 @@ const ModelTable = (() => {
     const { kind, icon, text } = stateOf(model);
     const note = notes(model);
     row.dataset.model = `${model.name}/${model.version}`;
+    row.querySelector("[data-actions]").dataset.actions = model.name;
     Live.badge(row, "state", kind, icon);
     Live.fill(row, {
       name: model.name,
@@ -100,6 +101,17 @@ const ModelTable = (() => {
   // A breaker's `model` is the name, with the version only where several are served.
   const isOf = (breaker, model) => breaker.model === model.name || breaker.model === `${model.name}/${model.version}`;
 
+  // Each name's first row can be linked to.
+  function label(rowsInOrder, models) {
+    const named = new Set();
+    rowsInOrder.forEach((row, place) => {
+      const { name } = models[place];
+      if (named.has(name)) row.removeAttribute("id");
+      else row.id = `model-${name}`;
+      named.add(name);
+    });
+  }
+
   function paint({ models, workers, circuit_breakers: breakers }) {
     const table = document.getElementById("models");
     let previous = table.tHead;
@@ -120,6 +132,7 @@ const ModelTable = (() => {
         rows.delete(key);
       }
     }
+    label([...table.tBodies], models);
     table.classList.toggle("one", models.length < 2);
     document.getElementById("models-section").hidden = models.length === 0;
     document.getElementById("no-models").hidden = models.length > 0 || !workers.some((worker) => worker.connected);

@@ -38,6 +38,19 @@ def test_a_failure_goes_to_the_next_owner_and_a_second_one_to_the_client() -> No
     assert "out of memory" in call.error.message
 
 
+def test_what_computed_answers_took_is_added_up_by_both_clocks() -> None:
+    world = World(["a"])
+    for took_s, by_worker_us in ((0.5, 400_000), (0.25, 100_000)):
+        world.submit()
+        world.clock.now += took_s
+        world.answer("a", time_us=by_worker_us)
+    world.submit()
+    world.answer("a", Tell.REFUSED, b'{"error":"x","code":"y"}')
+    route = world.route("a")
+    assert (route.computed, route.sent_s) == (2, 0.75)
+    assert route.worker_s == pytest.approx(0.5)
+
+
 def test_five_hundred_malformed_requests_open_no_breaker() -> None:
     world = World(["a", "b", "c"], replace(PLAIN, breaker=BreakerConfig()))
     for key in range(0, 2**64, 2**64 // 500):

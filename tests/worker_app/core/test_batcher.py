@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from worker_app.core.batcher import FIRST, Batcher, Release
+from worker_app.core.batcher import FIRST, Batcher, Release, bucket_of
 
 LIMIT = 12
 
@@ -45,6 +45,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.dropped: list[int] = []
         self.first: list[int] = []
         self.counts = dict.fromkeys(Release, 0)
+        self.histogram: dict[int, dict[Release, int]] = {}
         self.rows = 0
         self.next_item = 0
 
@@ -88,9 +89,14 @@ class BatcherMachine(RuleBasedStateMachine):
         if not ahead:
             batch, full = self.expected(wanted, timed_out)
         assert self.batcher.take(wanted) == ahead + [item.number for item in batch]
+        assert not ahead or self.batcher.release is None
         if batch:
             lazy = not self.eager and timed_out
-            self.counts[Release.FULL if full else Release.TIMEOUT if lazy else Release.FREE] += 1
+            release = Release.FULL if full else Release.TIMEOUT if lazy else Release.FREE
+            assert self.batcher.release is release
+            self.counts[release] += 1
+            bucket = next(size for size in (1, 2, 4, 8, 16) if size >= sum(item.rows for item in batch))
+            self.histogram.setdefault(bucket, dict.fromkeys(Release, 0))[release] += 1
             self.taken += [item.number for item in batch]
             self.rows += sum(item.rows for item in batch)
             assert len({item.group for item in batch}) == 1
@@ -162,6 +168,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.rows == sum(each.rows for each in self.waiting)
         assert self.batcher.first == len(self.first)
         assert self.batcher.counts == self.counts
+        assert self.batcher.histogram == self.histogram
         assert self.batcher.batches == sum(self.counts.values())
         assert self.batcher.taken == self.rows
         assert self.accepted == sorted(self.taken + self.dropped + [item.number for item in self.waiting])
@@ -231,3 +238,10 @@ def test_who_has_more_rows_than_a_batch_runs_alone() -> None:
     assert [batcher.take() for _ in range(4)] == [["a"], ["large"], ["b", "c"], ["d"]]
     assert batcher.counts == {Release.FULL: 3, Release.TIMEOUT: 0, Release.FREE: 1}
     assert batcher.mean_size == 4.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "bucket"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (32, 32), (33, 64), (1024, 1024), (1025, 2048)]
+)
+def test_sizes_are_counted_under_the_next_power_of_two(rows: int, bucket: int) -> None:
+    assert bucket_of(rows) == bucket

@@ -1,11 +1,7 @@
 "use strict";
-// What both pages share: number formats, filling in elements, and polling that says when its data grows old.
+// What both pages share: number formats, and filling in elements.
 
 const Live = (() => {
-  const POLL_MS = 1000;
-  const TIMEOUT_MS = 5000;
-  const STALE_MS = 3000; // one late answer is no news, three missing ones are
-
   const NONE = "–";
   const integers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
   const number = (value) => (value == null ? NONE : integers.format(value));
@@ -77,68 +73,5 @@ const Live = (() => {
     root.querySelector(`[data-bar="${name}"]`).style.setProperty("width", width);
   }
 
-  // render(data) paints the page and returns {title, trouble}: the page's name, and what is wrong in a few words or "".
-  // requires: a key that tells data from an error's JSON; a worker that is not ready answers 503 with its data.
-  function start({ source, requires, render, initial }) {
-    const freshness = document.getElementById("freshness-text");
-    const banner = document.getElementById("stale");
-    let shown = null;
-    let shownAt = performance.now();
-    let resumedAt = shownAt;
-    let failure = "";
-    let polling = false;
-    let timer = 0;
-
-    function show(data) {
-      shown = render(data);
-      shownAt = performance.now();
-      failure = "";
-      setText(document.getElementById("announce"), shown.trouble);
-    }
-
-    async function poll() {
-      window.clearTimeout(timer);
-      if (polling || document.hidden) return;
-      polling = true;
-      try {
-        const response = await fetch(source, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
-        const data = await response.json().catch(() => ({}));
-        if (requires in data) show(data);
-        else failure = `status ${response.status} from ${source}`;
-      } catch (error) {
-        failure = error.name === "TimeoutError" ? `no answer within ${TIMEOUT_MS / 1000} s` : "no connection";
-      }
-      polling = false;
-      refresh();
-      timer = window.setTimeout(poll, POLL_MS);
-    }
-
-    function refresh() {
-      const now = performance.now();
-      const stale = Boolean(failure) || now - Math.max(shownAt, resumedAt) > STALE_MS;
-      const age = `${Math.floor((now - shownAt) / 1000)} s old`;
-      const reason = failure || "waiting for an answer";
-      document.body.classList.toggle("stale", stale);
-      banner.hidden = !stale;
-      const what = shown ? `The data is ${age}` : "No data yet";
-      if (stale) setText(document.getElementById("stale-text"), `${what}: ${reason}. Trying again every second.`);
-      setText(freshness, stale ? (shown ? `data is ${age}` : "no data") : shown ? "live" : "loading");
-      const title = shown ? shown.title : document.title.replace(/^No data — /, "");
-      const prefix = stale ? "No data" : shown ? shown.trouble : "";
-      const full = prefix ? `${prefix} — ${title}` : title;
-      if (document.title !== full) document.title = full;
-    }
-
-    document.addEventListener("visibilitychange", () => {
-      if (document.hidden) return;
-      resumedAt = performance.now();
-      poll();
-    });
-    if (initial) show(initial);
-    refresh();
-    window.setInterval(() => document.hidden || refresh(), 500);
-    poll();
-  }
-
-  return { NONE, number, decimal, percent, plural, millis, duration, bytes, rate, errorShare, provider, setText, fill, badge, bar, start };
+  return { NONE, number, decimal, percent, plural, millis, duration, bytes, rate, errorShare, provider, setText, fill, badge, bar };
 })();

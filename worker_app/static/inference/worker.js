@@ -126,8 +126,19 @@
     banner("fallback", health.fallback_reason ? `Running on the CPU, not on a GPU: ${health.fallback_reason}` : "");
     banner("not-ready", notReady(health));
     page.hidden = false;
-    return { title: `${health.node_id} — Inference worker`, trouble: text === "Ready" ? "" : text };
+    return { title: `${health.node_id} — Inference worker`, trouble: text === "Ready" ? "" : text, level: kind };
   }
 
-  Live.start({ source: "health", requires: "batch_processor", render });
+  const freshness = Freshness.keep(render);
+  let stop = null;
+
+  // A tab that nobody sees asks for nothing.
+  function turn() {
+    if (stop) stop();
+    freshness.resume();
+    stop = document.hidden ? null : Freshness.poll({ source: "health", requires: "batch_processor", ...freshness });
+  }
+
+  document.addEventListener("visibilitychange", turn);
+  turn();
 })();
