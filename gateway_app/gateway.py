@@ -21,6 +21,7 @@ from gateway_app.guards import GuardWatcher
 from gateway_app.handoff import HandOff
 from gateway_app.history import History
 from gateway_app.links import WorkerLink
+from gateway_app.live import Live
 from gateway_app.models import Event
 from gateway_app.modelset import ModelSet, Rules
 from gateway_app.observer import Observer
@@ -59,6 +60,7 @@ class Gateway:
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
         self.history = History()
+        self.live = Live(self)
         self.guards = GuardWatcher(self.history, lambda: self.snapshot.revision)
         self.events = EventLog()
         self.observer = Observer(self.events)
@@ -80,6 +82,8 @@ class Gateway:
         """Reads the configuration and begins to connect."""
         await self.watcher.start()
         await self.events.start()
+        self.events.listeners.add(self.live.poke)
+        self._spawn(self.live.run())
         self._spawn(self._tick_often())
         self._spawn(self._tick_each_second())
         self._spawn(self.guards.run())
@@ -242,6 +246,7 @@ class Gateway:
             self._obey(entry, before.get(name))
         self._follow()
         self.events.look()
+        self.live.poke()
         self.guards.wake()
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
 
@@ -372,6 +377,7 @@ class Gateway:
             self.traces.roll()
             self.rate.roll(self.lineup.totals().requests)
             self.history.tick(self)
+            self.live.poke()
             self.lineup.end_idle()
             self.handoff.forget()
             self.canary_watch.tick(self)

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway_app.events import Event
-from gateway_app.gateway import Gateway
 from gateway_app.history import error_percent, hit_rate
 from gateway_app.hottest import hottest
 from gateway_app.modelstats import model_rows
@@ -18,6 +17,9 @@ from gateway_app.seconds import split_ms
 from gateway_app.workerstats import breaker_rows, is_well, key_shares, no_model_wanted, worker_rows
 from inference_site import lifecycle
 from inference_site.lib.window import quantiles_ms
+
+if TYPE_CHECKING:
+    from gateway_app.gateway import Gateway
 
 # Of the events, how many are shown.
 EVENTS = 50
@@ -61,6 +63,7 @@ def stats_of(gateway: Gateway) -> dict[str, Any]:
         "gateway": _totals(gateway),
         "hottest": hottest(gateway.lineup, gateway.table),
         "point": gateway.history.point,
+        "guard": gateway.guards.told(),
         "events": [_event(event) for event in islice(events, max(0, len(events) - EVENTS), None)],
     }
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway_app.catalog import UNLOADED
-from gateway_app.core.breaker import Breaker
-from gateway_app.core.call import Route
-from gateway_app.core.table import Table
-from gateway_app.gateway import Gateway
-from gateway_app.links import WorkerLink
 from gateway_app.seconds import Second, WorkerSecond, split_ms
-from gateway_app.served import ServedModel
-from gateway_app.snapshot import WorkerEntry
+
+if TYPE_CHECKING:
+    from gateway_app.core.breaker import Breaker
+    from gateway_app.core.call import Route
+    from gateway_app.core.table import Table
+    from gateway_app.gateway import Gateway
+    from gateway_app.links import WorkerLink
+    from gateway_app.served import ServedModel
+    from gateway_app.snapshot import WorkerEntry
 
 # A worker's requests per second are those of so many seconds, as the gateway's.
 RATE_S = 5
