@@ -10,6 +10,7 @@ import msgspec
 from django.db import Error as DatabaseUnavailable
 from rest_framework import exceptions
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
+from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
@@ -85,6 +86,16 @@ class ActionRate(UserRateThrottle):
         return request.method != "POST" or bool(super().allow_request(request, view))
 
 
+class Unread(BaseParser):
+    """The view reads the body itself, whatever its Content-Type; nothing in it is a form."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
 class Order(msgspec.Struct, forbid_unknown_fields=True):
     """What a POST asks for."""
 
@@ -99,14 +110,15 @@ class ActionView(APIView):
     """GET says what an action would do, POST does it."""
 
     authentication_classes = (Tokens, Sessions)
+    parser_classes = (Unread,)
     throttle_classes = (ActionRate,)
     content_negotiation_class = JsonUnlessBrowser
     http_method_names = ("get", "post")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """The body before all else: whoever looks for a form in it would use it up."""
-        length = request.META.get("CONTENT_LENGTH") or "0"
-        if int(length) > MAX_BYTES or len(request._request.body) > MAX_BYTES:
+        length = request.META.get("CONTENT_LENGTH") or ""
+        if (length.isdecimal() and int(length) > MAX_BYTES) or len(request._request.body) > MAX_BYTES:
             raise ApiError(413, "body_too_large", f"the body is over {MAX_BYTES} bytes; write a shorter comment")
         super().initial(request, *args, **kwargs)
 

@@ -12,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app.adoption import Adoption
 from gateway_app.canarymodel import CanaryModel
+from gateway_app.canarywatch import CanaryWatch
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
@@ -63,6 +64,7 @@ class Gateway:
         self.guards = GuardWatcher(self.history, lambda: self.snapshot.revision)
         self.events = EventLog()
         self.observer = Observer(self.events)
+        self.canary_watch = CanaryWatch()
         self.started_at = time.monotonic()
         self.draining = False
         self._orders = Orders(self)
@@ -378,6 +380,7 @@ class Gateway:
             self.live.poke()
             self.lineup.end_idle()
             self.handoff.forget()
+            self.canary_watch.tick(self)
             self.events.tick()
             all_heard = all(link.ready for link in self.links.values())
             self._spawn(self._adoption.look(self.lineup.catalog.only, all_heard))
