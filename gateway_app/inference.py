@@ -251,9 +251,9 @@ class Inference:
     def roll(self, per_second: float) -> None:
         """Ends a second, in which so many asks came."""
         self.latency.roll()
+        self.sample_at = next_sample(self.requests, per_second)
         if self.requests != self._rolled:
             self._rolled = self.requests
-            self.sample_at = next_sample(self.requests, per_second)
             self.slow_s = slow_from_s(self.latency)
 
     def begin(self, call: InferCall) -> None:
