@@ -11,6 +11,7 @@ from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gateway_app.canarycompare import compare
 from gateway_app.events import Event
 from gateway_app.history import RECENT_S, error_percent, hit_rate
 from gateway_app.hottest import hottest
@@ -69,6 +70,7 @@ def stats_of(gateway: Gateway) -> dict[str, Any]:
         "hottest": hottest(gateway.lineup, gateway.table),
         "point": gateway.history.point,
         "guard": gateway.guards.told(),
+        "canary": compare(gateway),
         "events": [_event(event) for event in islice(events, max(0, len(events) - EVENTS), None)],
     }
 
