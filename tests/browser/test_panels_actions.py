@@ -301,7 +301,9 @@ def test_a_guard_counts_down_and_tells_how_it_ended(browser: Browser, site: Page
     assert browser.evaluate("document.querySelector('#guard a').pathname") == "/admin/gateway_app/revision/7/change/"
     outcome = "errors were 4.2 %, the limit is 1.01 %"
     site.stats["guard"].update(state="reverted", left_s=0.0, outcome=outcome)
-    browser.wait_for(lambda: browser.text("#guard") == f"Revision 7 was taken back: {outcome}. In the history", "the outcome is told")
+    browser.wait_for(
+        lambda: browser.text("#guard") == f"Revision 7 was taken back: {outcome}. In the history", "the outcome is told"
+    )
     assert browser.evaluate("document.getElementById('guard').className") == "banner warn"
     site.stats["guard"] = None
     browser.wait_for(lambda: not browser.shows("#guard"), "the banner is gone")

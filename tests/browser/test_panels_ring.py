@@ -255,6 +255,9 @@ def test_hottest_inputs(browser: Browser, site: PagesSite, width: int) -> None:
         assert part in rows[0]
     assert "no" in rows[2].split()
     assert browser.evaluate("document.querySelector('#hot-inputs [data-bar=share]').style.width") == "100%"
+    assert browser.evaluate(
+        "(({scrollHeight, clientHeight}) => scrollHeight === clientHeight)(document.getElementById('hot-table'))"
+    )
     assert browser.evaluate(NARROW) is True
     assert grave_faults(browser) == []
 
