@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from hypothesis import settings as hypothesis_settings
 
 from tests.support.cluster import Cluster
 
@@ -33,6 +34,9 @@ for _name in (
 ):
     os.environ.pop(_name, None)
 settings.STATE_DIR = Path(_state.name)
+# A busy machine is no fault of what is tested.
+hypothesis_settings.register_profile("any machine", deadline=None)
+hypothesis_settings.load_profile("any machine")
 # Half a second for each user that a test makes is what the usual one is for.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 

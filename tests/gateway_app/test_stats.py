@@ -112,7 +112,7 @@ async def test_who_is_not_connected_or_kept_out_is_not_idle(gateway: Gateway) ->
 async def test_the_newest_fifty_events_are_shown_newest_last(gateway: Gateway) -> None:
     gateway.events = EventLog()
     for number in range(55):
-        gateway.events.add("breaker", str(number), worker="worker_1", before="CLOSED", after="OPEN")
+        gateway.events.add("breaker", str(number), worker=f"worker_{number}", before="CLOSED", after="OPEN")
     shown = (await asyncio.to_thread(gateway_stats))["events"]
     assert [event["reason"] for event in shown] == [str(number) for number in range(5, 55)]
     assert list(shown[0]) == EVENT_KEYS
