@@ -86,7 +86,7 @@ class RecordedForm(ModelForm, SavingForm):
     @cached_property
     def changed_data(self) -> list[str]:
         """Of the row's own fields."""
-        return [name for name in super().changed_data if name not in SAVING]
+        return [name for name in super().changed_data if name not in self.declared_fields]
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]

@@ -41,8 +41,9 @@ class Tuning(Recorded):
         "load above the mean (times)",
         default=1.25,
         validators=between(0, 100),
-        help_text="A worker with this many times the mean of requests in flight passes new ones to the next in line, 1 to"
-        " 100, so that a much-asked input cannot drown its owner. 1.25 is usual; 0: every input stays with its owner.",
+        help_text="A worker with this many times the mean of requests in flight passes new ones to the next in line, 1"
+        " to 100, so that a much-asked input cannot drown its owner. 1.25 is usual; 0: every input stays with its"
+        " owner.",
     )
     load_floor = models.PositiveIntegerField(
         "requests in flight to stay",
