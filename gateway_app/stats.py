@@ -71,7 +71,6 @@ def stats_of(gateway: Gateway) -> dict[str, Any]:
         "point": gateway.history.point,
         "guard": gateway.guards.told(),
         "canary": compare(gateway),
-        "guard": gateway.guards.told(),
         "events": [_event(event) for event in islice(events, max(0, len(events) - EVENTS), None)],
     }
 
