@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from math import ceil
 from typing import Any
 
 import msgspec
 from django.db import Error as DatabaseUnavailable
 from rest_framework import exceptions
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
+from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
@@ -84,6 +86,16 @@ class ActionRate(UserRateThrottle):
         return request.method != "POST" or bool(super().allow_request(request, view))
 
 
+class Unread(BaseParser):
+    """The view reads the body itself, whatever its Content-Type; nothing in it is a form."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
 class Order(msgspec.Struct, forbid_unknown_fields=True):
     """What a POST asks for."""
 
@@ -98,14 +110,15 @@ class ActionView(APIView):
     """GET says what an action would do, POST does it."""
 
     authentication_classes = (Tokens, Sessions)
+    parser_classes = (Unread,)
     throttle_classes = (ActionRate,)
     content_negotiation_class = JsonUnlessBrowser
     http_method_names = ("get", "post")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """The body before all else: whoever looks for a form in it would use it up."""
-        length = request.META.get("CONTENT_LENGTH") or "0"
-        if int(length) > MAX_BYTES or len(request._request.body) > MAX_BYTES:
+        length = request.META.get("CONTENT_LENGTH") or ""
+        if (length.isdecimal() and int(length) > MAX_BYTES) or len(request._request.body) > MAX_BYTES:
             raise ApiError(413, "body_too_large", f"the body is over {MAX_BYTES} bytes; write a shorter comment")
         super().initial(request, *args, **kwargs)
 
@@ -116,6 +129,11 @@ class ActionView(APIView):
             message = f"the database does not answer ({reason}), where users and orders are kept; check DATABASE_URL"
             exc = ApiError(503, "database_away", message, retry_after_s=5)
         return super().handle_exception(exc)
+
+    def throttled(self, request: Request, wait: float) -> None:
+        """Raises the API's own error."""
+        message = f"this user has done over {ActionRate.rate.partition('/')[0]} actions within a minute; wait a moment"
+        raise ApiError(429, "too_many_actions", message, retry_after_s=max(1, ceil(wait or 1)))
 
     def get(self, request: Request, name: str) -> Response:
         """The effect in a sentence, and whether this user may do it."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from django.contrib import admin
 
+from gateway_app.canaryadmin import CanaryAdmin
 from gateway_app.eventadmin import EventAdmin
 from gateway_app.historyadmin import RevisionAdmin
 from gateway_app.modeladmin import ModelRecordAdmin
-from gateway_app.models import Event, ModelRecord, Revision, Tuning, Worker
+from gateway_app.models import Canary, Event, ModelRecord, Revision, Tuning, Worker
 from gateway_app.tuningadmin import TuningAdmin
 from gateway_app.workeradmin import WorkerAdmin
 
@@ -20,3 +21,4 @@ admin.site.register(Revision, RevisionAdmin)
 admin.site.register(Tuning, TuningAdmin)
 admin.site.register(Worker, WorkerAdmin)
 admin.site.register(Event, EventAdmin)
+admin.site.register(Canary, CanaryAdmin)

@@ -159,8 +159,8 @@ def _pin(canary: Canary, stable: str) -> str:
     keeps = _newest(row) or stable.strip() or served.get(canary.model, "")
     if not keeps:
         raise ValidationError(
-            f"Which version of {canary.model} the others are to keep is not known here. Name it, or list it in the"
-            " model's settings."
+            f"No gateway says here which version of {canary.model} answers now, so what the others are to keep is not"
+            " known. List it first, under versions in the model's settings."
         )
     if canary.version in (*listed, keeps):
         raise ValidationError(

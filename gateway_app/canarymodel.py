@@ -49,13 +49,15 @@ class CanaryModel:
         """Of the stable version, which is the one that answers for its model."""
         return self.stable.info
 
-    def ask(self, payload: bytes, asker: Asker, timeout_ms: int | None = None, /) -> Ticket | None:
+    def ask(
+        self, payload: bytes, asker: Asker, timeout_ms: int | None = None, since: float | None = None, /
+    ) -> Ticket | None:
         """As exchange.Served says."""
         stable = self.stable
         owners = stable.router.ring.owners(key_of(payload, stable.inference.seed))
         if not owners or owners[0] != self.worker or not self.takes:
-            return stable.inference.ask(payload, asker, timeout_ms)
-        return Trying(self, payload, asker, timeout_ms).begin()
+            return stable.inference.ask(payload, asker, timeout_ms, since)
+        return Trying(self, payload, asker, timeout_ms, since).begin()
 
     @property
     def takes(self) -> bool:
@@ -83,9 +85,11 @@ class CanaryCounts:
 class Trying:
     """One ask that the new version got first; an Asker to it, and a Ticket to whoever asks."""
 
-    __slots__ = ("_asker", "_deadline", "_half", "_model", "_payload", "_ticket", "_told")
+    __slots__ = ("_asker", "_deadline", "_half", "_model", "_payload", "_since", "_ticket", "_told")
 
-    def __init__(self, model: CanaryModel, payload: bytes, asker: Asker, timeout_ms: int | None) -> None:
+    def __init__(
+        self, model: CanaryModel, payload: bytes, asker: Asker, timeout_ms: int | None, since: float | None
+    ) -> None:
         inference = model.stable.inference
         usual_s = inference.deadline_s or model.stable.router.policy.timeout_s
         left_s = usual_s if timeout_ms is None else timeout_ms / 1000
@@ -93,6 +97,7 @@ class Trying:
         self._model = model
         self._payload = payload
         self._asker = asker
+        self._since = since
         self._half = now + left_s / 2
         self._deadline = now + left_s
         self._ticket: Ticket | None = None
@@ -103,7 +108,7 @@ class Trying:
         model = self._model
         model.counts.asked += 1
         model.trying[self] = None
-        ticket = model.canary.inference.ask(self._payload, self, self._left_ms())
+        ticket = model.canary.inference.ask(self._payload, self, self._left_ms(), self._since)
         if self in model.trying:  # else the stable version has been asked, or all is said
             self._ticket = ticket
         return None if self._told else self
@@ -157,7 +162,7 @@ class Trying:
         self._share_suspicion()
         self._told = False
         asker = Second(self._asker, self, attempts)
-        self._ticket = stable.inference.ask(self._payload, asker, self._left_ms())
+        self._ticket = stable.inference.ask(self._payload, asker, self._left_ms(), self._since)
         stable.inference.requests -= 1  # the new version has counted it
 
     def _share_suspicion(self) -> None:

@@ -12,6 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway_app.adoption import Adoption
 from gateway_app.canarymodel import CanaryModel
+from gateway_app.canarywatch import CanaryWatch
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
@@ -20,6 +21,7 @@ from gateway_app.guards import GuardWatcher
 from gateway_app.handoff import HandOff
 from gateway_app.history import History
 from gateway_app.links import WorkerLink
+from gateway_app.live import Live
 from gateway_app.models import Event
 from gateway_app.modelset import ModelSet, Rules
 from gateway_app.observer import Observer
@@ -58,9 +60,11 @@ class Gateway:
         self.malformed = 0  # requests that no model has got: they could not be read, or named none
         self.rate = RateWindow()
         self.history = History()
+        self.live = Live(self)
         self.guards = GuardWatcher(self.history, lambda: self.snapshot.revision)
         self.events = EventLog()
         self.observer = Observer(self.events)
+        self.canary_watch = CanaryWatch()
         self.started_at = time.monotonic()
         self.draining = False
         self._orders = Orders(self)
@@ -78,6 +82,8 @@ class Gateway:
         """Reads the configuration and begins to connect."""
         await self.watcher.start()
         await self.events.start()
+        self.events.listeners.add(self.live.poke)
+        self._spawn(self.live.run())
         self._spawn(self._tick_often())
         self._spawn(self._tick_each_second())
         self._spawn(self.guards.run())
@@ -240,6 +246,7 @@ class Gateway:
             self._obey(entry, before.get(name))
         self._follow()
         self.events.look()
+        self.live.poke()
         self.guards.wake()
         logger.info("revision %d is in force: %d workers", snapshot.revision, len(enabled))
 
@@ -370,8 +377,10 @@ class Gateway:
             self.traces.roll()
             self.rate.roll(self.lineup.totals().requests)
             self.history.tick(self)
+            self.live.poke()
             self.lineup.end_idle()
             self.handoff.forget()
+            self.canary_watch.tick(self)
             self.events.tick()
             all_heard = all(link.ready for link in self.links.values())
             self._spawn(self._adoption.look(self.lineup.catalog.only, all_heard))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway_app.catalog import not_in_force
-from gateway_app.gateway import Gateway
-from gateway_app.served import ServedModel
 from inference_site.lib.catalog import ModelInfo, State
+
+if TYPE_CHECKING:
+    from gateway_app.gateway import Gateway
+    from gateway_app.served import ServedModel
 
 
 def model_rows(gateway: Gateway) -> list[dict[str, Any]]:

@@ -4,13 +4,18 @@ from django.urls import path
 
 from gateway_app.actionviews import ActionView
 from gateway_app.dashboard import dashboard
-from gateway_app.views import HealthView, InferView, StatsView
+from gateway_app.ringviews import RingView, WhereView
+from gateway_app.views import HealthView, HistoryView, InferView, StatsView, TracesView
 from inference_site.api import LiveView, ReadyView
 
 urlpatterns = [
     path("", dashboard, name="dashboard"),
     path("infer", InferView.as_view(), name="infer"),
     path("stats", StatsView.as_view(), name="stats"),
+    path("history", HistoryView.as_view(), name="history"),
+    path("traces", TracesView.as_view(), name="traces"),
+    path("ring", RingView.as_view(), name="ring"),
+    path("where", WhereView.as_view(), name="where"),
     path("health", HealthView.as_view(), name="health"),
     path("actions/<str:name>", ActionView.as_view(), name="action"),
     path("livez", LiveView.as_view(), name="livez"),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
+from django.http import HttpResponse
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from gateway_app.history import encoded
 from gateway_app.serializers import StatsSerializer
-from gateway_app.stats import gateway_health, gateway_stats
+from gateway_app.stats import gateway_health, gateway_stats, on_loop
+from inference_site import lifecycle
 from inference_site.api import InferView, JsonUnlessBrowser
 
-__all__ = ["HealthView", "InferView", "StatsView"]
+__all__ = ["HealthView", "HistoryView", "InferView", "StatsView", "TracesView"]
+
+TRACES = 100
 
 
 class StatsView(APIView):
@@ -21,6 +28,30 @@ class StatsView(APIView):
     def get(self, request: Request) -> Response:
         """The gateway's numbers."""
         return Response(StatsSerializer(gateway_stats()).data)
+
+
+class HistoryView(APIView):
+    """The last two minutes, second by second."""
+
+    content_negotiation_class = JsonUnlessBrowser
+    renderer_classes = (JSONRenderer,)
+
+    def get(self, request: Request) -> HttpResponse:
+        """Points as in /stats, oldest first."""
+        return HttpResponse(encoded(lifecycle.service().gateway.history), content_type="application/json")
+
+
+class TracesView(APIView):
+    """What became of single requests: a sample, and those that were explained, have failed or took very long."""
+
+    content_negotiation_class = JsonUnlessBrowser
+    renderer_classes = (JSONRenderer,)
+
+    def get(self, request: Request) -> HttpResponse:
+        """The newest 100, newest first."""
+        rate, newest = on_loop(lambda gateway: (gateway.traces.sampled_per_s, gateway.traces.newest(TRACES)))
+        body = msgspec.json.encode({"sampled_per_s": rate, "traces": newest})
+        return HttpResponse(body, content_type="application/json")
 
 
 class HealthView(APIView):

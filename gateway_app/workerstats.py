@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway_app.catalog import UNLOADED
-from gateway_app.core.breaker import Breaker
-from gateway_app.core.call import Route
-from gateway_app.core.table import Table
-from gateway_app.gateway import Gateway
-from gateway_app.links import WorkerLink
 from gateway_app.seconds import Second, WorkerSecond, split_ms
-from gateway_app.served import ServedModel
-from gateway_app.snapshot import WorkerEntry
+
+if TYPE_CHECKING:
+    from gateway_app.core.breaker import Breaker
+    from gateway_app.core.call import Route
+    from gateway_app.core.table import Table
+    from gateway_app.gateway import Gateway
+    from gateway_app.links import WorkerLink
+    from gateway_app.served import ServedModel
+    from gateway_app.snapshot import WorkerEntry
 
 # A worker's requests per second are those of so many seconds, as the gateway's.
 RATE_S = 5
@@ -145,7 +147,7 @@ def _recent(seconds: list[Second], name: str) -> dict[str, Any]:
     return {
         "requests_per_s": round(answered / took_s, 1) if took_s else 0.0,
         "recent_hit_rate": _hit_rate(mine),
-        "split_ms": {part: split[part] for part in ("network", "queue", "compute")} if split is not None else None,
+        "split_ms": split if any(part is not None for part in split.values()) else None,
     }
 
 

@@ -106,7 +106,7 @@ def v2(request: HttpRequest) -> HttpResponse:
         )
         since = _since(request) if asked.infers else None
         timeout_ms = _timeout_ms(request)
-        body = _sent(request)
+        body = sent_body(request)
     except ApiError as error:
         return _response(_refused(error, since=since))
 
@@ -116,7 +116,7 @@ def v2(request: HttpRequest) -> HttpResponse:
     return _response(async_to_sync(_on_servers_loop)(serve, since))
 
 
-def _sent(request: HttpRequest) -> bytes:
+def sent_body(request: HttpRequest) -> bytes:
     """The exact bytes that were sent, unpacked: they decide the owner and are part of the cache's key."""
     limit = settings.MAX_BODY_BYTES
     length = int(request.META.get("CONTENT_LENGTH") or 0)
@@ -145,7 +145,7 @@ def _since(request: HttpRequest) -> float | None:
 
 
 def _body(request: Request) -> bytes:
-    body = _sent(request._request)
+    body = sent_body(request._request)
     # The page's own form; curl too calls what it sends a form unless told otherwise, but sends JSON.
     if "form" in (request.content_type or "") and body.lstrip()[:1] != b"{":
         form = InferRequestSerializer(data=request.data)

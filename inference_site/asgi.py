@@ -43,7 +43,7 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """A worker takes streams of gateways at /stream; there is no other WebSocket."""
+    """A worker takes streams of gateways at /stream; a gateway tells pages its figures at /live."""
     await lifecycle.ensure_started()
     if settings.INFERENCE_MODE == "worker" and scope["path"] == "/stream":
         from worker_app.stream import Stream
@@ -52,6 +52,10 @@ async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
         bulk = scope["query_string"] == b"bulk"
         stream = Stream(node, settings.INFERENCE_TOKEN, send, bulk=bulk, max_ask_bytes=settings.MAX_BODY_BYTES)
         await stream.serve(scope, receive)
+    elif settings.INFERENCE_MODE == "gateway" and scope["path"] == "/live":
+        from gateway_app.consumers import live
+
+        await live(scope, receive, send)
     else:
         await receive()
         await send({"type": "websocket.close", "code": 4404})

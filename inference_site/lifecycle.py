@@ -93,6 +93,7 @@ class GatewayService(Service):
 
     def drain(self) -> None:
         self.gateway.draining = True
+        self.gateway.live.drain()
         if self._rpc is not None:
             self._rpc.drain()
 

@@ -36,6 +36,8 @@ LINGER_S = 1.0
 # Who is in the middle of connecting when nobody new gets in any more has done so by then.
 HANDSHAKE_S = 0.05
 BACKLOG = 2048
+# Nobody has anything to say on a gateway's WebSockets; a longer message ends the connection.
+SILENT_BYTES = 1024
 
 
 class Server(uvicorn.Server):
@@ -204,7 +206,9 @@ def serve(sock: socket.socket) -> None:
         "inference_site.asgi:application",
         http=HotProtocol,
         ws=StreamProtocol,
-        ws_max_size=settings.MAX_BODY_BYTES + MESSAGE_BYTES + BULK_BYTES + 2**16,
+        ws_max_size=SILENT_BYTES
+        if settings.IS_GATEWAY
+        else settings.MAX_BODY_BYTES + MESSAGE_BYTES + BULK_BYTES + 2**16,
         ws_per_message_deflate=False,
         loop="uvloop",
         lifespan="on",

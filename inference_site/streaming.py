@@ -1,4 +1,4 @@
-"""The WebSocket protocol of the streams between gateways and workers: large messages leave without being copied."""
+"""The WebSocket protocol: large messages leave without being copied, and who takes nothing can be cut off."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 # In the extensions of a scope: its `send` takes messages that have `parts`, the bytes of one binary message in turn.
 PARTS = "inference.parts"
+# And its `abort` ends the connection at once, whatever has not been sent.
+ABORT = "inference.abort"
 _BINARY = 0x82  # a message that is one frame
 _LONG = 127  # its length follows in 8 bytes
 
@@ -21,7 +23,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         """uvicorn: a client asks for the upgrade."""
         super().handle_connect(event)
         if not self.close_sent:  # it has been accepted
-            self.scope["extensions"] = {**(self.scope.get("extensions") or {}), PARTS: {}}
+            self.scope["extensions"] = {
+                **(self.scope.get("extensions") or {}),
+                PARTS: {},
+                ABORT: {"abort": self.transport.abort},
+            }
 
     async def send(self, message: Any) -> None:
         """uvicorn: the application sends. Raises OSError once the client has left."""

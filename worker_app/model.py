@@ -185,8 +185,9 @@ class Model(Batches):
             self.aliases.put_oldest(alias, key, len(alias) + len(key))
 
     def flush(self) -> int:
-        """Forgets all results; how many there were. What is being computed by now is kept when it is done."""
+        """Forgets all results; how many there were. What is under way is neither joined nor kept."""
         forgotten = len(self.results)
+        self._flying.clear()
         self.results.clear()
         self.aliases.clear()
         return forgotten
@@ -369,10 +370,10 @@ class Model(Batches):
             tally.batch(jobs, run, started)
         for job, result in zip(jobs, run.results, strict=True):
             cache, count = Cache.MISS, tally.fail
-            self._forget(job)
+            keeps = self._forget(job) and self.cached
             if isinstance(result, bytes):
                 kind, status, payload, count = Tell.RESULT, 200, b"" if job.is_check else result, tally.success
-                if self.cached and not job.is_check:
+                if keeps:
                     key = job.sample.key
                     self.results.put(key, result, len(key) + len(result))
             elif isinstance(result, ApiError) and not job.is_check:
@@ -390,7 +391,9 @@ class Model(Batches):
             if self.when_changed is not None:
                 self.when_changed()
 
-    def _forget(self, job: Job) -> None:
-        """Nobody can join this job any more."""
+    def _forget(self, job: Job) -> bool:
+        """Nobody can join this job any more; whether somebody could."""
         if self._flying and self._flying.get(key := job.sample.key) is job:
             del self._flying[key]
+            return True
+        return False

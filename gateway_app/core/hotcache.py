@@ -72,6 +72,11 @@ class HotCache:
         self.hits += 1
         return entry
 
+    def keeps(self, key: int, text: bytes) -> bool:
+        """Whether `get` would give something. Counts nothing."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.text == text
+
     def offer(self, key: int, text: bytes, output: bytes, maker: str) -> None:
         """Keeps an output if it is asked for often enough."""
         frequency = self._frequency(key)

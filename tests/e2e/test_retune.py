@@ -171,7 +171,7 @@ def test_an_invalid_value_is_refused_with_a_sentence(running, admin, load):
 def test_a_draining_worker_gives_up_its_keys_alone(running, admin, load):
     before = owners(load)
     assert all(len(names) == 1 for names in before.values())
-    assert "Now draining: worker_2." in admin.act("drain", "worker_2")
+    assert "Done: worker_2: draining." in admin.act("drain", "worker_2")
     in_force("the drain", lambda: not worker(running, "worker_2")["routable"])
     assert worker(running, "worker_2")["draining"]
     assert worker(running, "worker_2")["connected"]

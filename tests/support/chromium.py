@@ -60,7 +60,7 @@ class Browser:
     def texts(self, selector: str) -> list[str]:
         """What each matching element shows, "" for a hidden one; in one step, as the page may change between two."""
         script = """return [...document.querySelectorAll(arguments[0])].map(
-            (element) => element.checkVisibility() ? element.innerText.trim() : "")"""
+            (element) => element.checkVisibility() ? (element.innerText ?? element.textContent).trim() : "")"""
         found: list[str] = self.driver.execute_script(script, selector)
         return found
 

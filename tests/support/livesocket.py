@@ -26,7 +26,8 @@ def frame(text: bytes) -> bytes:
 def serve_live(
     handler: BaseHTTPRequestHandler, take: Callable[[], tuple[Any, Any] | None], silent: Callable[[], bool]
 ) -> None:
-    """Until the page leaves, or until `take`, which returns stats and history, returns None. Sends nothing while `silent`."""
+    """Until the page leaves, or until `take`, which returns stats and history, returns None. Says nothing while
+    `silent`."""
     digest = hashlib.sha1((handler.headers["Sec-WebSocket-Key"] + GUID).encode()).digest()
     handler.protocol_version = "HTTP/1.1"
     handler.close_connection = True

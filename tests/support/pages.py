@@ -255,8 +255,8 @@ def worker_health() -> Json:
 class PagesSite:
     """`/` is the gateway's page, `/worker/` a worker's. A context manager; change its figures and `user` at will.
 
-    `live` False refuses the WebSocket, `silent` True holds back what it would push. `handlers` answer what it does not know itself, by (method, path); `posted` has what was sent
-    by POST: path, headers and body.
+    `live` False refuses the WebSocket, `silent` True holds back what it would push. `handlers` answer what it does not
+    know itself, by (method, path); `posted` has what was sent by POST: path, headers and body.
     """
 
     def __init__(self) -> None:
@@ -341,8 +341,9 @@ class PagesSite:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/live" and site.live and not site.broken:
-                    return site.push(self)
-                self.reply(site.answer("GET", self.path))
+                    site.push(self)
+                else:
+                    self.reply(site.answer("GET", self.path))
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

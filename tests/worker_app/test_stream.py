@@ -647,3 +647,18 @@ async def test_flush_forgets_the_results_of_all_models(connect: Connect, start: 
     await side.until(lambda: len(side.of(Tell.RESULT)) == 4)
     assert [reply[1] for reply in side.of(Tell.RESULT)] == [Cache.MISS] * 4
     assert [engine.ran for engine in engines] == [2, 2]
+
+
+async def test_what_was_under_way_at_a_flush_is_neither_joined_nor_kept(connect: Connect, start: Start) -> None:
+    engine = EchoEngine(takes_s=0.1)
+    node = start(echo_node(engine))
+    side = await proven(connect, node)
+    side.give(infer(1, 1, 2, 3, 4))
+    await side.until(lambda: engine.runs)
+    side.give(frames.ask(Ask.FLUSH, 0, b"") + infer(2, 1, 2, 3, 4))
+    await side.until(lambda: side.of(Tell.RESULT))
+    assert not len(the_model(node).results)
+    await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
+    assert [reply[1] for reply in side.of(Tell.RESULT)] == [Cache.MISS, Cache.MISS]
+    assert engine.ran == 2
+    assert len(the_model(node).results) == 1

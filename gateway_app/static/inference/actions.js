@@ -29,6 +29,7 @@
   let stats = { workers: [], models: [] };
   let opener = null; // the slot whose menu is open, or whose action is in the dialog
   let chosen = null; // {name, label, target}
+  let pressed = null; // the button of the open menu, while the mouse is down on it
   let timer = 0;
 
   const slotOf = (element) => element.closest("[data-actions]");
@@ -65,7 +66,13 @@
     Live.setText(byId("actions-denied"), MAY[kind] ? `${titleOf(target)} is gone.` : `${user.name} may not operate ${kind === "model" ? "models" : "workers"}: an administrator can permit it.`);
   }
 
+  function closeMenu() {
+    document.querySelector("[data-actions] > [aria-expanded=true]")?.setAttribute("aria-expanded", "false");
+    if (menu.matches(":popover-open")) menu.hidePopover();
+  }
+
   function openMenu(slot) {
+    closeMenu();
     opener = slot;
     fillMenu(slot.dataset.kind, slot.dataset.actions);
     menu.showPopover();
@@ -81,7 +88,7 @@
   function focusOpener() {
     if (!opener) return;
     const { kind, actions } = opener.dataset;
-    const slot = document.querySelector(`[data-actions="${CSS.escape(actions)}"][data-kind="${kind}"]`);
+    const slot = opener.isConnected ? opener : document.querySelector(`[data-actions="${CSS.escape(actions)}"][data-kind="${kind}"]`);
     (slot && slot.firstElementChild ? slot.firstElementChild : byId("main")).focus();
   }
 
@@ -151,29 +158,31 @@
 
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-actions] > button");
-    if (button) openMenu(slotOf(button));
+    if (button && button !== pressed) openMenu(slotOf(button));
   });
+  // A press outside closes the menu before it is a click: on the menu's own button that click must not open it again.
+  document.addEventListener("pointerdown", (event) => (pressed = event.target.closest("[data-actions] > [aria-expanded=true]")), true);
   menu.addEventListener("click", (event) => {
     const item = event.target.closest("[data-action]");
     if (!item) return;
-    menu.hidePopover();
+    closeMenu();
     openDialog(item.dataset.action, item.textContent.trim(), opener.dataset.actions);
   });
   menu.addEventListener("keydown", (event) => {
     const items = [...menu.querySelectorAll("[role=menuitem]:not([hidden])")];
     const at = items.indexOf(document.activeElement);
     const next = { ArrowDown: (at + 1) % items.length, ArrowUp: (at - 1 + items.length) % items.length, Home: 0, End: items.length - 1 }[event.key];
-    if (event.key === "Tab") menu.hidePopover();
+    if (event.key === "Tab") closeMenu();
     if (next === undefined || !items.length) return;
     event.preventDefault();
     items[next].focus();
   });
   menu.addEventListener("toggle", (event) => {
     if (event.newState !== "closed") return;
-    document.querySelector("[data-actions] > [aria-expanded=true]")?.setAttribute("aria-expanded", "false");
+    closeMenu();
     if (!dialog.open && (document.activeElement === document.body || menu.contains(document.activeElement))) focusOpener();
   });
-  window.addEventListener("scroll", () => menu.matches(":popover-open") && menu.hidePopover(), { passive: true });
+  window.addEventListener("scroll", closeMenu, { passive: true });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!confirm.disabled) perform();

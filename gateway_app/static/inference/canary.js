@@ -11,6 +11,7 @@
     cache_entries: "cache entries",
     cache_mib: "cache MiB",
   };
+  const IN_FORCE = "in force"; // any other state says why the trial rests
   const STATES = {
     watching: { kind: "info", icon: "half" },
     kept: { kind: "good", icon: "ok" },
@@ -68,7 +69,8 @@
       worker: canary.worker,
       trial: trial(canary),
       since: `for ${duration(canary.age_s)}${canary.author ? `, by ${canary.author}` : ""}`,
-      verdict: canary.verdict || "",
+      state: canary.state && canary.state !== IN_FORCE ? Panels.sentence(canary.state) : "",
+      verdict: canary.verdict ? Panels.sentence(canary.verdict) : "",
     });
     const compare = canary.compare || [];
     byId("canary-table").hidden = compare.length === 0;

@@ -50,15 +50,14 @@ const Cards = (() => {
   function countsOfOne(breaker, elapsed) {
     if (breaker.state === "HALF_OPEN") return `${breaker.successes} of ${plural(breaker.success_threshold, "success", "successes")} to close`;
     if (breaker.state === "CLOSED") return `${breaker.failures} of ${plural(breaker.failure_threshold, "failure", "failures")} to open`;
-    if (breaker.retry_after_s == null) return "no probe until it is reset";
+    if (breaker.retry_after_s == null) return "held open: no probes";
     const left = Math.ceil(breaker.retry_after_s - elapsed);
     return left > 0 ? `next probe in ${left} s` : "next probe is due";
   }
 
   function since(breaker, elapsed) {
     if (!breaker) return "takes no requests";
-    const opened = breaker.state === "CLOSED" ? "" : ` · opened ${plural(breaker.opens, "time", "times")}`;
-    return `for ${duration(breaker.since_s + elapsed)}${opened}`;
+    return `for ${duration(breaker.since_s + elapsed)}`;
   }
 
   // How far it is from its next change: towards opening, through the time that it is open, towards closing.
@@ -110,7 +109,7 @@ const Cards = (() => {
     return card;
   }
 
-  function figures(worker) {
+  function figures(worker, breaker) {
     const { node, split_ms: split } = worker;
     const batches = node && node.batch_processor;
     return {
@@ -123,7 +122,11 @@ const Cards = (() => {
       meanBatch: batches ? decimal(batches.avg_batch_size) : NONE,
       split: split ? `queue ${millis(split.queue)} · compute ${millis(split.compute)} · network ${millis(split.network)}` : "nothing computed of late",
       batches: batches ? `${plural(batches.total_batches, "batch", "batches")}: ${number(batches.full_batches)} full · ${number(batches.timeout_batches)} timeout · ${number(batches.free_batches)} free` : "",
-      totals: `${plural(worker.requests, "request", "requests")} in all · ${node ? `${number(node.cache_size)} cached` : "no report yet"}`,
+      totals: [
+        `${plural(worker.requests, "request", "requests")} in all`,
+        node ? `${number(node.cache_size)} cached` : "no report yet",
+        breaker && breaker.opens && `opened ${plural(breaker.opens, "time", "times")}`,
+      ].filter(Boolean).join(" · "),
       model: node ? modelNames(worker) : NONE,
     };
   }
@@ -150,7 +153,7 @@ const Cards = (() => {
       p99: millis(p99s.at(-1)),
       keys: percent(worker.key_share),
       traffic: percent(worker.traffic_share),
-      ...figures(worker),
+      ...figures(worker, breaker),
     });
     const [rate, p99] = card.querySelectorAll(".spark svg");
     Sparkline.paint(rate, rates, scales.rate);

@@ -5,6 +5,8 @@ const Charts = (() => {
   const { millis } = Live;
   const HEIGHT = 150;
   const TABLE_STEP_S = 10;
+  const THIN = "24"; // a hexadecimal part of a colour: how little of the ground it hides
+  const THICK = "80";
   const LEAST_MS = 0.01; // a logarithm has no zero
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -19,7 +21,7 @@ const Charts = (() => {
       title: "Requests/s",
       show: perSecond,
       series: [
-        { label: "answered", colour: "--chart-strong", fill: "--chart-faint", value: (point) => point.rate },
+        { label: "answered", colour: "--chart-strong", fill: "--chart-strong", value: (point) => point.rate },
         { label: "errors", colour: "--bad", dash: [4, 3], value: (point) => point.errors },
       ],
     },
@@ -40,9 +42,9 @@ const Charts = (() => {
       show: millis,
       stacked: true,
       series: [
-        { label: "compute", colour: "--chart-strong", fill: "--chart-strong-ground", value: (point) => point.compute },
-        { label: "queue", colour: "--chart-middle", fill: "--chart-middle-ground", value: (point) => point.queue },
-        { label: "network", colour: "--chart-light", fill: "--chart-light-ground", value: (point) => point.network },
+        { label: "compute", colour: "--part-compute", fill: "--part-compute", value: (point) => point.compute },
+        { label: "queue", colour: "--part-queue", fill: "--part-queue", value: (point) => point.queue },
+        { label: "network", colour: "--part-network", fill: "--part-network", value: (point) => point.network },
       ],
     },
   ];
@@ -87,7 +89,7 @@ const Charts = (() => {
     return item;
   }
 
-  // What uPlot draws: the highest of a stack first, so that the lower ones cover it.
+  // What uPlot draws: the highest of a stack first.
   function columns({ raw, times, stacked, log }) {
     if (log) return [times, ...raw.map((values) => values.map((value) => value && Math.max(value, LEAST_MS)))];
     if (!stacked) return [times, ...raw];
@@ -117,11 +119,13 @@ const Charts = (() => {
       series: [{}, ...series.map((each) => ({
         label: each.label,
         stroke: () => css(each.colour),
-        fill: each.fill && (() => css(each.fill)),
+        fill: each.fill && (() => `${css(each.fill)}${chart.stacked ? THICK : THIN}`),
         dash: each.dash,
         width: 1.5,
         points: { show: false },
       }))],
+      // Each of a stack is filled down to the one below it.
+      bands: chart.stacked ? series.slice(1).map((_, place) => ({ series: [place + 1, place + 2] })) : [],
       hooks: { setCursor: [() => paintLegend(chart)] },
     };
   }

@@ -117,6 +117,7 @@
 
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", changed);
+  choice.addEventListener("change", changed);
   byId("events-clear").addEventListener("click", () => {
     form.reset();
     choice.value = "";

@@ -20,8 +20,9 @@ const TracePanel = (() => {
     joined: "the same input was being computed already: it waited for that",
     miss: "nowhere: the model ran",
   };
-  const RELEASES = { full: "it was full", timeout: "the longest wait was over", free: "the model was free" };
-  const OUTCOMES = { answered: ["good", "ok"], hedged: ["info", "half"] };
+  const RELEASES = { full: "it was full", timeout: "the longest wait was over", free: "the model was free", first: "its input is watched, and runs alone" };
+  const KEPT = { explained: "its explanation was asked for", sampled: "one of a sample of all", failed: "it failed", slow: "it was very slow" };
+  const OUTCOMES = { answered: ["good", "ok"], hedged: ["info", "half"], "under way": ["info", "half"], busy: ["warn", "warn"], gone: ["warn", "off"] };
 
   const list = byId("traces");
   const form = byId("traces-filter");
@@ -32,7 +33,7 @@ const TracePanel = (() => {
   let problem = "";
 
   const isFailed = (trace) => trace.status >= FAILED;
-  const isSlow = (trace) => trace.total_ms > slowMs;
+  const isSlow = (trace) => trace.kept === "slow" || trace.total_ms > slowMs;
 
   function statusOf(trace) {
     if (trace.status < FAILED) return ["good", "ok"];
@@ -67,6 +68,7 @@ const TracePanel = (() => {
       batch: batchText(trace),
       model: trace.version ? `${trace.model}, version ${trace.version}` : trace.model,
       key: trace.key || "",
+      kept: KEPT[trace.kept] || trace.kept || "",
       id: trace.id,
       total: millis(trace.total_ms),
     });
@@ -82,7 +84,7 @@ const TracePanel = (() => {
     repeat(root.querySelector(".attempts tbody"), byId("trace-attempt-template"), attempts, (row, attempt) => {
       const [kind, icon] = OUTCOMES[attempt.outcome] || ["bad", "bad"];
       Live.badge(row, "outcome", kind, icon);
-      Live.fill(row, { worker: attempt.worker, began: `after ${millis(attempt.began_ms)}`, took: millis(attempt.took_ms), outcome: attempt.outcome, reason: attempt.reason || "" });
+      Live.fill(row, { worker: attempt.worker, began: attempt.began_ms == null ? Live.NONE : `after ${millis(attempt.began_ms)}`, took: millis(attempt.took_ms), outcome: attempt.outcome, reason: attempt.reason || "" });
     });
     return root;
   }
