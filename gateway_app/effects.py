@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gateway_app.core.breaker import State
 from gateway_app.core.heirs import heirs
-from gateway_app.situation import Situation, WorkerNow
+from gateway_app.situation import ModelNow, Situation, WorkerNow
 
 # So many heirs of a worker's keys are named; the others are counted.
 NAMED = 3
@@ -96,7 +96,7 @@ def load(now: Situation, name: str) -> str:
     model = now.models.get(name)
     if model is not None and model.versions:
         return (
-            f"Workers look for new versions and changed files of {name}. Version {', '.join(model.versions)} serves on"
+            f"Workers look for new versions and changed files of {name}. What serves now ({_versions(model)}) serves on"
             " until all of them have the new one; a file that cannot be loaded changes nothing."
         )
     unknown = now.told and model is None and name not in now.records
@@ -107,9 +107,9 @@ def load(now: Situation, name: str) -> str:
 def unload(now: Situation, name: str) -> str:
     """Of letting a model go."""
     model = now.models.get(name)
-    on = f" on {_count(len(model.workers), 'worker')}" if model is not None and model.workers else ""
-    what = f"{name}{' version ' + ', '.join(model.versions) if model is not None and model.versions else ''}"
-    ends = f"Clients get 404 for {name} until it is loaded again. {what} is let go{on} with its cached results."
+    served = f" ({_versions(model)})" if model is not None and model.versions else ""
+    on = f" by {_count(len(model.workers), 'worker')}" if model is not None and model.workers else ""
+    ends = f"Clients get 404 for {name}{served} until it is loaded again. It is let go{on}, with its cached results."
     plain = " It is the model of a plain /infer: that is answered by 404 too." if model and model.default else ""
     return ends + plain
 
@@ -118,6 +118,10 @@ EFFECTS: dict[str, Callable[[Situation, str], str]] = {
     each.__name__: each
     for each in (trip, reset, isolate, unisolate, drain, undrain, enable, disable, flush, load, unload)
 }
+
+
+def _versions(model: ModelNow) -> str:
+    return f"version{'' if len(model.versions) == 1 else 's'} {', '.join(model.versions)}"
 
 
 def _takes(worker: WorkerNow) -> bool:

@@ -17,13 +17,12 @@ from django.utils import timezone
 from gateway_app import eventrows
 from gateway_app.core.vigil import LEAST_REQUESTS, Figures, Vigil, limits_of
 from gateway_app.models import Event, Guard, Revision
+from gateway_app.present import figures_of
 from gateway_app.restore import RestoreRefused, restore
 
 logger = logging.getLogger(__name__)
 
 AUTHOR = "guard"
-# Over so many seconds the present is measured that the future is compared with.
-BASE_S = 30
 # A guard's verdict is shown for so long.
 SHOWN_S = 600
 POLL_S, RETRY_S = 1.0, 5.0
@@ -119,11 +118,6 @@ def told_of(guard: Guard) -> str:
         f"Revision {guard.revision_id} is watched until {until:%H:%M:%S}: if errors exceed {limits.error_percent:.2g} %"
         f"{p99}, revision {guard.back_to} comes back by itself."
     )
-
-
-def figures_of(recent: Mapping[str, Any]) -> Figures:
-    """As the gateway's history says them."""
-    return Figures(recent["requests"], recent["errors"], recent["p99_ms"])
 
 
 class GuardWatcher:

@@ -22,9 +22,9 @@ KEPT_S = 120
 # Over so many seconds the figures are taken that are shown as those of now.
 RECENT_S = 10
 
-# Of a route: answers, hits, computed, and the seconds of these that were held here, away, and in the worker.
-_Counts = tuple[int, int, int, float, float, float]
-_NONE: _Counts = (0, 0, 0, 0.0, 0.0, 0.0)
+# Of a route: answers, hits, computed, and how many seconds these were away and in the worker.
+_Counts = tuple[int, int, int, float, float]
+_NONE: _Counts = (0, 0, 0, 0.0, 0.0)
 
 
 class History:
@@ -108,7 +108,7 @@ class History:
     def _worker(self, routes: Sequence[Route], counts: dict[Route, _Counts], reported: Reported | None) -> WorkerSecond:
         second = WorkerSecond(reported)
         for route in routes:
-            now = (route.requests, route.hits, route.computed, route.held_s, route.sent_s, route.worker_s)
+            now = (route.requests, route.hits, route.computed, route.sent_s, route.worker_s)
             counts[route] = now
             second.in_flight += route.in_flight
             before = self._routes.get(route, _NONE)

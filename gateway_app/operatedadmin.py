@@ -14,12 +14,12 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
 from gateway_app.actions import ACTIONS, MAX_COMMENT, Action, ActionError, effects_of, perform_each
-from gateway_app.recordedadmin import RecordedAdmin
+from gateway_app.previewedadmin import PreviewedAdmin
 
 TEMPLATE = "admin/gateway_app/operate.html"
 
 
-class OperatedAdmin(RecordedAdmin):
+class OperatedAdmin(PreviewedAdmin):
     """Adds the actions of one kind of target to its list. Who may do them need not be allowed to edit."""
 
     kind: str

@@ -15,29 +15,25 @@ from inference_site.lib.window import Buckets, bucket_quantiles_ms
 class WorkerSecond:
     """What a gateway has had of one worker. Sums over the models; durations are of what was computed."""
 
-    __slots__ = ("answered", "computed", "held_s", "hits", "in_flight", "p99_s", "reported", "sent_s", "worker_s")
+    __slots__ = ("answered", "computed", "hits", "in_flight", "p99_s", "reported", "sent_s", "worker_s")
 
     def __init__(self, reported: Reported | None = None) -> None:
         self.reported = reported  # by itself; None: it has sent no numbers in this second
         self.answered = 0
         self.hits = 0  # answered from its cache
         self.computed = 0
-        self.held_s = 0.0  # before it was sent to this worker
-        self.sent_s = 0.0  # from there to the answer
+        self.sent_s = 0.0  # from sending to the answer
         self.worker_s = 0.0  # of that, by the worker's own clock
         self.in_flight = 0  # at the end
         self.p99_s: float | None = None  # of what it computes, of late; None if it has computed nothing, or too little
 
-    def add(
-        self, now: tuple[int, int, int, float, float, float], before: tuple[int, int, int, float, float, float]
-    ) -> None:
+    def add(self, now: tuple[int, int, int, float, float], before: tuple[int, int, int, float, float]) -> None:
         """What a route has counted until now and until the second before."""
         self.answered += max(0, now[0] - before[0])
         self.hits += max(0, now[1] - before[1])
         self.computed += max(0, now[2] - before[2])
-        self.held_s += max(0.0, now[3] - before[3])
-        self.sent_s += max(0.0, now[4] - before[4])
-        self.worker_s += max(0.0, now[5] - before[5])
+        self.sent_s += max(0.0, now[3] - before[3])
+        self.worker_s += max(0.0, now[4] - before[4])
 
 
 class Second:
@@ -67,7 +63,6 @@ class Second:
         from gateway_app.history import hit_rate
 
         p50, p95, p99 = bucket_quantiles_ms([self.latency], 0.5, 0.95, 0.99)
-        split = split_ms(self.workers.values())
         return {
             "t": self.at,
             "rate": round(self.requests / self.took_s, 1),
@@ -76,9 +71,7 @@ class Second:
             "p99": p99,
             "errors": round(self.errors / self.took_s, 1),
             "hit_rate": hit_rate([self]),
-            "queue": split["queue"] if split else None,
-            "compute": split["compute"] if split else None,
-            "network": split["network"] if split else None,
+            **split_ms(self.workers.values()),
             "workers": {
                 name: {
                     "rate": round(each.answered / self.took_s, 1),
@@ -95,29 +88,24 @@ class Second:
         return orjson.dumps(self.point())
 
 
-def split_ms(seconds: Iterable[WorkerSecond]) -> dict[str, float | None] | None:
-    """Where the time of computed requests went, as means in ms; None if none was computed.
+def split_ms(seconds: Iterable[WorkerSecond]) -> dict[str, float | None]:
+    """Where the time of computed requests went, as means in ms; None where nothing is known.
 
-    gateway: until it was sent to the worker that answered. network: from there to the answer, without what the worker
-    had it, by the worker's clock. queue and compute are what the workers report, of the requests of all gateways; None
-    until they have.
+    network: from sending it to the answer, without what the worker had it, by the worker's clock. queue and compute are
+    what the workers report, of the requests of all gateways.
     """
     computed = counted = 0
-    held_s = sent_s = worker_s = queue_s = compute_s = 0.0
+    sent_s = worker_s = queue_s = compute_s = 0.0
     for each in seconds:
         if each.computed:
             computed += each.computed
-            held_s += each.held_s
             sent_s += each.sent_s
             worker_s += each.worker_s
         if each.reported is not None and each.reported.computed:
             counted += each.reported.computed
             queue_s += each.reported.queue_s
             compute_s += each.reported.compute_s
-    if not computed:
-        return None
     return {
-        "gateway": _mean_ms(held_s, computed),
         "network": _mean_ms(max(0.0, sent_s - worker_s), computed),
         "queue": _mean_ms(queue_s, counted),
         "compute": _mean_ms(compute_s, counted),

@@ -35,7 +35,9 @@ class WorkerNow:
         row = self.row
         if not row.enabled or row.draining or row.isolated:
             return False
-        return self.connected is None or (self.connected and State.CLOSED in self.states)
+        if self.connected is None and not self.states:
+            return True
+        return self.connected is not False and State.CLOSED in self.states
 
     @property
     def may_answer(self) -> bool:
@@ -74,7 +76,7 @@ class Situation:
         row = copy(worker.row)
         for field, value in values.items():
             setattr(row, field, value)
-        states = worker.states if values else tuple(State.OPEN for _ in worker.states)
+        states = worker.states if values else (State.OPEN,)
         return replace(self, workers={**self.workers, name: replace(worker, row=row, states=states)})
 
     def table(self, members: frozenset[str]) -> Table | None:

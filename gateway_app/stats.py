@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from itertools import islice
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway_app.canarycompare import compare
 from gateway_app.events import Event
-from gateway_app.history import error_percent, hit_rate
+from gateway_app.history import RECENT_S, error_percent, hit_rate
 from gateway_app.hottest import hottest
 from gateway_app.modelstats import model_rows
-from gateway_app.seconds import split_ms
+from gateway_app.seconds import Second, split_ms
 from gateway_app.workerstats import breaker_rows, is_well, key_shares, no_model_wanted, worker_rows
 from inference_site import lifecycle
+from inference_site.lib.trace import text_of
 from inference_site.lib.window import quantiles_ms
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 # Of the events, how many are shown.
 EVENTS = 50
+# Of the newest traces, so many are looked at.
+SAMPLE = 50
 TIMEOUT_S = 5.0
 
 T = TypeVar("T")
@@ -124,5 +129,20 @@ def _totals(gateway: Gateway) -> dict[str, Any]:
         "processes_current": 1 + sum(link.revision == revision for link in connected),
         "hit_rate": hit_rate(recent),
         "error_percent": error_percent(recent),
-        "split_ms": split_ms(worker for second in recent for worker in second.workers.values()),
+        "split_ms": _split_ms(gateway, recent),
     }
+
+
+def _split_ms(gateway: Gateway, seconds: Sequence[Second]) -> dict[str, float | None] | None:
+    """As of the workers; the gateway's own part, with waiting for another attempt, is the mean of a sample."""
+    since = text_of(datetime.now(UTC) - timedelta(seconds=RECENT_S))
+    sample = [
+        trace.parts_ms.gateway + trace.parts_ms.waiting
+        for trace in gateway.traces.newest(SAMPLE)
+        if trace.kept == "sampled" and trace.cache == "miss" and trace.at >= since
+    ]
+    split = {
+        "gateway": round(fmean(sample), 3) if sample else None,
+        **split_ms(worker for second in seconds for worker in second.workers.values()),
+    }
+    return split if any(part is not None for part in split.values()) else None

@@ -7,6 +7,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -76,6 +77,10 @@ class TraceLog:
         """Ends a second."""
         self._left = dict(PER_SECOND)
         self._rate.roll(self.sampled)
+
+    def newest(self, count: int) -> list[Trace]:
+        """So many, the newest first."""
+        return list(islice(reversed(self._kept), count))
 
     def recent(self) -> list[dict[str, Any]]:
         """What is kept, the newest first."""

@@ -10,11 +10,11 @@ from django.urls import reverse
 
 from gateway_app.models import Tuning
 from gateway_app.modelstates import model_states
-from gateway_app.recordedadmin import RecordedAdmin
+from gateway_app.previewedadmin import PreviewedAdmin
 from inference_site.lib.catalog import State
 
 
-class TuningAdmin(RecordedAdmin):
+class TuningAdmin(PreviewedAdmin):
     """The one row of settings: its list leads straight to its form."""
 
     save_on_top = True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import orjson
+import msgspec
 from django.http import HttpResponse
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -16,9 +14,6 @@ from gateway_app.serializers import StatsSerializer
 from gateway_app.stats import gateway_health, gateway_stats, on_loop
 from inference_site import lifecycle
 from inference_site.api import InferView, JsonUnlessBrowser
-
-if TYPE_CHECKING:
-    from gateway_app.gateway import Gateway
 
 __all__ = ["HealthView", "HistoryView", "InferView", "StatsView", "TracesView"]
 
@@ -54,7 +49,9 @@ class TracesView(APIView):
 
     def get(self, request: Request) -> HttpResponse:
         """The newest 100, newest first."""
-        return HttpResponse(on_loop(_traces), content_type="application/json")
+        rate, newest = on_loop(lambda gateway: (gateway.traces.sampled_per_s, gateway.traces.newest(TRACES)))
+        body = msgspec.json.encode({"sampled_per_s": rate, "traces": newest})
+        return HttpResponse(body, content_type="application/json")
 
 
 class HealthView(APIView):
@@ -66,8 +63,3 @@ class HealthView(APIView):
         """The gateway's state in one look."""
         health = gateway_health()
         return Response(health, status=200 if health["healthy"] else 503)
-
-
-def _traces(gateway: Gateway) -> bytes:
-    log = gateway.traces
-    return orjson.dumps({"sampled_per_s": log.sampled_per_s, "traces": log.recent()[:TRACES]})

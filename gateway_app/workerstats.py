@@ -147,7 +147,7 @@ def _recent(seconds: list[Second], name: str) -> dict[str, Any]:
     return {
         "requests_per_s": round(answered / took_s, 1) if took_s else 0.0,
         "recent_hit_rate": _hit_rate(mine),
-        "split_ms": {part: split[part] for part in ("network", "queue", "compute")} if split is not None else None,
+        "split_ms": split if any(part is not None for part in split.values()) else None,
     }
 
 

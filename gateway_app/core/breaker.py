@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway_app.core.outcomes import Kind, OutcomeLog
+from gateway_app.core.outcomes import Kind, OutcomeLog, Record
 
 # The longest that repeated failures keep a breaker open, unless it is set to longer from the first.
 MAX_OPEN_S = 300.0
@@ -151,19 +151,29 @@ class Breaker:
         elif permit:
             self._late += count
 
-    def failure(self, permit: int, reason: str, cause: Cause = Cause.FAILURES) -> None:
-        """The worker failed a request; `reason` is kept as the last error, `cause` as for `count_failure`."""
+    def failure(self, permit: int, reason: str, cause: Cause = Cause.FAILURES, count: int = 1) -> None:
+        """The worker failed a request; `reason` is kept as the last error, `cause` as for `count_failure`, `count` as
+        for `success`."""
         self.last_error = reason
         if permit == self._period:
             self._note(Kind.FAILURE, cause, reason)
-            self._calls += 1
-            self._failed += 1
+            self._calls += count
+            self._failed += count
+            self.failures += count - 1
             self._count(reason, cause)
         elif self._returned(permit):
             self._note(Kind.PROBE_FAILURE, cause, reason)
             self._change(State.OPEN, Cause.PROBE, f"a probe failed: {reason}")
         elif permit:
             self._note(Kind.LATE_FAILURE, cause, reason)
+
+    def several(self, permit: int, ok: int, failed: int, reason: str) -> None:
+        """What became of many requests at once, for replays: of those that failed, no two came in a row."""
+        if permit == self._period:
+            self._calls += ok + failed
+            self._failed += failed
+            self.failures = 0
+            self._count(reason, Cause.FAILURES)
 
     def release(self, permit: int) -> None:
         """Neither: the client left, or the worker said that it is full or draining."""
@@ -238,6 +248,13 @@ class Breaker:
         for _ in range(min(RATE_S, seconds)):
             self._past.append((self._calls, self._failed))
             self._calls = self._failed = self._noted = 0
+
+    def record(self) -> Record | None:
+        """What it has been told in the last hour, if that is kept."""
+        if self.outcomes is None:
+            return None
+        self._note_late()
+        return self.outcomes.record(self._clock(), self._calls - self._failed - self._noted)
 
     def retry_after(self) -> float | None:
         """Seconds until this breaker admits a probe; None if it is not open, or held open by an operator."""

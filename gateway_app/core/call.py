@@ -158,7 +158,6 @@ class Route:
         "connected",
         "draining",
         "failures",
-        "held_s",
         "hits",
         "in_flight",
         "instance",
@@ -203,10 +202,8 @@ class Route:
         self.requests = 0
         self.failures = 0
         self.hits = 0  # answers from the worker's cache
-        # Answers that were computed: how many, and how long these took until they were sent, from there to the answer,
-        # and by the worker's own clock.
+        # Answers that were computed: how many, how long these took from here, and by the worker's own clock.
         self.computed = 0
-        self.held_s = 0.0
         self.sent_s = 0.0
         self.worker_s = 0.0
 

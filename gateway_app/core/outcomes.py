@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 KEPT_S = 3600.0
-# The oldest outcomes are forgotten beyond this many, so that a worker that keeps failing takes some MB at the most.
+# So many outcomes are kept one by one at a time, and so many a second in the long run; beyond that, failures of one
+# second are kept as one, so that a worker that keeps failing takes some MB, and the log still reaches back.
+BURST, PER_S = 1_000.0, 4.0
 MAX_OUTCOMES = 20_000
 # Nothing but successes is kept as one outcome for this long, and what is repeated while a breaker is open.
 MERGED_S, REPEATED_S = 300.0, 60.0
@@ -18,6 +22,7 @@ class Kind(StrEnum):
 
     SECOND = "a second of its window has passed"
     FAILURE = "failure"
+    FAILURES = "failures among successes"
     COUNTED = "a failure that no request saw"
     CONTRADICTED = "a released answer was wrong"
     PROBE_SUCCESS = "a probe succeeded"
@@ -38,10 +43,12 @@ _REPEATABLE = frozenset((Kind.FAILURE, Kind.COUNTED, Kind.LATE_FAILURE))
 STATES = frozenset((Kind.CLOSED, Kind.OPEN, Kind.HALF_OPEN))
 
 
-class Outcome(NamedTuple):
+@dataclass(slots=True)
+class Outcome:
     """First `rolls` seconds of the breaker's window passed, then `ok` requests succeeded, then this, `times` times.
 
-    All of it between `since` and `at`, on the breaker's clock. `alone`: the breaker was not allowed to open.
+    All of it between `since` and `at`, on the breaker's clock. `alone`: the breaker was not allowed to open. Of
+    FAILURES `run` came in a row at the most, and `among` is how many requests between them succeeded.
     """
 
     at: float
@@ -53,6 +60,8 @@ class Outcome(NamedTuple):
     alone: bool = False
     cause: str = ""
     reason: str = ""
+    run: int = 0
+    among: int = 0
 
 
 class Record(NamedTuple):
@@ -72,7 +81,7 @@ class OutcomeLog:
     others are merged. Times are seconds of the breaker's clock.
     """
 
-    __slots__ = ("_began", "_outcomes", "_quiet", "_rolls", "_since", "_start", "_state", "_window")
+    __slots__ = ("_began", "_outcomes", "_quiet", "_rolls", "_run", "_since", "_spare", "_start", "_state", "_window")
 
     def __init__(self, now: float, window: int) -> None:
         """window: how many seconds an error rate is judged over."""
@@ -80,6 +89,8 @@ class OutcomeLog:
         self._outcomes: deque[Outcome] = deque()
         self._quiet: deque[Outcome] = deque()  # the newest seconds, since when there was nothing else
         self._rolls = 0  # seconds without anything since the last outcome
+        self._spare = BURST  # outcomes that may be kept one by one
+        self._run = 0  # failures in a row
         self._since = self._began = now
         self._state = self._start = Kind.CLOSED
 
@@ -88,15 +99,20 @@ class OutcomeLog:
         if ok:
             self._quiet.append(Outcome(now, self._since, self._rolls, ok, Kind.SECOND))
             self._rolls = seconds - 1
+            self._run = 0
             if len(self._quiet) > self._window:
                 self._merge(self._quiet.popleft())
         else:
             self._rolls += seconds
         self._since = now
+        self._spare = min(self._spare + seconds * PER_S, BURST)
 
     def add(self, kind: Kind, now: float, ok: int, alone: bool, cause: str, reason: str, times: int = 1) -> None:
         """The breaker is told something, and before it of `ok` successes more."""
-        if not self._repeats(kind, now, ok, alone, cause, reason):
+        self._run = 1 if ok else self._run + 1
+        if not self._repeats(kind, now, ok, alone, cause, reason) and not self._joins(kind, now, ok, alone):
+            if kind is Kind.FAILURE:
+                self._spare -= 1
             self._outcomes.extend(self._quiet)
             self._quiet.clear()
             outcome = Outcome(now, self._since, min(self._rolls, self._window), ok, kind, times, alone, cause, reason)
@@ -106,27 +122,47 @@ class OutcomeLog:
         self._since, self._rolls = now, 0
         self._forget(now)
 
-    def record(self, now: float) -> Record:
-        """What is known of the last hour."""
+    def record(self, now: float, ok: int) -> Record:
+        """What is known of the last hour; `ok`: successes that it was not told of yet."""
         self._forget(now)
-        return Record((*self._outcomes, *self._quiet), self._began, now, self._start)
+        outcomes = [*self._outcomes, *self._quiet]
+        if self._outcomes:  # this one may grow
+            outcomes[len(self._outcomes) - 1] = copy(self._outcomes[-1])
+        if ok:
+            outcomes.append(Outcome(now, self._since, self._rolls, ok, Kind.SECOND))
+        return Record(tuple(outcomes), self._began, now, self._start)
 
     def _repeats(self, kind: Kind, now: float, ok: int, alone: bool, cause: str, reason: str) -> bool:
         """Adds it to the last outcome if that is the same; while the breaker is not closed, seconds between them do
         not matter."""
         last = self._outcomes[-1] if self._outcomes and not self._quiet and kind in _REPEATABLE and not ok else None
-        if last is None or (kind, alone, cause, reason) != (last.kind, last.alone, last.cause, last.reason):
+        if last is None or kind is not last.kind or reason != last.reason or cause != last.cause:
             return False
-        if now - last.since > REPEATED_S or (self._rolls and self._state is Kind.CLOSED):
+        if alone != last.alone or now - last.since > REPEATED_S or (self._rolls and self._state is Kind.CLOSED):
             return False
-        self._outcomes[-1] = last._replace(at=now, times=last.times + 1)
+        last.at = now
+        last.times += 1
+        return True
+
+    def _joins(self, kind: Kind, now: float, ok: int, alone: bool) -> bool:
+        """Adds a failure to those of the same second if there are too many to keep each."""
+        last = self._outcomes[-1] if self._outcomes and kind is Kind.FAILURE and self._spare < 1 else None
+        if last is None or self._quiet or self._rolls or last.kind not in (kind, Kind.FAILURES):
+            return False
+        if last.kind is kind:
+            last.kind, last.run = Kind.FAILURES, last.times
+        last.at, last.alone = now, alone
+        last.times += 1
+        last.run = max(last.run, min(self._run, last.times))
+        last.among += ok
         return True
 
     def _merge(self, second: Outcome) -> None:
         """Keeps a second that is long enough before whatever comes next."""
         last = self._outcomes[-1] if self._outcomes else None
         if last is not None and last.kind is Kind.SECOND and second.at - last.since <= MERGED_S:
-            self._outcomes[-1] = last._replace(at=second.at, ok=last.ok + second.ok)
+            last.at = second.at
+            last.ok += second.ok
         else:
             self._outcomes.append(second)
         self._forget(second.at)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway_app.core.breaker import Breaker, BreakerConfig, Cause, State
 from gateway_app.core.outcomes import STATES, Kind, Outcome, Record
+
+# However many failures came at a time, they are told in so many steps.
+STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +86,26 @@ class _Replay:
     def _replay(self, outcome: Outcome) -> None:
         kind, breaker = outcome.kind, self.breaker
         cause, reason = Cause(outcome.cause), outcome.reason
-        for number in range(1, outcome.times + 1):
-            if kind is Kind.LATE_SUCCESS:
-                break
-            self._advance(outcome.since + (outcome.at - outcome.since) * number / outcome.times)
-            match kind:
-                case Kind.FAILURE | Kind.PROBE_FAILURE:
-                    self._fail(reason, cause)
-                case Kind.LATE_FAILURE if self._still_counts():
-                    self._fail(reason, cause)
-                case Kind.PROBE_SUCCESS:
-                    self._request(1)
-                case Kind.COUNTED:
+        match kind:
+            case Kind.FAILURE | Kind.PROBE_FAILURE:
+                self._fail(outcome, outcome.times)
+            case Kind.FAILURES:
+                self._fail(outcome, outcome.run)
+                self._mix(outcome, outcome.among, outcome.times - outcome.run)
+            case Kind.LATE_FAILURE if self._still_counts():
+                self._fail(outcome, outcome.times)
+            case Kind.COUNTED:
+                for at in self._spread(outcome, outcome.times):
+                    self._advance(at)
                     breaker.count_failure(reason, cause)
-                case Kind.CONTRADICTED:
-                    breaker.contradicted(reason)
         self._advance(outcome.at)
         match kind:
+            case Kind.PROBE_SUCCESS:
+                self._succeeded(1)
             case Kind.LATE_SUCCESS if self._still_counts():
-                self._request(outcome.times)
+                self._succeeded(outcome.times)
+            case Kind.CONTRADICTED:
+                breaker.contradicted(reason)
             case Kind.SECOND:
                 breaker.roll(1)
             case Kind.TRIP:
@@ -114,39 +119,71 @@ class _Replay:
         if kind in STATES:
             self.real, self.real_since = kind, outcome.at
 
+    def _fail(self, outcome: Outcome, times: int) -> None:
+        """So many failures in a row."""
+        steps = min(times, STEPS)
+        for step, at in enumerate(self._spread(outcome, steps)):
+            self._advance(at)
+            self._failed(outcome, times * (step + 1) // steps - times * step // steps)
+
+    def _mix(self, outcome: Outcome, ok: int, failed: int) -> None:
+        """So many successes and failures, evenly mixed."""
+        for step, at in enumerate(self._spread(outcome, STEPS)):
+            self._advance(at)
+            passed, broken = (times * (step + 1) // STEPS - times * step // STEPS for times in (ok, failed))
+            if self.breaker.state is State.CLOSED and broken:
+                self.requests += passed + broken
+                self.failures += broken
+                self.breaker.several(self.breaker.acquire() or 0, passed, broken, outcome.reason)
+            else:
+                self._failed(outcome, broken)
+                self._succeeded(passed)
+
+    def _failed(self, outcome: Outcome, count: int) -> None:
+        """So many failures at one moment."""
+        self.requests += count
+        self.failures += count
+        while count:
+            told = 1 if self.breaker.state is State.HALF_OPEN else count
+            permit = self.breaker.acquire()
+            if permit is None:
+                self.kept_away += told
+            else:
+                self.breaker.failure(permit, outcome.reason, Cause(outcome.cause), told)
+            count -= told
+
+    def _succeeded(self, count: int) -> None:
+        """So many successes at one moment."""
+        self.requests += count
+        while count:
+            told = 1 if self.breaker.state is State.HALF_OPEN else count
+            permit = self.breaker.acquire()
+            if permit is None:
+                self.kept_away += told
+            else:
+                self.breaker.success(permit, told)
+            count -= told
+
+    @staticmethod
+    def _spread(outcome: Outcome, times: int) -> Iterator[float]:
+        """So many moments of an outcome's time, the last one its end."""
+        return (outcome.since + (outcome.at - outcome.since) * number / times for number in range(1, times + 1))
+
     def _succeed(self, outcome: Outcome) -> None:
         """The successes before an outcome, spread evenly over its time."""
         done, step_s = 0, (outcome.at - outcome.since) / outcome.ok
         while done < outcome.ok:
             self._advance(outcome.since + step_s * (done + 1))
-            count = 1
+            count = 1  # a probe
             if self.breaker.state is State.CLOSED:
                 count = outcome.ok - done
             elif self.breaker.state is State.OPEN:
                 left_s = self.breaker.retry_after()
                 gone = outcome.ok if left_s is None or not step_s else math.ceil(left_s / step_s)
                 count = max(1, min(gone, outcome.ok - done))
-            self._request(count)
+            self._succeeded(count)
             done += count
         self._advance(outcome.at)
-
-    def _request(self, count: int) -> None:
-        """So many requests that succeeded, and no more than one if they are probes."""
-        self.requests += count
-        permit = self.breaker.acquire()
-        if permit is None:
-            self.kept_away += count
-        else:
-            self.breaker.success(permit, count)
-
-    def _fail(self, reason: str, cause: Cause) -> None:
-        self.requests += 1
-        self.failures += 1
-        permit = self.breaker.acquire()
-        if permit is None:
-            self.kept_away += 1
-        else:
-            self.breaker.failure(permit, reason, cause)
 
     def _still_counts(self) -> bool:
         """Whether a request from before the last change of the real breaker is one of this breaker's present period."""

@@ -130,7 +130,6 @@ class Router:
                 took_s = self._clock() - call.sent_at
                 route.pace.add(took_s)
                 route.computed += 1
-                route.held_s += call.sent_at - call.began
                 route.sent_s += took_s
                 route.worker_s += time_us / 1e6
             elif cache == _HIT:

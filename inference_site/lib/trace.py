@@ -116,8 +116,13 @@ def new_id() -> str:
 
 
 def now_text() -> str:
-    """Now, for people: UTC to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Now, for people."""
+    return text_of(datetime.now(UTC))
+
+
+def text_of(moment: datetime) -> str:
+    """A moment in UTC to the millisecond; later ones sort after earlier ones."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _cut(value: object, longest: int) -> object:

@@ -195,7 +195,7 @@ def test_to_load_again_is_an_order_and_to_unload_again_is_none(ada):
 def test_a_model_without_settings_is_unloaded_by_its_button(ada, says):
     says.append(version("digits", "1", ("worker_1", "READY", "")))
     page = ada.post(reverse("admin:modelrecord_operate"), {"target": "digits", "action": "unload"})
-    assert "Clients get 404 for digits until it is loaded again." in page.content.decode()
+    assert "Clients get 404 for digits (version 1) until it is loaded again." in page.content.decode()
     assert not ModelRecord.objects.exists()
     assert "Done: digits: ordered to unload." in sentences(confirm(ada, page))
     assert ModelRecord.objects.get().settings == ModelSettings(loaded=False, order=1)

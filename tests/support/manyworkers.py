@@ -1,4 +1,4 @@
-"""A gateway with any number of workers that exist in its books alone: for sizes, costs and figures, without a network."""
+"""A gateway whose workers exist in its books alone: for sizes, costs and figures, without a network."""
 
 import copy
 import time
@@ -83,7 +83,9 @@ def gateway_of(workers: int) -> tuple[Gateway, dict[str, BookLink]]:
     gateway.links.update(cast(dict[str, WorkerLink], links))
     lineup = gateway.lineup
     lineup.configure(Rules(gateway.table, hot_cache=True))
-    digits = ModelInfo(number=1, name="digits", version="1", state=State.READY, digest="4be1", cached=True, current=True)
+    digits = ModelInfo(
+        number=1, name="digits", version="1", state=State.READY, digest="4be1", cached=True, current=True
+    )
     for name in names:
         lineup.show(name, name)
         lineup.catalog.announce(name, Models(revision=REVISION, default="digits", models=(copy.copy(digits),)))

@@ -65,24 +65,26 @@
     }
   }
 
+  // The text as it is, for its key depends on each character of the input; only what a request has to have is added.
+  function requestOf(text) {
+    const fields = JSON.parse(text);
+    return "request_id" in fields ? text : text.replace("{", '{"request_id": "dashboard", ');
+  }
+
   // A real request, which asks for its explanation in the answer's head.
-  async function explain() {
-    let body = input.value;
-    try {
-      body = JSON.stringify({ request_id: "dashboard", ...JSON.parse(body) });
-    } catch {
-      // sent as it is: the gateway says what is wrong with it
-    }
+  async function explain(text) {
+    const body = requestOf(text);
     run.disabled = true;
     const headers = { "Content-Type": "application/json", "X-Explain": "1" };
-    const [response, text] = await Panels.ask("infer", { method: "POST", headers, body, signal: AbortSignal.timeout(60_000) })
+    const [response, problem] = await Panels.ask("infer", { method: "POST", headers, body, signal: AbortSignal.timeout(60_000) })
       .then((done) => [done.response, ""])
       .catch((error) => [error.response, error.message]);
     run.disabled = false;
     const header = response && response.headers.get("X-Explain");
     byId("where-trace").hidden = !header;
     if (header) byId("where-trace").replaceChildren(TracePanel.details(JSON.parse(header)));
-    failed(text);
+    if (header) byId("where-trace").scrollIntoView({ block: "nearest" });
+    failed(problem);
   }
 
   form.addEventListener("submit", (event) => {
@@ -92,7 +94,7 @@
   });
   run.addEventListener("click", async () => {
     await ask(input.value);
-    if (found) await explain();
+    if (found) await explain(found.body);
   });
   input.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();

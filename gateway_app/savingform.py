@@ -1,0 +1,118 @@
+"""What a form of the configuration asks beside its values: why, and whether the change is to be guarded."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib.admin.widgets import AdminTextInputWidget
+
+from gateway_app.combinations import new_conflicts
+from gateway_app.guards import Wish
+from gateway_app.models import ModelRecord, Tuning
+from gateway_app.numberfields import Number
+from gateway_app.recordedadmin import COMMENT_LENGTH
+from gateway_app.validators import between
+
+if TYPE_CHECKING:
+    ModelForm = forms.ModelForm[Any]
+else:  # takes no type parameter when the program runs
+    ModelForm = forms.ModelForm
+
+SAVING = ("comment", "guard", "guard_error_points", "guard_p99_factor", "guard_minutes")
+FIELDSET = (
+    "When it is saved",
+    {
+        "fields": ("comment", "guard", ("guard_error_points", "guard_p99_factor", "guard_minutes")),
+        "description": "Each change can be seen, compared and taken back under Revisions.",
+    },
+)
+_DEFAULT = Wish()
+
+
+class SavingForm(forms.Form):
+    """A comment, and a guard."""
+
+    comment = forms.CharField(
+        required=False,
+        max_length=COMMENT_LENGTH,
+        widget=AdminTextInputWidget(),
+        help_text="Why, for whoever reads the history: up to 1,000 characters.",
+    )
+    guard = forms.BooleanField(
+        label="take it back by itself if it does harm",
+        required=False,
+        help_text="On: when errors or the p99 latency exceed what is said below, the configuration of now comes back.",
+    )
+    guard_error_points = Number(
+        label="errors up by (percentage points)",
+        required=False,
+        initial=_DEFAULT.error_points,
+        validators=between(0.01, 100, "percentage points"),
+        help_text="More errors than now, 0.01 to 100: 1 means from 0.2 % to 1.2 % of all requests.",
+    )
+    guard_p99_factor = Number(
+        label="p99 latency (times the present)",
+        required=False,
+        initial=_DEFAULT.p99_factor,
+        validators=between(1.1, 1000),
+        help_text="1.1 to 1,000, and at least 5 ms more than now.",
+    )
+    guard_minutes = Number(
+        label="within (minutes)",
+        required=False,
+        initial=_DEFAULT.minutes,
+        validators=between(0.2, 1440, "minutes"),
+        help_text="0.2 to 1,440. If nothing is worse by then, the change stays.",
+    )
+
+    def wish(self) -> Wish | None:
+        """The guard that is wanted; None if none is. For a form that is valid."""
+        data = self.cleaned_data
+        if not data.get("guard"):
+            return None
+        given = {name: data.get(f"guard_{name}") for name in ("error_points", "p99_factor", "minutes")}
+        return Wish(**{name: value for name, value in given.items() if value is not None})
+
+
+class RecordedForm(ModelForm, SavingForm):
+    """A form of rows that become a revision: what does not go together is refused, with both values and the fix."""
+
+    def is_valid(self) -> bool:
+        # Back from the preview, or without a change to it: the form is shown again with what was typed.
+        return super().is_valid() and "_edit" not in self.data
+
+    @cached_property
+    def changed_data(self) -> list[str]:
+        """Of the row's own fields."""
+        return [name for name in super().changed_data if name not in SAVING]
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if not self.errors:
+            self._refuse_conflicts()
+
+    def _refuse_conflicts(self) -> None:
+        row = self.instance
+        if isinstance(row, Tuning):
+            before = {"tuning": _values(Tuning.objects.filter(pk=row.pk).first() or Tuning()), "models": _models()}
+            after = {**before, "tuning": _values(row)}
+        elif isinstance(row, ModelRecord):
+            models = _models()
+            before = {"tuning": _values(Tuning.objects.filter(pk=Tuning.ONLY).first() or Tuning()), "models": models}
+            others = [each for each in models if each["name"] != row.name]
+            after = {**before, "models": [*others, _values(row)]}
+        else:
+            return
+        for conflict in new_conflicts(before, after):
+            named = conflict.own if isinstance(row, ModelRecord) else conflict.fields
+            self.add_error(next((name for name in named if name in self.fields), None), conflict.sentence)
+
+
+def _values(row: Tuning | ModelRecord) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.PAYLOAD}
+
+
+def _models() -> list[dict[str, Any]]:
+    return list(ModelRecord.objects.order_by("name").values(*ModelRecord.PAYLOAD))
