@@ -77,7 +77,8 @@ def test_what_is_wrong_is_said_the_worst_first_and_leads_there(browser: Browser,
         "worker_1: draining",
     ]
     targets = browser.evaluate(
-        "[...document.querySelectorAll('#verdict a')].map((link) => document.getElementById(link.hash.slice(1)).tagName)"
+        "[...document.querySelectorAll('#verdict a')]"
+        ".map((link) => document.getElementById(link.hash.slice(1)).tagName)"
     )
     assert targets == ["LI", "FIGURE", "LI", "SECTION", "LI"]
     assert browser.texts(".strip .trouble dt") == ["Errors", "Workers up", "Config"]

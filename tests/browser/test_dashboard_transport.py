@@ -1,4 +1,4 @@
-"""How the gateway's page gets its figures: pushed, polled while nothing is pushed, and told to be old when neither comes."""
+"""How the gateway's page gets its figures: pushed, or polled for; and what it says when neither brings any."""
 
 import copy
 
