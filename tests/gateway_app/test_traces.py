@@ -162,7 +162,7 @@ def test_earlier_attempts_are_waiting():
     (told,) = bench.explained()
     assert [each["outcome"] for each in told["attempts"]] == ["failed", "answered"]
     assert told["attempts"][0]["reason"] == "sick"
-    assert told["why"] == f"next in line: {told['owner']} was asked before"
+    assert told["why"] == f"next in line: {told['owner']}: it was asked before"
     assert (told["parts_ms"]["gateway"], told["parts_ms"]["waiting"]) == pytest.approx((1.0, 50.0))
     assert told["total_ms"] == pytest.approx(61.0)
     check_sum(told)
