@@ -63,7 +63,7 @@ class AdminSite:
         """What changes of the list would do: of each worker some fields."""
         path = "/admin/gateway_app/worker/"
         page = self._get(path)
-        values = {}
+        values: dict[str, object] = {}
         for name, fields in changes.items():
             row = page[: page.index(f">{name}</a>")].count('class="action-select"') - 1
             values |= {f"form-{row}-{field}": value for field, value in fields.items()}
