@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from xxhash import xxh3_64_intdigest
 
-from bench import protocol, zipf
+from bench import dashboards, protocol, zipf
 from bench.yardstick import BenchError, compare, nginx, resident_mb, tool, write_load, wrk
 from bench.zipf_cluster import tune
 from gateway_app.core.table import Table
@@ -30,6 +30,7 @@ from tests.support.cluster import Cluster
 from tests.support.onnx_models import mlp
 
 Row = tuple[str, str]
+KILLS = 20  # of workers that are watched
 
 
 def throughput(directory: Path, model: Path, pairs: int, seconds: int, requests: int) -> list[Row]:
@@ -133,6 +134,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000_000, help="for the memory (default: %(default)s)")
     parser.add_argument("--simulated", type=int, default=300_000, help="requests of each system (default: %(default)s)")
     parser.add_argument("--without-protocol", action="store_true", help="leaves out what bench/protocol.py measures")
+    parser.add_argument(
+        "--without-dashboards", action="store_true", help="leaves out what bench/dashboards.py measures"
+    )
     options = parser.parse_args()
     for needed in ("wrk", "nginx"):
         tool(needed)
@@ -144,6 +148,8 @@ def main() -> None:
         rows += balance() + batches(directory, options.seconds)
         if not options.without_protocol:
             rows += protocol.rows(directory, options.pairs, options.seconds)
+        if not options.without_dashboards:
+            rows += dashboards.rows(directory, options.pairs, options.seconds, KILLS)
         print("| measured | result |\n|---|---|")
         for label, result in rows:
             print(f"| {label} | {result} |")

@@ -96,19 +96,19 @@ def _simulate(
     number = 0
     while number < len(arrivals) or len(batcher):
         arrival = arrivals[number] if number < len(arrivals) else math.inf
-        free = len(ends) < sessions
-        due_in = batcher.due_in() if free else None
+        end = ends[0] if ends else math.inf
+        due_in = batcher.due_in() if len(ends) < sessions else None
         due = math.inf if due_in is None else clock.now + due_in + (_AFTER_S if due_in else 0.0)
-        if arrival <= due and (free or arrival <= ends[0]):
+        if end <= arrival and end <= due:
+            clock.now = heapq.heappop(ends)
+        elif arrival <= due:
             clock.now = arrival
             batcher.put(number)
             number += 1
-        elif ends and ends[0] <= due:
-            clock.now = heapq.heappop(ends)
         else:
             clock.now = due
             batch = batcher.take()
-            end = due + fixed_s + each_s * len(batch)
+            end = clock.now + fixed_s + each_s * len(batch)
             heapq.heappush(ends, end)
             sizes.append(len(batch))
             for item in batch:

@@ -25,6 +25,7 @@ def test_the_benchmark_prints_its_table(require_tool: Callable[[str], str]):
         "--simulated",
         "1000",
         "--without-protocol",
+        "--without-dashboards",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=380, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,3 +58,13 @@ def test_each_part_of_the_protocol_is_measured(require_tool: Callable[[str], str
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"| {row}" in done.stdout
+
+
+def test_dashboards_are_measured(require_tool: Callable[[str], str]):
+    for tool in ("wrk", "nginx"):
+        require_tool(tool)
+    command = [sys.executable, "bench/dashboards.py", "--pairs", "1", "--seconds", "1", "--kills", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for row in ("weight of the dashboard", "10 open dashboards", "CPU a second", "a worker is killed"):
+        assert f"| {row}" in done.stdout
