@@ -45,7 +45,7 @@ def start(
         _check_tuning(canary.tuning, payload)
         pinned = _pin(canary, stable) if model else ""
         canary.save()
-    return f"{worker} tries {tried(_row(canary))}.{pinned}"
+    return f"Now tried on {worker}: {tried(_row(canary))}.{pinned}"
 
 
 def promote(author: str = "", comment: str = "") -> str:
@@ -75,7 +75,7 @@ def abort(author: str = "", comment: str = "") -> str:
     with recorded(author=author, note="canary aborted", comment=comment):
         payload_of_rows()
         canary = _present()
-        said = f"{canary.worker} does again what all others do; it has tried {tried(_row(canary))}."
+        said = f"No longer tried on {canary.worker}: {tried(_row(canary))}."
         if canary.model and (row := ModelRecord.objects.filter(name=canary.model).first()) and row.versions:
             said += (
                 f" Versions of {canary.model} stay {row.versions}, so that no worker loads {canary.version} by itself:"

@@ -77,7 +77,7 @@ def compare(gateway: Gateway) -> dict[str, Any] | None:
         "state": "idle" if idle else "in force",
         "requests": watch.canary.answered,
         "needed": NEEDED,
-        "compare": [each.row for each in found],
+        "compare": [each.row for each in found if each.canary is not None or each.others is not None],
         "verdict": idle or verdict(found, count, watch.canary.failed),
     }
 

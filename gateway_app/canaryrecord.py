@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
@@ -74,6 +75,8 @@ def clean_tuning(values: object) -> dict[str, Any]:
         if isinstance(value, bool) is not (name == "batch_eager"):
             kind = "true or false" if name == "batch_eager" else "a number"
             raise ValidationError({"tuning": f"{field.verbose_name}: {value!r} is not {kind}."})
+        if isinstance(value, float) and not isfinite(value):  # passes every comparison, so also the validators
+            raise ValidationError({"tuning": f"{field.verbose_name}: {value} is no finite number."})
         try:
             found[name] = field.clean(value, None)
         except ValidationError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from channels.generic.websocket import AsyncWebsocketConsumer
-from channels.security.websocket import AllowedHostsOriginValidator
+from channels.security.websocket import AllowedHostsOriginValidator, WebsocketDenier
 
 from gateway_app.live import Client
 from inference_site import lifecycle
@@ -71,6 +72,15 @@ async def live(scope: Any, receive: Any, send: Any) -> None:
     """The application: for pages of this site, and for programs."""
     application = LiveConsumer.as_asgi()
     # A browser always says which page connects. Who says nothing is a program, which may read /stats as well.
-    if any(name == b"origin" for name, _ in scope["headers"]):
-        application = AllowedHostsOriginValidator(application)
+    origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+    if origins:
+        well_formed = all(map(_is_url, origins))
+        application = AllowedHostsOriginValidator(application) if well_formed else WebsocketDenier.as_asgi()
     await application(scope, receive, send)
+
+
+def _is_url(text: str) -> bool:
+    """Whether it can be read as one at all: Channels' check would fail on others."""
+    with suppress(ValueError):
+        return urlsplit(text).port != 0
+    return False

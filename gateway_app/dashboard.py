@@ -24,6 +24,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "models_admin_url": reverse("admin:gateway_app_modelrecord_changelist"),
         "upload_url": reverse("admin:model_upload"),
         "events_admin_url": reverse("admin:gateway_app_event_changelist"),
+        "canary_admin_url": reverse("admin:gateway_app_canary_changelist"),
         "add_worker_url": reverse("admin:gateway_app_worker_add"),
         "user_facts": _rights(request),
     }

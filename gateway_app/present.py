@@ -24,7 +24,7 @@ class ModelOnWorker:
     """One version of a model as a worker has measured it. A batch of n takes `fixed_s` + n * `each_s`.
 
     `arrivals` has the requests that it computed in each of the last seconds. `max_size` (rows per batch) and `wait_s`
-    are as they are in force.
+    are as they are in force; that is 0 if a batch starts when the model is free.
     """
 
     worker: str

@@ -107,7 +107,7 @@ class PreviewedAdmin(RecordedAdmin):
             "sent": [
                 (name, value) for name, values in sent.lists() if name not in (*SAVING, *_BUTTONS) for value in values
             ],
-            "may_edit": "action" not in sent,
+            "may_edit": not sent.get("action"),
         }
         return TemplateResponse(request, PREVIEW, context)
 

@@ -130,7 +130,11 @@ def _settings(model: ModelOnWorker, now: Payload, payload: Payload) -> _Settings
     own = _row(payload, model.name)
     if own.get("batch_size") is None and known["batch_size"] != model.max_size:
         size = model.max_size
-    if own.get("batch_wait_ms") is None and abs(known["batch_wait_ms"] / 1000 - model.wait_s) > 1e-6:
+    if (
+        own.get("batch_wait_ms") is None
+        and not known["batch_eager"]
+        and abs(known["batch_wait_ms"] / 1000 - model.wait_s) > 1e-6
+    ):
         wait_s = model.wait_s
     if own.get("batches") is False:
         size = 1

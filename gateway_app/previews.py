@@ -63,7 +63,7 @@ def preview(before: Payload, after: Payload) -> Preview:
         quiet,
         preview_batches(before, after, now, _growth(ring)) if now is not None else [],
         list(_effects(before, after, now)),
-        without_effect(after),
+        [each for each in without_effect(after) if each not in without_effect(before)],
         missing,
     )
 

@@ -32,22 +32,25 @@ class Reports:
     was started anew, counts from there on."""
 
     def __init__(self) -> None:
-        self._last: dict[WorkerLink, tuple[float, dict[Key, _Counts]]] = {}
+        self._last: dict[WorkerLink, tuple[float, dict[Key, _Counts] | None]] = {}  # None: it could not be read
 
     def take(self, link: WorkerLink) -> Reported | None:
         """What is new since the last call; None if the worker has said nothing since, or for the first time."""
         if link.stats is None:
             return None
-        at, before = self._last.get(link, (0.0, {}))
-        if link.stats_at == at:
+        last = self._last.get(link)
+        if last is not None and last[0] == link.stats_at:
             return None
+        now: dict[Key, _Counts] | None = None
         try:
             now = _counts(link.stats)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            logger.warning("%s sends numbers that can't be read: %s: %s", link.name, type(error).__name__, error)
-            now = {}
+            if last is None or last[1] is not None:  # said once
+                logger.warning("%s sends numbers that can't be read: %s: %s", link.name, type(error).__name__, error)
         self._last[link] = link.stats_at, now
-        return _difference(before, now, link.stats_at - at) if at else None
+        if last is None or last[1] is None or now is None:
+            return None
+        return _difference(last[1], now, link.stats_at - last[0])
 
     def keep(self, links: Iterable[WorkerLink]) -> None:
         """Forgets all others."""

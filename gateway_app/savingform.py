@@ -41,12 +41,12 @@ class SavingForm(forms.Form):
         help_text="Why, for whoever reads the history: up to 1,000 characters.",
     )
     guard = forms.BooleanField(
-        label="take it back by itself if it does harm",
+        label="Take it back by itself if it does harm",
         required=False,
-        help_text="On: when errors or the p99 latency exceed what is said below, the configuration of now comes back.",
+        help_text="On: if errors or the p99 latency exceed what is said below, the configuration of now comes back.",
     )
     guard_error_points = Number(
-        label="errors up by (percentage points)",
+        label="Errors up by (percentage points)",
         required=False,
         initial=_DEFAULT.error_points,
         validators=between(0.01, 100, "percentage points"),
@@ -60,7 +60,7 @@ class SavingForm(forms.Form):
         help_text="1.1 to 1,000, and at least 5 ms more than now.",
     )
     guard_minutes = Number(
-        label="within (minutes)",
+        label="Within (minutes)",
         required=False,
         initial=_DEFAULT.minutes,
         validators=between(0.2, 1440, "minutes"),
@@ -86,7 +86,7 @@ class RecordedForm(ModelForm, SavingForm):
     @cached_property
     def changed_data(self) -> list[str]:
         """Of the row's own fields."""
-        return [name for name in super().changed_data if name not in SAVING]
+        return [name for name in super().changed_data if name not in self.declared_fields]
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]

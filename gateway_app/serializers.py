@@ -45,5 +45,6 @@ class StatsSerializer(serializers.Serializer):
     gateway = serializers.DictField()
     hottest = serializers.ListField(child=serializers.DictField(), help_text="the inputs that are asked for most often")
     point = serializers.DictField(allow_null=True, help_text="the last whole second, as in /history")
+    canary = serializers.DictField(allow_null=True, help_text="what one worker tries before the others")
     guard = serializers.DictField(allow_null=True, help_text="a change that may be taken back by itself")
     events = EventSerializer(many=True, help_text="the newest 50, newest last")

@@ -69,8 +69,8 @@ def stats_of(gateway: Gateway) -> dict[str, Any]:
         "gateway": _totals(gateway),
         "hottest": hottest(gateway.lineup, gateway.table),
         "point": gateway.history.point,
-        "guard": gateway.guards.told(),
         "canary": compare(gateway),
+        "guard": gateway.guards.told(),
         "events": [_event(event) for event in islice(events, max(0, len(events) - EVENTS), None)],
     }
 

@@ -41,14 +41,16 @@ class Tuning(Recorded):
         "load above the mean (times)",
         default=1.25,
         validators=between(0, 100),
-        help_text="A worker with this many times the mean of requests in flight passes new ones to the next in line, so"
-        " that a much-asked input cannot drown its owner. 1.25 is usual; 0: every input stays with its owner.",
+        help_text="A worker with this many times the mean of requests in flight passes new ones to the next in line, 1"
+        " to 100, so that a much-asked input cannot drown its owner. 1.25 is usual; 0: every input stays with its"
+        " owner.",
     )
     load_floor = models.PositiveIntegerField(
         "requests in flight to stay",
         default=8,
         validators=between(1, 4096),
-        help_text="Up to this many requests in flight a worker passes none on, however busy it is beside the others.",
+        help_text="Up to this many requests in flight (1 to 4,096) a worker passes none on, however busy it is beside"
+        " the others.",
     )
     hot_cache = models.BooleanField(
         "keep the hottest results in the gateway",

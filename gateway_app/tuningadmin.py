@@ -4,19 +4,59 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import messages
+from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from gateway_app.models import Tuning
+from gateway_app import canary
+from gateway_app.models import Tuning, Worker
 from gateway_app.modelstates import model_states
 from gateway_app.previewedadmin import PreviewedAdmin
+from gateway_app.recordedadmin import comment_of
+from gateway_app.savingform import RecordedForm
 from inference_site.lib.catalog import State
+
+
+class TuningForm(RecordedForm):
+    """What is changed can be tried on one worker before the others get it."""
+
+    try_on = forms.ChoiceField(
+        label="Try it on one worker first",
+        required=False,
+        help_text="A worker: it alone gets the new values, and the dashboard compares it with the others until this is"
+        " promoted or aborted. For batches and caches; other settings are of all workers alike.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "try_on" in self.fields:  # not where it can only be read
+            names = Worker.objects.filter(enabled=True).values_list("name", flat=True)
+            choice: Any = self.fields["try_on"]
+            choice.choices = [("", "no, all workers get it"), *((name, name) for name in names)]
+
+    def tried(self) -> dict[str, Any]:
+        """The values that one worker is to try, by field."""
+        return {name: self.cleaned_data[name] for name in self.changed_data}
+
+    def _refuse_conflicts(self) -> None:
+        if not self.cleaned_data.get("try_on"):
+            super()._refuse_conflicts()
+            return
+        try:
+            with transaction.atomic():  # what could not be started is said here, while it can be put right
+                canary.start(self.cleaned_data["try_on"], self.tried())
+                transaction.set_rollback(True)
+        except ValidationError as error:
+            self.add_error("try_on", " ".join(error.messages))
 
 
 class TuningAdmin(PreviewedAdmin):
     """The one row of settings: its list leads straight to its form."""
 
+    form = TuningForm
     save_on_top = True
     fieldsets = (
         (
@@ -77,12 +117,34 @@ class TuningAdmin(PreviewedAdmin):
         ),
     )
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        found = super().get_fieldsets(request, obj)
+        if not self.has_change_permission(request, obj):
+            return found
+        *others, (title, options) = found
+        return (*others, (title, {**options, "fields": ("try_on", *options["fields"])}))
+
     def save_model(self, request: HttpRequest, obj: Tuning, form: Any, change: bool) -> None:
+        if worker := form.cleaned_data.get("try_on"):
+            done = canary.start(worker, form.tried(), request.user.get_username(), comment_of(request))
+            self.message_user(request, done, messages.SUCCESS)
+            return
         super().save_model(request, obj, form, change)
         served = sorted({state.name for state in model_states() if state.state == State.READY})
         if "default_model" in form.changed_data and obj.default_model and served and obj.default_model not in served:
             message = f"No worker serves {obj.default_model}, the model of /infer: load it, or name one of these: "
             self.message_user(request, f"{message}{', '.join(served)}.", messages.WARNING)
+
+    def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
+        worker = form.cleaned_data.get("try_on")
+        if worker:
+            return f"Tried on {worker} first: {', '.join(form.changed_data)}."
+        return super().construct_change_message(request, form, formsets, add)
+
+    def response_change(self, request: HttpRequest, obj: Tuning) -> HttpResponse:
+        if request.POST.get("try_on"):  # the tuning itself is as it was
+            return HttpResponseRedirect(reverse("admin:gateway_app_tuning_change", args=(Tuning.ONLY,)))
+        return super().response_change(request, obj)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -162,13 +162,17 @@ def _reported(link: WorkerLink | None) -> dict[str, Any]:
     stats = link.stats if link is not None else None
     if link is None or stats is None:
         return {"revision": None, "batches": [], "stats_age_s": None, "node": None}
-    models = [
-        {key: value for key, value in each.items() if key != "statistics"} if isinstance(each, dict) else each
-        for each in stats.get("models", ())
-    ]
+    models, sizes = (found if isinstance(found := stats.get(key), list) else [] for key in ("models", "batch_sizes"))
     return {
         "revision": link.revision if link.ready else None,
-        "batches": stats.get("batch_sizes", []),
+        "batches": sizes,
         "stats_age_s": round(time.monotonic() - link.stats_at, 1),
-        "node": {**{key: value for key, value in stats.items() if key != "batch_sizes"}, "models": models},
+        "node": {
+            **_without(stats, "batch_sizes"),
+            "models": [_without(each, "statistics") for each in models if isinstance(each, dict)],
+        },
     }
+
+
+def _without(found: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key != name}

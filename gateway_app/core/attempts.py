@@ -115,7 +115,9 @@ class Attempts:
                 self.withdraw(call)
                 self.time_out(call)
 
-    def withdraw(self, call: Call, *, failed: bool = False, outcome: str = "expired", reason: str = "") -> None:
+    def withdraw(
+        self, call: Call, *, failed: bool = False, outcome: str = "expired", reason: str = "no answer in time"
+    ) -> None:
         """Takes a call back from its worker; a late answer is dropped. `outcome` and `reason`: see Trail."""
         route = call.route
         route.in_flight -= 1

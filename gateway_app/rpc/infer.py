@@ -106,14 +106,16 @@ class Inferences:
         Raises ApiError, or Refused. Cancelled, nothing more is done for it alone.
         """
         with Held(self._in_flight, length) as held:
-            since = time.monotonic()
+            since, explained = time.monotonic(), False
             try:
                 explained = read_explain(explain)
                 timeout_ms = wait_ms_of(request, remaining_s)
                 served = self._plane.find(request.model_name or None, request.model_version or None)
                 ask, ident = await self._ask_of(request, length, held), request.id
-            except ApiError:
+            except ApiError as error:
                 self._plane.refused()
+                if explained:
+                    raise Refused(error, self._plane.explain(error.status, error.message, since)) from None
                 raise
             waiting = Waiting(served.info)
             del request  # its tensors are in the ask now

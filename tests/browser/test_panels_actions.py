@@ -263,12 +263,13 @@ def test_a_canary_is_compared_with_the_others(browser: Browser, site: PagesSite,
     site.stats["canary"] = canary() | {"state": "in force", "verdict": "worker_3 is faster than the others"}
     browser.wait_for(lambda: browser.shows("#canary-section"), "the canary is shown")
     trial = " ".join(browser.text("#canary-section .trial").split())
-    assert "worker_3 tries requests per batch 64 for 1 min 34 s, by admin" in trial
+    assert trial.startswith("Tried now 3 worker_3 tries requests per batch 64 for 1 min 34 s, by admin")
     assert "worker_3 is faster than the others." in trial
+    assert browser.evaluate("document.querySelector('#canary-section a').pathname") == "/admin/gateway_app/canary/"
     assert browser.texts("#canary-compare tr") == [
         "p99\t9.80 ms\t12.6 ms\t−22 %",
         "mean batch\t11.2 rows\t6 rows\t+87 %",
-        "errors\t0 %\t0 %\t–",
+        "errors\t0 %\t0 %\t0.0 points",
     ]
     assert browser.evaluate(NARROW) is True
     assert grave_faults(browser) == []
@@ -276,11 +277,13 @@ def test_a_canary_is_compared_with_the_others(browser: Browser, site: PagesSite,
 
 
 def test_a_canary_of_a_model_and_one_that_rests(browser: Browser, site: PagesSite) -> None:
-    model = {"tuning": {}, "model": HOSTILE, "version": "2", "state": "worker_3 is not connected"}
-    site.stats["canary"] = canary() | model | {"compare": [], "verdict": ""}
+    model = {"tuning": {}, "model": HOSTILE, "version": "2", "state": "idle"}
+    verdict = "worker_3 is not connected: the others do its work"
+    site.stats["canary"] = canary() | model | {"compare": [], "verdict": verdict}
     opened(browser, site)
     assert f"worker_3 tries {HOSTILE} version 2" in browser.text("#canary-section")
-    assert "worker_3 is not connected." in browser.text("#canary-section")
+    assert f"{verdict}." in browser.text("#canary-section")
+    assert browser.text("#canary-section .badge") == "Idle"
     assert not browser.shows("#canary-table")
     assert browser.evaluate("document.getElementById('hostile')") is None
 
@@ -291,13 +294,16 @@ def test_a_guard_counts_down_and_tells_how_it_ended(browser: Browser, site: Page
     opened(browser, site, width)
     assert browser.text("#guard") == (
         "Revision 7 reverts to 6 by itself if errors rise by 1.0 points (0.01 % before, 0.02 % now) or p99 gets 2.0"
-        " times as long (12.6 ms before, 13.1 ms now) in the next 4:31."
+        " times as long (12.6 ms before, 13.1 ms now) in the next 4:31. Keep it, or take it back"
     )
     assert browser.evaluate(NARROW) is True
     assert grave_faults(browser) == []
-    outcome = "reverted to 6: errors rose from 0.01 % to 4.2 %"
+    assert browser.evaluate("document.querySelector('#guard a').pathname") == "/admin/gateway_app/revision/7/change/"
+    outcome = "errors were 4.2 %, the limit is 1.01 %"
     site.stats["guard"].update(state="reverted", left_s=0.0, outcome=outcome)
-    browser.wait_for(lambda: outcome in browser.text("#guard"), "the outcome is told")
+    browser.wait_for(
+        lambda: browser.text("#guard") == f"Revision 7 was taken back: {outcome}. In the history", "the outcome is told"
+    )
     assert browser.evaluate("document.getElementById('guard').className") == "banner warn"
     site.stats["guard"] = None
     browser.wait_for(lambda: not browser.shows("#guard"), "the banner is gone")

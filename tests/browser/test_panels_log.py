@@ -9,7 +9,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.support import pagefigures
 from tests.support.axe import grave_faults
 from tests.support.chromium import Browser
-from tests.support.pages import Json, PagesSite, event
+from tests.support.pages import Json, PagesSite, canary, event
 
 NARROW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 HOSTILE = "<img src=x id=hostile>"
@@ -299,4 +299,22 @@ def test_how_to_explain_a_request(browser: Browser, site: PagesSite, width: int)
     click(browser, ".howto summary")
     example = browser.text("#traces-example")
     assert example.startswith(f"curl -si {site.url}infer -H 'X-Explain: 1' -d '{{")
+    assert browser.evaluate(NARROW) is True
+
+
+@pytest.mark.parametrize("width", [320, 768, 1024, 1280])
+def test_long_words_stick_out_nowhere(browser: Browser, site: PagesSite, width: int) -> None:
+    long = "a-worker-with-a-rather-long-name-in-rack-17" + "x" * 57
+    site.stats["workers"][0]["name"] = long
+    site.ring["workers"][0] = long
+    site.ring["shares"] = {long: 0.34, "worker_2": 0.33, "worker_3": 0.33}
+    site.stats["hottest"][0].update(input="1" * 120, owner=long, model=long)
+    site.stats["events"] = [event(long, "CLOSED", "OPEN", "y" * 300, 1.0, author="z" * 150, model=long)]
+    site.traces["traces"] = [pagefigures.trace(0, model=long, answered_by=long, owner=long, why="w" * 200)]
+    site.stats["canary"] = canary() | {"worker": long, "verdict": "v" * 200, "author": "z" * 150}
+    opened(browser, site, width)
+    explained(browser, 1)
+    click(browser, "#traces summary")
+    browser.driver.execute_script("document.getElementById('where').requestSubmit()")
+    browser.wait_for(lambda: browser.shows("#where-answer"), "the answer is shown")
     assert browser.evaluate(NARROW) is True

@@ -53,7 +53,7 @@ def find(browser: Browser) -> None:
 def test_ring_is_drawn_and_told_in_words(browser: Browser, site: PagesSite, width: int) -> None:
     opened(browser, site, width)
     drawn(browser)
-    assert browser.evaluate("[...document.querySelectorAll('.band')].map((each) => each.dataset.worker)") == [
+    assert browser.evaluate("[...document.querySelectorAll('.band')].map((each) => each.dataset.owner)") == [
         "worker_1",
         "worker_2",
         "worker_3",
@@ -88,8 +88,8 @@ def test_each_slot_has_the_colour_of_its_owner(browser: Browser, site: PagesSite
 def test_a_worker_in_the_list_is_found_in_the_ring(browser: Browser, site: PagesSite) -> None:
     opened(browser, site)
     drawn(browser)
-    second = browser.driver.find_element(By.CSS_SELECTOR, "#ring-workers [data-worker=worker_2]")
-    chosen = "[...document.querySelectorAll('#ring-drawing .chosen')].map((each) => each.dataset.worker)"
+    second = browser.driver.find_element(By.CSS_SELECTOR, "#ring-workers [data-owner=worker_2]")
+    chosen = "[...document.querySelectorAll('#ring-drawing .chosen')].map((each) => each.dataset.owner)"
     browser.driver.execute_script("arguments[0].focus()", second)
     assert browser.evaluate(chosen) == ["worker_2", "worker_2"]  # its slots, and the arc of its share
     assert browser.text("#ring-centre") == f"{site.ring['shares']['worker_2']:.1%}".replace("%", " %")
@@ -122,8 +122,8 @@ def test_a_hundred_workers_have_twelve_colours_and_all_are_listed(
     # One of the others has no colour, and is still to be found.
     colourless = browser.evaluate("Panels.hasColour('worker_100')")
     assert colourless is False
-    browser.driver.execute_script("document.querySelector('#ring-workers [data-worker=worker_100]').focus()")
-    assert browser.evaluate("document.querySelector('.band.alone').dataset.worker") == "worker_100"
+    browser.driver.execute_script("document.querySelector('#ring-workers [data-owner=worker_100]').focus()")
+    assert browser.evaluate("document.querySelector('.band.alone').dataset.owner") == "worker_100"
     assert browser.evaluate(NARROW) is True
     assert grave_faults(browser) == []
 
@@ -255,6 +255,9 @@ def test_hottest_inputs(browser: Browser, site: PagesSite, width: int) -> None:
         assert part in rows[0]
     assert "no" in rows[2].split()
     assert browser.evaluate("document.querySelector('#hot-inputs [data-bar=share]').style.width") == "100%"
+    assert browser.evaluate(
+        "(({scrollHeight, clientHeight}) => scrollHeight === clientHeight)(document.getElementById('hot-table'))"
+    )
     assert browser.evaluate(NARROW) is True
     assert grave_faults(browser) == []
 

@@ -38,6 +38,49 @@ def test_a_wrong_timeout_leaves_the_connection_as_it_was(door: Door):
             assert client.ask(request("POST", "/infer", BODY)).status == 200
 
 
+@pytest.mark.parametrize("v2", [False, True])
+def test_an_answer_explains_itself_if_asked(door: Door, v2: bool):
+    values = fresh_values(64)
+    tensor = {"name": "input", "shape": [1, 64], "datatype": "FP32", "data": values}
+    path = "/v2/models/digits/infer" if v2 else "/infer"
+    body = json.dumps({"inputs": [tensor]} if v2 else {"request_id": "r1", "input_data": values}).encode()
+    for cache in ("miss", "hit"):
+        reply = door.ask("POST", path, body, ["X-Explain: 1"])
+        told = json.loads(reply.headers["x-explain"])
+        assert (told["status"], told["cache"], told["answered_by"]) == (200, cache, reply.headers["x-node"])
+        assert (told["model"], told["version"], len(told["key"])) == ("digits", "1", 16)
+        assert (told["batch"] is None) == (cache == "hit")
+        assert sum(told["parts_ms"].values()) == pytest.approx(told["total_ms"], rel=0.05)
+    for headers in ([], ["X-Explain: 0"]):
+        assert "x-explain" not in door.ask("POST", path, body, headers).headers
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/infer", b"{", [], 400),
+        ("/infer", BODY, ["X-Request-Timeout-Ms: soon"], 400),
+        ("/infer", BODY.replace(b"{", b'{"model": "nothing", ', 1), [], 404),
+        ("/infer", BODY.replace(b"1.0", b'"a"'), [], 400),
+        ("/v2/models/nothing/infer", b"{}", [], 404),
+        ("/v2/models/digits/infer", b"{}", [], 400),
+    ],
+)
+def test_so_does_a_refusal(door: Door, path: str, body: bytes, headers: list[str], status: int):
+    reply = door.ask("POST", path, body, ["X-Explain: 1", *headers])
+    told = json.loads(reply.headers["x-explain"])
+    assert (reply.status, told["status"]) == (status, status)
+    assert told["why"]
+    assert told["cache"] is None
+    assert sum(told["parts_ms"].values()) == pytest.approx(told["total_ms"], rel=0.05)
+
+
+@pytest.mark.parametrize("value", ["2", "yes", "1, 1"])
+def test_any_other_wish_for_that_is_400(door: Door, value: str):
+    content = assert_error(door.post(BODY, f"X-Explain: {value}"), 400, "r1", code="invalid_explain")
+    assert value in content["error"]
+
+
 def with_host(method: str, path: str, *hosts: str, body: bytes = b"") -> bytes:
     lines = [f"{method} {path} HTTP/1.1", *(f"Host: {host}" for host in hosts), f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body

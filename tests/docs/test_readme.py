@@ -93,6 +93,8 @@ def with_markers(shown: str) -> Any:
 
 
 def compare(shown: Any, got: Any, where: str = "", fixed: bool = False) -> None:
+    if isinstance(shown, dict) and where and got is None:  # figures that there are not yet
+        return
     if isinstance(shown, dict):
         assert isinstance(got, dict), f"{where}: {got!r} is no object"
         assert list(shown) == list(got), f"{where}: the README shows {list(shown)}, the answer has {list(got)}"
@@ -100,7 +102,7 @@ def compare(shown: Any, got: Any, where: str = "", fixed: bool = False) -> None:
             compare(value, got[key], f"{where}.{key}", key in FIXED)
     elif isinstance(shown, list):
         assert isinstance(got, list), f"{where}: {got!r} is no list"
-        if not shown:  # what happened to this cluster before, such as breakers' events
+        if shown in ([], [MORE]):  # what happened to this cluster before, such as breakers' events
             return
         if shown[-1:] == [MORE]:
             shown = shown[:-1]

@@ -112,6 +112,12 @@ class AdminSite:
         """A button of a page with nothing else to fill in; the page that follows."""
         return self._post(path, Form(self._get(path)).values | {"action": button})
 
+    def send(self, page: str, path: str = "", **values: object) -> str:
+        """Fills in the form of a page, and sends it there or to another path; the page that follows."""
+        return self._post(
+            path or page, Form(self._get(page)).values | {name: str(each) for name, each in values.items()}
+        )
+
     def page(self, path: str) -> str:
         return unescape(self._get(path))
 

@@ -174,7 +174,7 @@ class Connection:
 
     def _note_asks(self, message: bytes) -> None:
         for kind, _, ident, _, payload in frames.asks(message):
-            if kind in (Ask.INFER, Ask.CHECK):  # a check runs the model too; it has no payload
+            if kind in (Ask.INFER, Ask.EXPLAIN, Ask.CHECK):  # a check runs the model too; it has no payload
                 self.pending[ident] = payload
                 self._proxy.asked[payload] += 1
             elif kind == Ask.CANCEL:

@@ -30,7 +30,7 @@ from worker_app.node import Node
 from worker_app.stream import Stream
 
 TOKEN = "secret"
-INFERENCES = (Ask.INFER, Ask.FIRST)
+INFERENCES = (Ask.INFER, Ask.FIRST, Ask.EXPLAIN, Ask.EXPLAIN_FIRST)
 # What a test has asked for, with the keys that say whose it is: a worker's answer is bound to them.
 KEYS: dict[bytes, int] = {}
 # Of the model of an echo node.

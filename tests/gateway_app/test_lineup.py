@@ -25,10 +25,10 @@ from inference_site.lib import asks, frames
 from inference_site.lib.catalog import ModelInfo, ModelSettings
 from inference_site.lib.catalog import State as ModelState
 from inference_site.lib.errors import ApiError
-from inference_site.lib.frames import Ask, Tell
+from inference_site.lib.frames import Tell
 from inference_site.lib.nodesettings import NodeSettings
 from tests.gateway_app.core.fleet import PLAIN
-from tests.gateway_app.scripted import TOKEN, ScriptedWorker, Server, ready, result, until
+from tests.gateway_app.scripted import INFERENCES, TOKEN, ScriptedWorker, Server, ready, result, until
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from worker_app.node import Node
 from worker_app.stream import Stream
@@ -341,7 +341,7 @@ async def test_what_the_old_version_has_begun_it_ends_before_it_is_let_go(cluste
     (worker,) = [each for each in cluster.workers.values() if await asked(each)]
     for name in NAMES:
         await cluster.tell(name, ready(1, current=False), ready(2, version="2"))
-    assert cluster.gateway.find(None, None).version == "2"
+    assert cluster.gateway.find(None, None).info.version == "2"
     assert cluster.gateway.in_flight == 1
     await until(lambda: worker.used() == {1, 2})
     ((ident, payload),) = worker.asked
@@ -413,8 +413,8 @@ async def test_one_models_failures_leave_the_others_alone(cluster: Cluster) -> N
     for each in inputs(40):
         await cluster.ask(each, "echo").output()
         await cluster.ask(each, "other").output()
-    assert {kind[1] for kind in sick.open[0].asks if kind[0] == Ask.INFER} == {2}
-    (event,) = cluster.gateway.events.recent
+    assert {kind[1] for kind in sick.open[0].asks if kind[0] in INFERENCES} == {2}
+    (event,) = [each for each in cluster.gateway.events.recent if each.kind == "breaker"]
     assert event.reason.startswith("echo: 5 failures")
 
 

@@ -177,7 +177,7 @@ def test_a_confirmation_takes_as_many_queries_for_a_hundred_workers_as_for_three
     admin_client, workers, django_assert_num_queries
 ):
     choose(admin_client, "isolate", workers)
-    with django_assert_num_queries(16) as three:
+    with django_assert_num_queries(18) as three:
         choose(admin_client, "isolate", workers)
     for number in range(4, 101):
         workers.append(Worker.objects.create(name=f"worker_{number}", host="127.0.0.1", port=8000 + number))

@@ -1,6 +1,7 @@
 """gRPC through a real cluster: the same answers, the same models, and no connection that holds up its end."""
 
 import asyncio
+import json
 import queue
 import shutil
 import signal
@@ -104,6 +105,24 @@ def test_who_answered_and_from_which_cache(running, client, input_name):
         seen.append(dict(call.trailing_metadata()))
     assert seen[0]["x-node"] in running.names and seen[0]["x-cache"] == "miss" and seen[0]["x-attempts"] == "1"
     assert seen[-1]["x-cache"] in ("hit", "gateway")
+
+
+def test_how_it_went_if_asked(running, client, input_name):
+    def asked(model: str, inputs: list[triton.InferInput]) -> object:
+        return triton._utils._get_inference_request(model, inputs, "", "", None, 0, False, False, 0, None, None)
+
+    infer, explain = client._client_stub.ModelInfer, [("x-explain", "1")]
+    _, call = infer.with_call(asked("digits", digits(image(78), name=input_name)), metadata=explain)
+    told = json.loads(dict(call.trailing_metadata())["x-explain"])
+    assert (told["status"], told["cache"], told["model"]) == (200, "miss", "digits")
+    assert sum(told["parts_ms"].values()) == pytest.approx(told["total_ms"], rel=0.05)
+    for model, inputs, status in (("nothing", digits(image(1)), 404), ("digits", digits([1.0]), 422)):
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(asked(model, inputs), metadata=explain)
+        assert json.loads(dict(caught.value.trailing_metadata())["x-explain"])["status"] == status
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(asked("digits", digits(image(78), name=input_name)), metadata=[("x-explain", "yes")])
+    assert dict(caught.value.trailing_metadata())["x-error-code"] == "invalid_explain"
 
 
 def refusal(of):

@@ -199,7 +199,9 @@ def canary() -> Json:
         {"what": "errors", "canary": 0.0, "others": 0.0, "unit": "%"},
     ]
     tried = {"worker": "worker_3", "tuning": {"batch_size": 64}, "model": "", "version": ""}
-    return {**tried, "author": "admin", "age_s": 94.0, "compare": compare}
+    said = "worker_3 does better: p99 9.8 ms, the others' 12.6 ms"
+    state = {"counted_s": 90.0, "state": "in force", "requests": 41_020, "needed": 200}
+    return {**tried, "author": "admin", "age_s": 94.0, **state, "compare": compare, "verdict": said}
 
 
 def guard() -> Json:

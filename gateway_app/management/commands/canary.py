@@ -34,7 +34,7 @@ class Command(BaseCommand):
         parser.add_argument("step", choices=STEPS, metavar="STEP", help=", ".join(STEPS))
         parser.add_argument("worker", nargs="?", default="", metavar="WORKER", help="start: who is to try it")
         parser.add_argument(
-            "settings", nargs="*", metavar="NAME=VALUE", help=f"start: any of {', '.join(canary.FIELDS)}; on or off"
+            "values", nargs="*", metavar="NAME=VALUE", help=f"start: any of {', '.join(canary.FIELDS)}; on or off"
         )
         parser.add_argument("--model", default="", metavar="NAME/VERSION", help="start: the version that it is to try")
         parser.add_argument("--yes", action="store_true", help="promote, abort: do it without asking")
@@ -75,7 +75,7 @@ class Command(BaseCommand):
         answering = self._answering(options["gateway"]) if model else {}
         return canary.start(
             options["worker"],
-            _values(options["settings"]),
+            _values(options["values"]),
             _author(),
             comment,
             model=model,

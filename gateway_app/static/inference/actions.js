@@ -71,16 +71,22 @@
     if (menu.matches(":popover-open")) menu.hidePopover();
   }
 
+  // Below its button, or above where there is no room below; goes where the button goes.
+  function placeMenu() {
+    if (!menu.matches(":popover-open")) return;
+    const at = opener.firstElementChild.getBoundingClientRect();
+    const { width, height } = menu.getBoundingClientRect();
+    const below = at.bottom + 4 + height <= window.innerHeight || at.top < height + 4;
+    menu.style.setProperty("top", `${below ? at.bottom + 4 : at.top - height - 4}px`);
+    menu.style.setProperty("left", `${Math.max(8, Math.min(at.right - width, window.innerWidth - width - 8))}px`);
+  }
+
   function openMenu(slot) {
     closeMenu();
     opener = slot;
     fillMenu(slot.dataset.kind, slot.dataset.actions);
     menu.showPopover();
-    const at = slot.firstElementChild.getBoundingClientRect();
-    const { width, height } = menu.getBoundingClientRect();
-    const below = at.bottom + 4 + height <= window.innerHeight || at.top < height + 4;
-    menu.style.setProperty("top", `${below ? at.bottom + 4 : at.top - height - 4}px`);
-    menu.style.setProperty("left", `${Math.max(8, Math.min(at.right - width, window.innerWidth - width - 8))}px`);
+    placeMenu();
     slot.firstElementChild.setAttribute("aria-expanded", "true");
     (menu.querySelector("[role=menuitem]:not([hidden])") || menu).focus();
   }
@@ -182,7 +188,8 @@
     closeMenu();
     if (!dialog.open && (document.activeElement === document.body || menu.contains(document.activeElement))) focusOpener();
   });
-  window.addEventListener("scroll", closeMenu, { passive: true });
+  window.addEventListener("scroll", placeMenu, { passive: true });
+  window.addEventListener("resize", placeMenu);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!confirm.disabled) perform();
@@ -197,5 +204,6 @@
   Panels.onStats((newer) => {
     stats = newer;
     paintSlots();
+    if (opener && !opener.isConnected) closeMenu(); // what it was for is gone
   });
 })();

@@ -11,11 +11,15 @@
     cache_entries: "cache entries",
     cache_mib: "cache MiB",
   };
-  const IN_FORCE = "in force"; // any other state says why the trial rests
-  const STATES = {
+  const GUARDS = {
     watching: { kind: "info", icon: "half" },
-    kept: { kind: "good", icon: "ok" },
-    reverted: { kind: "warn", icon: "warn" },
+    kept: { kind: "good", icon: "ok", word: "is kept" },
+    reverted: { kind: "warn", icon: "warn", word: "was taken back" },
+    superseded: { kind: "info", icon: "off", word: "is watched no more" },
+  };
+  const STATES = {
+    "in force": { kind: "info", icon: "half", word: "Tried now" },
+    idle: { kind: "warn", icon: "warn", word: "Idle" },
   };
 
   function clock(seconds) {
@@ -26,7 +30,10 @@
   const points = (value) => (value == null ? "not known" : `${decimal(value, 2)} %`);
 
   function guardText(guard) {
-    if (guard.state !== "watching") return `Revision ${guard.revision} ${guard.outcome || guard.state}`;
+    if (guard.state !== "watching") {
+      const { word } = GUARDS[guard.state] || { word: guard.state };
+      return `Revision ${guard.revision} ${word}${guard.outcome ? `: ${guard.outcome}` : ""}`;
+    }
     const errors = `errors rise by ${decimal(guard.error_points)} points (${points(guard.base_error_percent)} before, ${points(guard.error_percent)} now)`;
     const p99 = guard.p99_factor && guard.base_p99_ms != null ? ` or p99 gets ${decimal(guard.p99_factor)} times as long (${millis(guard.base_p99_ms)} before, ${millis(guard.p99_ms)} now)` : "";
     return `Revision ${guard.revision} reverts to ${guard.back_to} by itself if ${errors}${p99} in the next ${clock(guard.left_s)}`;
@@ -36,10 +43,12 @@
     const banner = byId("guard");
     banner.hidden = !guard;
     if (!guard) return;
-    const { kind, icon } = STATES[guard.state] || STATES.reverted;
+    const { kind, icon } = GUARDS[guard.state] || GUARDS.superseded;
     banner.className = `banner ${kind}`;
     banner.querySelector("use").setAttribute("href", `#icon-${icon}`);
     Live.setText(byId("guard-text"), Panels.sentence(guardText(guard)));
+    byId("guard-link").href = `${banner.dataset.historyUrl}${guard.revision}/change/`;
+    Live.setText(byId("guard-link"), guard.state === "watching" ? "Keep it, or take it back" : "In the history");
   }
 
   function trial(canary) {
@@ -54,10 +63,12 @@
     return `${Number.isInteger(value) ? Live.number(value) : decimal(value)}${unit ? ` ${unit}` : ""}`;
   };
 
-  function difference({ canary, others }) {
-    if (canary == null || others == null || !others) return NONE;
-    const percent = (canary / others - 1) * 100;
-    return `${percent > 0 ? "+" : percent < 0 ? "−" : ""}${Math.abs(percent).toFixed(0)} %`;
+  const signed = (value, digits) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(digits)}`;
+
+  function difference({ canary, others, unit }) {
+    if (canary == null || others == null) return NONE;
+    if (unit === "%") return `${signed(canary - others, 1)} points`;
+    return others ? `${signed((canary / others - 1) * 100, 0)} %` : NONE;
   }
 
   function paintCanary(canary) {
@@ -65,11 +76,13 @@
     section.hidden = !canary;
     if (!canary) return;
     swatch(section.querySelector(".swatch"), canary.worker);
+    const state = STATES[canary.state] || { kind: "", icon: "", word: "" };
+    Live.badge(section, "state", state.kind, state.icon);
     Live.fill(section, {
       worker: canary.worker,
       trial: trial(canary),
       since: `for ${duration(canary.age_s)}${canary.author ? `, by ${canary.author}` : ""}`,
-      state: canary.state && canary.state !== IN_FORCE ? Panels.sentence(canary.state) : "",
+      state: state.word,
       verdict: canary.verdict ? Panels.sentence(canary.verdict) : "",
     });
     const compare = canary.compare || [];

@@ -105,7 +105,7 @@ const Charts = (() => {
     return {
       width: chart.width,
       height: HEIGHT,
-      padding: [8, 4, 0, 0],
+      padding: [8, 20, 0, 0], // the newest time's label is half outside
       legend: { show: false },
       cursor: { sync: { key: sync.key }, drag: { x: false, y: false }, points: { size: 6 }, y: false },
       scales: {

@@ -55,7 +55,7 @@ const RingPanel = (() => {
     const found = circle(bands, BANDS, "band");
     found.setAttribute("stroke-dasharray", dashes(owns));
     found.style.setProperty("stroke", colour);
-    found.dataset.worker = name;
+    found.dataset.owner = name;
     return found;
   }
 
@@ -66,7 +66,7 @@ const RingPanel = (() => {
     const visible = Math.max(0, share * length - (share < 1 ? 3 : 0));
     found.setAttribute("stroke-dasharray", `0 ${from * length} ${visible} ${length}`);
     found.style.setProperty("stroke", colour);
-    found.dataset.worker = name;
+    found.dataset.owner = name;
     if (share < 0.03) return;
     const angle = (from + share / 2) * 2 * Math.PI;
     const text = document.createElementNS(SVG, "text");
@@ -98,7 +98,7 @@ const RingPanel = (() => {
   function highlight(name) {
     const known = ring && ring.workers.includes(name);
     drawing.classList.toggle("chosen", Boolean(known));
-    for (const found of drawing.querySelectorAll("[data-worker]")) found.classList.toggle("chosen", known && found.dataset.worker === name);
+    for (const found of drawing.querySelectorAll("[data-owner]")) found.classList.toggle("chosen", known && found.dataset.owner === name);
     bands.querySelector(".alone")?.remove();
     if (known && !Panels.hasColour(name)) {
       const alone = band((owner) => ring.workers[owner] === name, "var(--link)", name);
@@ -134,7 +134,7 @@ const RingPanel = (() => {
       Live.fill(row, { name: worker.name, keys: percent(worker.key_share), traffic: percent(worker.traffic_share), load: loadOf(worker) });
       const button = row.querySelector("button");
       button.title = worker.name;
-      button.dataset.worker = worker.name;
+      button.dataset.owner = worker.name;
       button.setAttribute("aria-pressed", String(pinned === worker.name));
     });
     more.hidden = sorted.length <= LISTED;
@@ -180,8 +180,8 @@ const RingPanel = (() => {
 
   function namedBy(event) {
     const row = event.target.closest("tr");
-    const button = row && row.querySelector("button[data-worker]");
-    return button ? button.dataset.worker : "";
+    const button = row && row.querySelector("button[data-owner]");
+    return button ? button.dataset.owner : "";
   }
 
   list.addEventListener("pointerover", (event) => highlight(namedBy(event) || pinned));
@@ -189,10 +189,10 @@ const RingPanel = (() => {
   list.addEventListener("focusin", (event) => highlight(namedBy(event) || pinned));
   list.addEventListener("focusout", () => highlight(pinned));
   list.addEventListener("click", (event) => {
-    const button = event.target.closest("button[data-worker]");
+    const button = event.target.closest("button[data-owner]");
     if (!button) return;
-    pinned = pinned === button.dataset.worker ? "" : button.dataset.worker;
-    highlight(pinned || button.dataset.worker);
+    pinned = pinned === button.dataset.owner ? "" : button.dataset.owner;
+    highlight(pinned || button.dataset.owner);
     paintList();
   });
   more.addEventListener("click", () => {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_site.lib.window import LatencyWindow, RateWindow, quantiles_ms
+from inference_site.lib.window import LatencyWindow, RateWindow, bucket_quantiles_ms, quantiles_ms, summed
 
 DURATIONS = st.lists(st.floats(50e-6, 100.0), min_size=1, max_size=300)
 
@@ -89,3 +89,19 @@ def test_quantiles_of_several_windows_are_those_of_all_they_have_counted() -> No
     assert (p50, p99) == (quick.quantiles_ms(0.5)[0], quick.quantiles_ms(0.5)[0])
     assert p100 == slow.quantiles_ms(1.0)[0]
     assert quantiles_ms([], 0.5) == [None]
+
+
+def test_the_second_that_has_ended_is_seen_by_itself_and_seconds_add_up() -> None:
+    window = LatencyWindow()
+    assert sum(window.ended) == 0
+    window.add(0.001)
+    window.roll()
+    first = window.ended
+    window.add(0.1)
+    window.add(0.1)
+    assert sum(window.ended) == 1
+    window.roll()
+    assert (sum(first), sum(window.ended), sum(summed([first, window.ended]))) == (1, 2, 3)
+    assert bucket_quantiles_ms([first], 0.99) == pytest.approx([1.0], rel=0.1)
+    assert bucket_quantiles_ms([first, window.ended], 0.3, 0.99) == pytest.approx([1.0, 100.0], rel=0.1)
+    assert bucket_quantiles_ms([], 0.5) == [None]

@@ -37,7 +37,7 @@ const Live = (() => {
     return `${scaled.toFixed(scaled < 10 ? 1 : 0)} ${units[0]}`;
   }
 
-  const rate = (perSecond) => (perSecond < 10 ? decimal(perSecond) : number(perSecond));
+  const rate = (perSecond) => (perSecond && perSecond < 10 ? decimal(perSecond) : number(perSecond));
 
   function errorShare({ errors, requests }) {
     if (!requests) return NONE;
