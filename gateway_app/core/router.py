@@ -39,6 +39,7 @@ class Router:
         self._on_breaker = on_breaker
         self._jitter = jitter
         self._watch = Watch(self, clock)
+        self._second_began = clock()
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
         self.policy = Policy()
@@ -224,8 +225,11 @@ class Router:
     def tick(self) -> None:
         """Lets time pass: to be called some tens of times a second."""
         now = self._clock()
+        if second := now - self._second_began >= 1:
+            self._second_began = now
         for route in self.routes.values():
-            route.breaker.tick()
+            if second or route.breaker.state is not State.CLOSED:
+                route.breaker.tick()
         self.quarantine.tick(now)
         self._watch.tick(now)
 
