@@ -350,6 +350,26 @@ async def test_what_is_wanted_and_not_there_is_told(start: Start, shelf: Shelf) 
     assert await ask(node, [1, 2], "a") == answer("a", 1, 2)
 
 
+async def test_a_version_that_is_listed_later_is_looked_for_and_no_other_file_is(start: Start, shelf: Shelf) -> None:
+    shelf.put("m", "1", "one")
+    node = start(shelf.node())
+    node.configure(wish(1, m=ModelSettings(versions=("1",))))
+    shelf.put("m", "1", "changed")
+    shelf.put("m", "2", "broken")
+    node.configure(wish(2, m=ModelSettings(versions=("1", "2"))))
+    await settled(node)
+    assert state_of(node, "m") == [("1", State.READY, True), ("2", State.UNAVAILABLE, True)]
+    shelf.put("m", "2", "two")
+    node.configure(wish(3, m=ModelSettings(versions=("1",))))
+    node.configure(wish(4, m=ModelSettings(versions=("1", "2"))))
+    await settled(node)
+    assert await ask(node, [5, 6], "m", "2") == answer("two", 5, 6)
+    assert await ask(node, [5, 6], "m", "1") == answer("one", 5, 6)  # nobody has ordered to look at it
+    node.configure(wish(5, m=ModelSettings(versions=("1",))))
+    with pytest.raises(ApiError, match="no version '2'"):
+        node.find("m", "2")
+
+
 async def test_only_the_last_of_many_orders_counts(start: Start, shelf: Shelf) -> None:
     shelf.put("a", "1", "first")
     node = start(shelf.node())
