@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -85,15 +85,18 @@ def effect(action: Action, target: str, now: Situation | None = None) -> str:
 
 def effects_of(action: Action, targets: Sequence[str]) -> list[tuple[str, str, str]]:
     """Each target with what will be done to it, or else why there is nothing to do: of one after the other, so that the
-    last worker's says that it is the last. Raises ActionError for what is no target."""
+    last worker's says that it is the last. Raises ActionError for what is no target. For any thread but the loop's."""
     now, found = situation(), []
+    if action.values and "enabled" in action.values:  # what becomes of the ring is told of all at once
+        chosen = frozenset(targets).intersection(now.workers)
+        now = replace(now, then=now.enabled | chosen if action.values["enabled"] else now.enabled - chosen)
     for target in targets:
         try:
             found.append((target, effect(action, target, now), ""))
         except NothingToDo as error:
             found.append((target, "", str(error)))
             continue
-        if target in now.workers and (action.values or action.name == "trip"):
+        if target in now.workers and now.then is None and (action.values or action.name == "trip"):
             now = now.changed(target, action.values or {})
     return found
 

@@ -11,6 +11,7 @@ from django.db import Error as DatabaseUnavailable
 from rest_framework import exceptions
 from rest_framework.authentication import SessionAuthentication, TokenAuthentication
 from rest_framework.parsers import BaseParser
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
@@ -111,6 +112,7 @@ class ActionView(APIView):
 
     authentication_classes = (Tokens, Sessions)
     parser_classes = (Unread,)
+    renderer_classes = (JSONRenderer,)
     throttle_classes = (ActionRate,)
     content_negotiation_class = JsonUnlessBrowser
     http_method_names = ("get", "post")

@@ -65,17 +65,18 @@ def undrain(now: Situation, name: str) -> str:
 
 def enable(now: Situation, name: str) -> str:
     """Of connecting to a worker."""
-    share = now.share(name, now.enabled | {name})
-    others = "" if len(now.enabled) == 0 else ", which the others give up"
+    share = now.share(name, now.then or now.enabled | {name})
+    others = ", which the others give up" if now.enabled else ""
     return f"Gateways connect to {name}. Once it is connected it gets {_percent(share)} of all keys{others}."
 
 
 def disable(now: Situation, name: str) -> str:
     """Of letting a worker go."""
     closes = f"Gateways close their connections to {name} and forget its state; its process runs on."
-    if not _others(now, name, _may_answer):
+    then = now.enabled - {name} if now.then is None else now.then
+    if not then.intersection(_others(now, name, _may_answer)):
         return _joined(closes, "Nobody else can answer: clients will get 503", _in_flight(now, name))
-    return _joined(closes, _moved(now, name, leaves=True), _in_flight(now, name))
+    return _joined(closes, _moved(now, name, then), _in_flight(now, name))
 
 
 def flush(now: Situation, name: str) -> str:
@@ -136,12 +137,12 @@ def _others(now: Situation, name: str, can: Callable[[WorkerNow], bool]) -> list
     return [other for other, worker in now.workers.items() if other != name and can(worker)]
 
 
-def _moved(now: Situation, name: str, *, leaves: bool = False) -> str:
-    """Where a worker's keys go; "" if it gets none now."""
+def _moved(now: Situation, name: str, then: frozenset[str] | None = None) -> str:
+    """Where a worker's keys go; "" if it has none. `then`: who is on the ring after that, if that changes."""
     worker, share = now.workers[name], now.share(name)
     if not worker.takes:
         return f"It gets none of its keys ({_percent(share)}) as it is" if share else ""
-    before, after = now.table(now.enabled), now.table(now.enabled - {name} if leaves else now.enabled)
+    before, after = now.table(now.enabled), now.table(now.enabled if then is None else then)
     if before is None or after is None:
         return f"Its keys ({_percent(share)} of all) go to the others"
     away = {other for other, each in now.workers.items() if not each.takes}

@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import cached_property
+from django.utils.html import format_html
 
 from gateway_app.models import Event, Worker
 from gateway_app.recordedadmin import ReadOnlyAdmin
@@ -94,7 +95,7 @@ class AuthorFilter(admin.SimpleListFilter):
 class EventAdmin(ReadOnlyAdmin):
     """What happened, as each gateway saw it, and what operators did."""
 
-    list_display = ("moment", "kind", "worker", "model", "change", "reason", "author", "gateway")
+    list_display = ("moment", "kind", "subject", "change", "reason", "author")
     list_filter = ("kind", WorkerFilter, TimeFilter, AuthorFilter)
     search_fields = ("reason", "author", "model", "gateway")
     search_help_text = "Searches reasons, authors, models and gateways."
@@ -104,7 +105,12 @@ class EventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="at")
     def moment(self, event: Event) -> str:
-        return f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
+        at = f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
+        return format_html('<span class="nowrap">{}</span>', at)
+
+    @admin.display(description="of")
+    def subject(self, event: Event) -> str:
+        return " ".join(filter(None, (event.worker, event.model)))
 
     @admin.display(description="change")
     def change(self, event: Event) -> str:

@@ -176,12 +176,14 @@ class EventLog:
         self._read = newest
         self._seen = {number for number in self._seen if number > newest - 2 * eventrows.OVERLAP}
         self._seen.update(row.pk for row in rows)
-        for row in new:
-            since = self._clock() - max(0.0, (timezone.now() - row.at).total_seconds())
-            shown = (row.kind, row.worker, row.model, row.before, row.after, row.reason, row.author)
-            self.recent.append(Event(row.at, since, *shown))
-        if new:
+        found = [self._shown(row) for row in new]
+        if found:  # what somebody did comes before what this gateway has seen come of it
+            self.recent = deque(sorted([*self.recent, *found], key=lambda event: event.at), RECENT)
             self._tell()
+
+    def _shown(self, row: models.Event) -> Event:
+        since = self._clock() - max(0.0, (timezone.now() - row.at).total_seconds())
+        return Event(row.at, since, row.kind, row.worker, row.model, row.before, row.after, row.reason, row.author)
 
     async def _write_pending(self) -> None:
         events, self._pending = self._pending, deque()

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST
 
 from gateway_app.actions import ACTIONS, MAX_COMMENT, Action, ActionError, effects_of, perform_each
 from gateway_app.previewedadmin import PreviewedAdmin
+from gateway_app.recordedadmin import ModelAdmin
 
 TEMPLATE = "admin/gateway_app/operate.html"
 
@@ -46,6 +47,12 @@ class OperatedAdmin(PreviewedAdmin):
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(require_POST(self.operate_view))
         return [path("operate/", view, name=f"{self.opts.model_name}_operate"), *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Whoever has chosen an action is asked first: that changes nothing, so it holds up no change of others."""
+        if request.method == "POST" and request.POST.get("action") in self.operations and "_save" not in request.POST:
+            return ModelAdmin.changelist_view(self, request, *args, **kwargs)
+        return super().changelist_view(request, *args, **kwargs)
 
     def operate_view(self, request: HttpRequest) -> HttpResponse:
         """Confirmed: does it. Otherwise asks first."""

@@ -64,6 +64,7 @@ class Situation:
     records: Mapping[str, bool]  # by name, whether a model with settings is to be loaded
     hot_entries: int | None
     tuning: Tuning
+    then: frozenset[str] | None = None  # the workers on the ring after a change of several; None: of one
 
     @property
     def enabled(self) -> frozenset[str]:

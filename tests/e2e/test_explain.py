@@ -99,7 +99,7 @@ def test_requests_at_once_share_runs_and_join(cluster: Cluster):
     assert shared
     assert queued
     for each in joined:
-        assert each["why"].startswith("joined the same input")
+        assert each["why"].startswith("joined a request for the same input")
         assert each["parts_ms"]["waiting"] > 0.5 * each["total_ms"]
         assert each["attempts"]
     for each in shared:

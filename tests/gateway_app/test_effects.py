@@ -156,6 +156,19 @@ def test_several_are_judged_one_after_the_other(workers):
         effects_of(ACTIONS["drain"], ["worker_1", "worker_9"])
 
 
+def test_several_that_leave_or_join_the_ring_do_so_at_once(workers):
+    (_, first, _), (_, second, _) = effects_of(ACTIONS["disable"], ["worker_1", "worker_2"])
+    assert first.endswith("Its keys (32.6 % of all) go to worker_3 (32.6 %).")
+    assert second.endswith("Its keys (33.5 % of all) go to worker_3 (33.5 %).")
+    everyone = effects_of(ACTIONS["disable"], ["worker_1", "worker_2", "worker_3"])
+    assert all(sentence.endswith("Nobody else can answer: clients will get 503.") for _, sentence, _ in everyone)
+    Worker.objects.exclude(name="worker_1").update(enabled=False)
+    found = effects_of(ACTIONS["enable"], ["worker_1", "worker_2", "worker_3"])
+    assert found[0] == ("worker_1", "", "worker_1 is enabled already")
+    assert "it gets 33.5 % of all keys" in found[1][1]
+    assert "it gets 34.0 % of all keys" in found[2][1]
+
+
 def test_many_heirs_are_counted_and_a_ring_too_large_to_compute_is_told_by_weights():
     for number in range(20):
         Worker.objects.create(name=f"worker_{number}", host="127.0.0.1", port=8000 + number, weight=1 + number % 2)

@@ -342,7 +342,7 @@ def grown(revisions, workers):
 @pytest.mark.parametrize("size", [1, 30])
 def test_pages_ask_the_database_a_fixed_number_of_times(ada, size, django_assert_max_num_queries):
     grown(size, size)
-    first = Revision.objects.order_by("id").first()
+    first = Revision.objects.earliest("id")
     form = filled(ada, TUNING, "_preview", virtual_nodes=300)
     for url, most in (
         (HISTORY, 5),

@@ -189,7 +189,7 @@ def test_to_load_again_is_an_order_and_to_unload_again_is_none(ada):
         assert ModelRecord.objects.get().order_number == number
     ModelRecord.objects.update(loaded=False)
     page = ada.post(reverse(LIST), {"action": "unload", "_selected_action": [row.pk]})
-    assert "nothing to do: a is unloaded already." in page.content.decode()
+    assert "Nothing to do: a is unloaded already." in page.content.decode()
 
 
 def test_a_model_without_settings_is_unloaded_by_its_button(ada, says):

@@ -278,6 +278,7 @@ async def test_what_was_done_before_an_unload_still_counts(start: Start, shelf: 
     stats = node_stats(node)
     assert (stats["total_requests"], stats["cache_hits"]) == (4, 2)
     assert stats["batch_processor"]["total_batches"] == 2
+    assert stats["batch_sizes"] == [{"size": 1, "full": 0, "timeout": 0, "free": 2}]
     assert [model["total_requests"] for model in stats["models"]] == [1]
 
 
