@@ -1,6 +1,5 @@
 """The admin's page of the canary, used by a person: at a desk and on a phone."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,26 +24,18 @@ TOLD: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=[1280, 390])
-def page(
-    request: pytest.FixtureRequest,
-    browser: Browser,
-    live_server: LiveServer,
-    admin_client: Client,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[str]:
+@pytest.fixture
+def page(browser: Browser, live_server: LiveServer, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> str:
     """The page's address; the browser is logged in there."""
     # A connection that the browser keeps would outlive the server, and with it a thread that holds the database.
     monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.0")
     monkeypatch.setattr(canaryadmin, "_told", lambda: TOLD)
     for number in (1, 2):
         Worker.objects.create(name=f"worker_{number}", host="127.0.0.1", port=8000 + number)
-    browser.resize(request.param)
     browser.open(f"{live_server.url}/livez")
     session = admin_client.cookies[django_settings.SESSION_COOKIE_NAME].value
     browser.driver.add_cookie({"name": django_settings.SESSION_COOKIE_NAME, "value": session})
-    yield f"{live_server.url}/admin/gateway_app/canary/"
-    browser.resize(1280)
+    return f"{live_server.url}/admin/gateway_app/canary/"
 
 
 def press(browser: Browser, selector: str, then: str) -> None:
@@ -59,8 +50,10 @@ def is_sound(browser: Browser) -> None:
     browser.console_errors()  # axe looks for imported style sheets in the wrong place
 
 
-def test_something_is_tried_looked_at_and_promoted(browser: Browser, page: str) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_something_is_tried_looked_at_and_promoted(browser: Browser, page: str, width: int) -> None:
     browser.open(page)
+    browser.resize(width)
     is_sound(browser)
     size = browser.driver.find_element("name", "batch_size")
     size.clear()
