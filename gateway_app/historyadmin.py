@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.contrib import admin, messages
@@ -10,7 +11,8 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path, register_converter, reverse
+from django.urls.converters import IntConverter
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -29,6 +31,15 @@ from gateway_app.savingform import SavingForm
 
 CHANGELIST = "admin:gateway_app_revision_changelist"
 RESTORE = "admin/gateway_app/revision/restore.html"
+
+
+class Number(IntConverter):
+    """In an address, what can be a row's number; no database is asked for a longer one."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_converter(Number, "revision")
 
 
 class RevisionAdmin(ReadOnlyAdmin):
@@ -72,9 +83,9 @@ class RevisionAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [
-            path("<int:number>/restore/", view(self.restore_view), name="revision_restore"),
-            path("<int:number>/keep/", view(require_POST(self.keep_view)), name="guard_keep"),
-            path("<int:number>/revert/", view(require_POST(self.revert_view)), name="guard_revert"),
+            path("<revision:number>/restore/", view(self.restore_view), name="revision_restore"),
+            path("<revision:number>/keep/", view(require_POST(self.keep_view)), name="guard_keep"),
+            path("<revision:number>/revert/", view(require_POST(self.revert_view)), name="guard_revert"),
             *super().get_urls(),
         ]
 
@@ -84,7 +95,8 @@ class RevisionAdmin(ReadOnlyAdmin):
         """One revision: what it changed, and what is otherwise now."""
         if request.method == "POST" or not self.has_view_permission(request):
             raise PermissionDenied
-        found = Revision.objects.select_related("guard").filter(pk=int(object_id) if object_id.isdigit() else 0).first()
+        number = int(object_id) if re.fullmatch(Number.regex, object_id) else 0
+        found = Revision.objects.select_related("guard").filter(pk=number).first()
         if found is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[no-any-return, attr-defined]
         before = Revision.objects.filter(pk__lt=found.pk).order_by("-id").first()

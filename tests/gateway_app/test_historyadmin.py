@@ -380,3 +380,13 @@ def test_what_somebody_else_saved_elsewhere_is_no_hindrance(ada, workers):
     assert ada.post(TUNING, forms[0]).status_code == 302
     assert ada.post(path, forms[1]).status_code == 302
     assert sorted(Worker.objects.values_list("weight", flat=True)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("number", ["0", "9" * 18, "9" * 30, "9" * 5000, "²", "-1", "x"])
+def test_what_is_no_revisions_number_is_not_found(ada, number):
+    tuned(virtual_nodes=200)
+    assert "exist" in text_of(ada.get(f"{HISTORY}{number}/change/", follow=True))
+    assert ada.get(f"{HISTORY}{number}/restore/").status_code in (302, 404)
+    for step in ("keep", "revert"):
+        assert ada.post(f"{HISTORY}{number}/{step}/").status_code in (302, 404)
+    assert Tuning.objects.get().virtual_nodes == 200
