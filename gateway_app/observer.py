@@ -39,9 +39,10 @@ class Observer:
         }
         known = set().union(*self._failures.values())
         for model, version, reason in sorted(said - known):
+            which = _called((model, version))
             self._events.add(
                 Event.Kind.MODEL,
-                f"{model} {version} could not be loaded by {name}: {reason or 'it gave no reason'}",
+                f"{which} could not be loaded by {name}: {reason or 'it gave no reason'}",
                 worker=name,
                 model=model,
                 after=State.UNAVAILABLE,
@@ -108,4 +109,4 @@ class Observer:
 
 
 def _called(key: Key) -> str:
-    return f"{key[0]} {key[1]}"
+    return " ".join(filter(None, key))  # what was not found has no version

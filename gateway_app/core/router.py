@@ -73,6 +73,8 @@ class Router:
             route = self.routes.get(name)
             if route is None:
                 route = self.routes[name] = self._new_route(name, policy)
+            if route.draining and name not in draining:
+                route.pace = Pace()  # while it was drained the others may have become quicker, or all slower
             route.draining = name in draining
             route.breaker.configure(policy.breaker)
         self.ring = ring

@@ -110,7 +110,7 @@ async def test_why_it_idles(cluster: Cluster) -> None:
     assert why_idle(cluster.gateway, TUNING) == ""
     entries = cluster.snapshot.workers
 
-    async def says(**changes: bool) -> str:
+    async def says(**changes: Any) -> Any:
         workers = tuple(replace(each, **changes) if each.name == CANARY else each for each in entries)
         cluster.configure(workers=workers)
         return told(cluster)["verdict"]

@@ -120,6 +120,11 @@ def test_a_failure_is_told_once_however_many_workers_have_it(scene: Scene) -> No
     assert told.endswith("digits 2 could not be loaded by worker_2: no memory")
 
 
+def test_what_was_not_found_has_no_version(scene: Scene) -> None:
+    scene.says("worker_1", failed("there is no model 'digits'", version=""))
+    assert scene.new()[-1].endswith("UNAVAILABLE: digits could not be loaded by worker_1: there is no model 'digits'")
+
+
 def test_what_a_gateway_ends_itself_is_no_event_but_what_operators_end_is(scene: Scene) -> None:
     scene.says("worker_1", ready())
     scene.says("worker_2", ready())
