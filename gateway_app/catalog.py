@@ -34,14 +34,23 @@ class _Worker:
     connected: bool = True
     leaving: bool = False
     gone: set[int] = field(default_factory=set)  # numbers that it does not know any more
+    said: dict[str, list[ModelInfo]] = field(default_factory=dict)  # by name
+
+    def __post_init__(self) -> None:
+        for info in self.models.models:
+            self.said.setdefault(info.name, []).append(info)
 
     def ready(self, name: str) -> list[ModelInfo]:
         """What it can be asked of a model."""
         return [
             info
-            for info in self.models.models
-            if info.name == name and info.state is State.READY and info.number and info.number not in self.gone
+            for info in self.said.get(name, ())
+            if info.state is State.READY and info.number and info.number not in self.gone
         ]
+
+    def loading(self, name: str) -> set[str]:
+        """The versions of a model that it loads."""
+        return {info.version for info in self.said.get(name, ()) if info.state is State.LOADING}
 
 
 class Catalog:
@@ -72,8 +81,13 @@ class Catalog:
     def announce(self, worker: str, models: Models) -> None:
         """A connected worker says what it has."""
         before = self._workers.get(worker)
-        self._workers[worker] = _Worker(models, leaving=before is not None and before.connected and before.leaving)
-        self._settle()
+        now = _Worker(models, leaving=before is not None and before.connected and before.leaving)
+        self._workers[worker] = now
+        others = before.said if before is not None else {}
+        names = {*others, *now.said}
+        if before is not None and before.connected and not before.gone:  # what it says again changes nothing
+            names = {name for name in names if others.get(name) != now.said.get(name)}
+        self._settle(names)
 
     def leaves(self, worker: str) -> None:
         """A worker is about to stop: nobody waits for what it may load yet."""
@@ -106,10 +120,7 @@ class Catalog:
 
     def said(self, name: str) -> dict[str, list[ModelInfo]]:
         """By connected worker, all that it says of a model."""
-        return {
-            worker: [info for info in each.models.models if info.name == name]
-            for worker, each in self._connected().items()
-        }
+        return {worker: list(each.said.get(name, ())) for worker, each in self._connected().items()}
 
     def reasons(self, name: str | None = None, version: str | None = None, state: State | None = None) -> str:
         """Why a model, or any, is not served, in the workers' words; `state`: of what is in that one alone."""
@@ -167,20 +178,19 @@ class Catalog:
     def _connected(self) -> dict[str, _Worker]:
         return {name: each for name, each in self._workers.items() if each.connected}
 
-    def _settle(self) -> None:
-        """Decides what is served, by what was served until now and by what workers say now."""
+    def _settle(self, names: Collection[str] | None = None) -> None:
+        """Decides what is served, by what was served until now and by what workers say now; `names`: of these models
+        alone, for of no other has anything changed. With many workers and models that is what takes time."""
         known = sorted({info.name for info in self._all() if info.state is State.READY})
         connected = self._connected()
-        newest, serving = {}, {}
+        newest = {name: version for name, version in self.newest.items() if names is not None and name not in names}
+        serving = {key: found for key, found in self.serving.items() if names is not None and key[0] not in names}
         for name in known:
-            if self.is_unloaded(name):
+            if self.is_unloaded(name) or (names is not None and name not in names):
                 continue
             offers = {worker: found for worker, each in connected.items() if (found := each.ready(name))}
             staying = {worker: found for worker, found in offers.items() if not connected[worker].leaving}
-            loading = {
-                worker: {info.version for info in each.models.models if _is_loading(info, name)}
-                for worker, each in connected.items()
-            }
+            loading = {worker: each.loading(name) for worker, each in connected.items()}
             present, awaited = self.newest.get(name), set().union(*loading.values())
             judges, others = staying or offers, offers
             wanted = self._settings[name].versions if name in self._settings else ()
@@ -326,10 +336,6 @@ def _defaults(workers: Iterable[_Worker]) -> Counter[str]:
 
 def _has_failed(info: ModelInfo) -> bool:
     return info.state is State.UNAVAILABLE and info.reason != UNLOADED
-
-
-def _is_loading(info: ModelInfo, name: str) -> bool:
-    return info.name == name and info.state is State.LOADING
 
 
 def _key(info: ModelInfo) -> Key:

@@ -201,9 +201,10 @@ class Channel(WSListener):
         elif kind == Tell.ENTRIES:
             self._owner.take_entries(payload)
         elif kind == Tell.TRACE:
+            detail = msgspec.json.decode(payload, type=Detail)
             call = self.calls.get(ident)  # else nobody waits for it any more
             if call is not None and call.trace is not None:
-                call.trace.detailed(call, msgspec.json.decode(payload, type=Detail))
+                call.trace.detailed(call, detail)
         elif kind != Tell.PONG:
             raise ValueError(f"frame kind {kind} is not one of {[each.name for each in Tell]}")
 

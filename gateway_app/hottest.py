@@ -21,6 +21,7 @@ TEXT = 120  # characters
 MODELS = 4
 _V2_HEAD_BYTES = 5
 _NUMPY = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BOOL": "bool", "BYTES": "string"}
+_NOTHING = msgspec.Raw()
 
 
 class Tensor(msgspec.Struct):
@@ -28,7 +29,7 @@ class Tensor(msgspec.Struct):
 
     datatype: str
     shape: list[int]
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
 
 
 class Head(msgspec.Struct):
@@ -80,7 +81,7 @@ def _readable_v2(text: bytes, size_bytes: int) -> str:
     tensors = ", ".join(
         f"{_NUMPY.get(each.datatype, each.datatype.lower())}{each.shape}".replace(", ", ",") for each in inputs
     )
-    if len(inputs) == 1 and inputs[0].data is not None:
+    if len(inputs) == 1 and inputs[0].data is not _NOTHING:
         return f"{tensors} {bytes(inputs[0].data).decode(errors='replace')}"
     return f"{tensors} {_size(size_bytes - _V2_HEAD_BYTES - length)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -11,7 +12,7 @@ from gateway_app.core.call import Call
 from gateway_app.core.hotcache import HotCache
 from gateway_app.core.router import Router
 from gateway_app.face import Face
-from gateway_app.traces import TraceLog, Tracer, Tracing
+from gateway_app.traces import TraceLog, Tracer, Tracing, next_sample, slow_from_s
 from inference_site.exchange import Asker, Ticket
 from inference_site.lib.asks import key_of
 from inference_site.lib.errors import ApiError
@@ -86,7 +87,7 @@ class InferCall(Call):
             inference.hot.offer(self.key, self.payload, payload, name)
         took_s = now - self.began
         inference.latency.add(took_s)
-        if took_s > inference.tracer.slow_s and self.trace is None:
+        if took_s > inference.slow_s and self.trace is None:
             inference.tracer.slow(self, cache, time_us)
         if self._asker is not None:
             headers = face.replies[cache][self.attempts]
@@ -176,6 +177,9 @@ class Inference:
     ) -> None:
         self.clock = clock
         self.tracer = Tracer(router, clock, traces or TraceLog())
+        self.sample_at = 0  # the number of the next request that is traced unasked
+        self.slow_s = math.inf  # what takes longer than this is very slow
+        self._rolled = -1  # requests at the end of the last second
         self.faces = faces  # by worker: all that may ever answer
         self.seed = seed  # of the keys
         self.hot = HotCache()
@@ -205,7 +209,7 @@ class Inference:
         self.requests += 1
         key = key_of(payload, self.seed)
         tracing: Tracing | None = None
-        if since is not None or self.requests == self.tracer.sample_at:
+        if since is not None or self.requests == self.sample_at:
             asker = tracing = self.tracer.follow(asker, key, since)
         if self.hot_on:
             began = self.clock()
@@ -247,7 +251,10 @@ class Inference:
     def roll(self, per_second: float) -> None:
         """Ends a second, in which so many asks came."""
         self.latency.roll()
-        self.tracer.roll(self.requests, per_second, self.latency)
+        self.sample_at = next_sample(self.requests, per_second)
+        if self.requests != self._rolled:
+            self._rolled = self.requests
+            self.slow_s = slow_from_s(self.latency)
 
     def begin(self, call: InferCall) -> None:
         """Gives a new call to the router; others may join it, rather than one that has more time than they have."""

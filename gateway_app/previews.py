@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway_app.combinations import without_effect
+from gateway_app.core.vigil import Figures
 from gateway_app.differences import Difference, differences
 from gateway_app.present import Present, present
 from gateway_app.previewload import (
@@ -36,6 +37,7 @@ class Preview:
     effects: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    figures: Figures | None = None  # of now, which a guard compares with
 
 
 def preview(before: Payload, after: Payload) -> Preview:
@@ -65,6 +67,7 @@ def preview(before: Payload, after: Payload) -> Preview:
         list(_effects(before, after, now)),
         [each for each in without_effect(after) if each not in without_effect(before)],
         missing,
+        now.figures if now is not None else None,
     )
 
 

@@ -84,7 +84,21 @@ class TraceLog:
 
     def recent(self) -> list[dict[str, Any]]:
         """What is kept, the newest first."""
-        return [msgspec.to_builtins(each) for each in reversed(self._kept)]
+        kept = tuple(self._kept)  # at once: this may be called in another thread
+        return [msgspec.to_builtins(each) for each in reversed(kept)]
+
+
+def next_sample(requests: int, per_second: float) -> int:
+    """The number of the request that is traced unasked, of those of the next second; `requests` came until now."""
+    return requests + 1 + int(random.random() * per_second)
+
+
+def slow_from_s(latency: LatencyWindow) -> float:
+    """What takes longer than this is very slow."""
+    if latency.count < ENOUGH:
+        return math.inf
+    (p99_ms,) = latency.quantiles_ms(0.99)
+    return math.inf if p99_ms is None else max(SLOW_FLOOR_S, SLOW_FACTOR * p99_ms / 1000)
 
 
 class Tracer:
@@ -94,21 +108,12 @@ class Tracer:
         self.clock = clock
         self.log = log
         self.name = self.version = ""  # of the model
-        self.sample_at = 0  # the number of the next request that is traced unasked
-        self.slow_s = math.inf  # what takes longer than this is very slow
         self.router = router
 
     def follow(self, asker: Asker, key: int, since: float | None) -> Tracing:
         """Puts itself between a request and its asker. It had come whole at that moment and is to be explained; None:
         it came now, and is sampled."""
         return Tracing(self, asker, key, since)
-
-    def roll(self, requests: int, per_second: float, latency: LatencyWindow) -> None:
-        """Ends a second: which of the next requests is sampled, and what is slow. `requests` are those so far."""
-        self.sample_at = requests + 1 + int(random.random() * per_second)
-        if latency.count >= ENOUGH:
-            (p99_ms,) = latency.quantiles_ms(0.99)
-            self.slow_s = math.inf if p99_ms is None else max(SLOW_FLOOR_S, SLOW_FACTOR * p99_ms / 1000)
 
     def failed(self, call: InferCall, error: ApiError) -> None:
         """Nobody could answer a call that was not traced."""
@@ -198,11 +203,8 @@ class Tracing:
         if self.kept_by is not None:
             trace.cache, trace.why = "gateway", f"kept here: one of the hottest results, made by {self.kept_by}"
         elif self.follower is not None:
-            leader, waited_s = self.follower.leader, self.follower.began - self.follower.leader.began
-            name = leader.route.name if leader.attempts else "nobody"
-            trace.why = (
-                f"joined the same input {waited_s * 1000:.1f} ms after it had been sent to {name}, by another request"
-            )
+            before_ms = 1000 * (self.follower.began - self.follower.leader.began)
+            trace.why = f"joined a request for the same input that had come {before_ms:.1f} ms before"
             if status < 400:
                 trace.cache = "joined"
         elif answer is not None:

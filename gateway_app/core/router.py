@@ -8,6 +8,7 @@ from gateway_app.core.attempts import Attempts
 from gateway_app.core.breaker import RATE_S, Breaker, Cause, State
 from gateway_app.core.budget import RetryBudget
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Nobody, Owners, Route
+from gateway_app.core.obstacles import RAMP_START
 from gateway_app.core.outcomes import OutcomeLog
 from gateway_app.core.pace import Pace
 from gateway_app.core.policy import Policy
@@ -17,8 +18,6 @@ from gateway_app.core.watch import Watch
 from gateway_app.core.why import why
 from inference_site.lib.frames import Cache, Tell
 
-# What a worker that comes back gets of its share at once.
-RAMP_START = 0.1
 _REFUSED, _BUSY, _EXPIRED, _GONE = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.EXPIRED), int(Tell.GONE)
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
 _MISS, _HIT = int(Cache.MISS), int(Cache.HIT)
@@ -40,6 +39,7 @@ class Router:
         self._on_breaker = on_breaker
         self._jitter = jitter
         self._watch = Watch(self, clock)
+        self._second_began = clock()
         self.routes: dict[str, Route] = {}
         self.ring: Owners = Nobody()
         self.policy = Policy()
@@ -73,6 +73,8 @@ class Router:
             route = self.routes.get(name)
             if route is None:
                 route = self.routes[name] = self._new_route(name, policy)
+            if route.draining and name not in draining:
+                route.pace = Pace()  # while it was drained the others may have become quicker, or all slower
             route.draining = name in draining
             route.breaker.configure(policy.breaker)
         self.ring = ring
@@ -225,8 +227,11 @@ class Router:
     def tick(self) -> None:
         """Lets time pass: to be called some tens of times a second."""
         now = self._clock()
+        if second := now - self._second_began >= 1:
+            self._second_began = now
         for route in self.routes.values():
-            route.breaker.tick()
+            if second or route.breaker.state is not State.CLOSED:
+                route.breaker.tick()
         self.quarantine.tick(now)
         self._watch.tick(now)
 
@@ -294,7 +299,7 @@ class Router:
         call.attempts += 1
         call.flying = True
         if call.trace is not None:
-            call.trace.sent(call, why(self, call, route))
+            call.trace.sent(call, why(self, call, route, now))
         if call.suspect:
             route.suspect = call
         route.in_flight += 1

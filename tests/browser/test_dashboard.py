@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from tests.support import pagefigures
 from tests.support.chromium import Browser
-from tests.support.pages import PagesSite, open_breaker
+from tests.support.pages import PagesSite, breaker, open_breaker, served_model
 
 NAMES = ".card .who > a"
 STATES = ".card [data-badge=state]"
@@ -199,3 +200,19 @@ def test_hostile_text_stays_text(browser: Browser, site: PagesSite) -> None:
     assert not browser.shows("#hostile")
     browser.driver.execute_script("document.querySelector('#verdict a').click()")
     assert browser.evaluate("document.querySelector(':target').dataset.worker") == "</script><b id=hostile>"
+
+
+def test_no_name_gets_in_the_way_of_the_page(browser: Browser, site: PagesSite) -> None:
+    names = ("template", "__proto__", "constructor")
+    for worker, name in zip(site.stats["workers"], names, strict=True):
+        worker["name"] = name
+    site.stats["models"] = [served_model(name) for name in names]
+    site.stats["circuit_breakers"] = [breaker(worker) for worker in site.stats["workers"]]
+    site.history = pagefigures.history(120, names)
+    site.ring = pagefigures.ring(names)
+    browser.open(site.url)
+    browser.wait_for(lambda: browser.text("#freshness-text") == "live", "the page is live")
+    assert browser.texts(NAMES) == list(names)
+    assert browser.texts(".served .who > a") == list(names)
+    assert browser.evaluate("document.querySelectorAll('.card .line[d^=M]').length") == 6
+    assert browser.console_errors() == []

@@ -9,7 +9,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.support import pagefigures
 from tests.support.axe import grave_faults
 from tests.support.chromium import Browser
-from tests.support.pages import Json, PagesSite, canary, event
+from tests.support.pages import Json, PagesSite, canary, event, guard, open_breaker
 
 NARROW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 HOSTILE = "<img src=x id=hostile>"
@@ -318,3 +318,27 @@ def test_long_words_stick_out_nowhere(browser: Browser, site: PagesSite, width: 
     browser.driver.execute_script("document.getElementById('where').requestSubmit()")
     browser.wait_for(lambda: browser.shows("#where-answer"), "the answer is shown")
     assert browser.evaluate(NARROW) is True
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_full_panels_can_be_read_by_all(browser: Browser, site: PagesSite, width: int, scheme: str) -> None:
+    open_breaker(site.stats, 2)
+    site.stats["events"] = all_kinds() * 10
+    site.stats["canary"], site.stats["guard"] = canary(), guard()
+    site.traces["traces"] = [pagefigures.trace(number, status=(200, 422, 503)[number % 3]) for number in range(30)]
+    opened(browser, site, width)
+    browser.colours(scheme)
+    explained(browser, 30)
+    click(browser, "#traces summary")
+    click(browser, ".howto summary")
+    browser.driver.execute_script("document.getElementById('where').requestSubmit()")
+    browser.wait_for(lambda: browser.shows("#where-answer"), "the answer is shown")
+    browser.wait_for(lambda: browser.shows("#traces .details"), "the request's details are shown")
+    browser.wait_for(lambda: browser.texts(".band"), "the ring is drawn")
+    assert grave_faults(browser) == []
+    browser.driver.find_element(By.CSS_SELECTOR, "[data-actions=worker_2] > button").send_keys(Keys.ENTER)
+    browser.wait_for(lambda: browser.shows("#actions-sign-in"), "the menu is open")
+    assert grave_faults(browser) == []
+    assert browser.evaluate(NARROW) is True
+    assert browser.console_errors() == []

@@ -50,6 +50,30 @@ class AdminSite:
         """Changes fields of the tuning and saves; the page that follows. False empties a checkbox."""
         return self._save("/admin/gateway_app/tuning/1/change/", values)
 
+    def preview_tuning(self, **values: object) -> str:
+        """What a change would do, with a form that saves it."""
+        path = "/admin/gateway_app/tuning/1/change/"
+        return self._send(path, Form(self._get(path)).values, values, "_preview")
+
+    def save_previewed(self, page: str, path: str = "/admin/gateway_app/tuning/1/change/", **values: object) -> str:
+        """Presses Save on a preview; the page that follows."""
+        return self._send(path, Form(page).values, values)
+
+    def preview_workers(self, **changes: dict[str, object]) -> str:
+        """What changes of the list would do: of each worker some fields."""
+        path = "/admin/gateway_app/worker/"
+        page = self._get(path)
+        values: dict[str, object] = {}
+        for name, fields in changes.items():
+            row = page[: page.index(f">{name}</a>")].count('class="action-select"') - 1
+            values |= {f"form-{row}-{field}": value for field, value in fields.items()}
+        return self._send(path, Form(page).values, values, "_preview")
+
+    def restore(self, revision: int, **values: object) -> str:
+        """Goes back to a revision; the page that follows."""
+        path = f"/admin/gateway_app/revision/{revision}/restore/"
+        return self._send(path, Form(self._get(path)).values, values)
+
     def add_worker(self, **values: object) -> str:
         return self._save("/admin/gateway_app/worker/add/", values)
 
@@ -135,13 +159,13 @@ class AdminSite:
     def _save(self, path: str, values: dict[str, object]) -> str:
         return self._send(path, Form(self._get(path)).values, values)
 
-    def _send(self, path: str, form: dict[str, str], values: dict[str, object]) -> str:
+    def _send(self, path: str, form: dict[str, str], values: dict[str, object], button: str = "_save") -> str:
         for name, value in values.items():
             if value is False:
                 form.pop(name, None)
             else:
                 form[name] = "on" if value is True else str(value)
-        return self._post(path, form | {"_save": "Save"})
+        return self._post(path, form | {button: "1"})
 
     def _get(self, path: str) -> str:
         response = self._session.get(self._url + path, timeout=20)

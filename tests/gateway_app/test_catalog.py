@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from random import Random
 
 import pytest
@@ -456,3 +457,41 @@ def test_loading_while_serving_in_any_order(seed: int):
     for worker in workers:
         worker.uses({each.numbers[worker.name] for each in catalog.serving.values() if worker.name in each.numbers})
         assert len(worker.models) == 1
+
+
+class ThoroughCatalog(Catalog):
+    """Settles every model each time, whatever was said."""
+
+    def _settle(self, names: Collection[str] | None = None) -> None:
+        super()._settle()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_settling_what_has_changed_settles_all(seed: int):
+    dice, quick, thorough = Random(seed), Catalog(), ThoroughCatalog()
+    said: dict[str, tuple[ModelInfo, ...]] = {}
+    for _ in range(80):
+        worker, what = dice.choice((A, B, C)), dice.choice(("new", "new", "new", "again", "lost", "leaves", "gone"))
+        if what == "new":
+            kinds = (ready, ready, loading, broken)
+            names = dice.sample(("m", "n", "o"), dice.randint(0, 3))
+            infos = (_any(dice, dice.choice(kinds), name, number) for number, name in enumerate(names, 1))
+            said[worker] = tuple(infos)
+        for catalog in (quick, thorough):
+            match what:
+                case "new" | "again":
+                    say(catalog, worker, *said.get(worker, ()))
+                case "lost":
+                    catalog.lost(worker)
+                case "leaves":
+                    catalog.leaves(worker)
+                case "gone":
+                    catalog.gone(worker, 1)
+        assert (quick.serving, quick.newest, quick.default) == (thorough.serving, thorough.newest, thorough.default)
+
+
+def _any(dice: Random, kind: Callable[..., ModelInfo], name: str, number: int) -> ModelInfo:
+    version, digest = dice.choice("123"), dice.choice(("d1", "d2"))
+    if kind is ready:
+        return ready(number, version, digest, name=name, current=dice.random() < 0.7)
+    return kind(version, name=name)

@@ -1,5 +1,7 @@
 """Settings that do not go together are refused with both values; the usual ones, and what was so before, are not."""
 
+from typing import Any
+
 import pytest
 
 from gateway_app.combinations import conflicts, new_conflicts, without_effect
@@ -7,10 +9,14 @@ from gateway_app.models import ModelRecord, Tuning
 from gateway_app.snapshot import parse
 
 
+def defaults(model: Any) -> dict[str, Any]:
+    return {name: model._meta.get_field(name).get_default() for name in model.PAYLOAD}
+
+
 def payload(models=(), workers=(), **tuning):
-    usual = {name: Tuning._meta.get_field(name).get_default() for name in Tuning.PAYLOAD}
+    usual = defaults(Tuning)
     assert set(tuning) <= set(usual)
-    rows = [{name: ModelRecord._meta.get_field(name).get_default() for name in ModelRecord.PAYLOAD} | m for m in models]
+    rows = [defaults(ModelRecord) | each for each in models]
     return {"tuning": usual | tuning, "models": rows, "workers": list(workers), "canary": []}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway_app import history as history_module
 from gateway_app.core.call import Route
 from gateway_app.gateway import Gateway
 from gateway_app.history import KEPT_S, encoded
@@ -60,7 +59,7 @@ class Books:
 @pytest.fixture
 def books(monkeypatch: pytest.MonkeyPatch) -> Books:
     made: list[Books] = []
-    monkeypatch.setattr(history_module.time, "monotonic", lambda: made[0].now if made else 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: made[0].now if made else 0.0)
     found = Books(3)
     made.append(found)
     found.tick()

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway_app.core.breaker import BreakerConfig
+from gateway_app.core.trail import Trail
 from inference_site.lib import frames
+from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask, Cache, Tell
+from inference_site.lib.trace import BatchRun, Detail
 from tests.gateway_app.scripted import (
     INFERENCES,
     KEYS,
+    SEED,
     Bench,
     ScriptedWorker,
+    WaitingCall,
     result,
     until,
 )
@@ -68,6 +75,8 @@ async def test_only_what_has_waited_too_long_is_given_up(bench: Bench) -> None:
         frames.pack_tell_head(Tell.RESULT, 0, 200, 1, 10**6, 0, 0) + b"[1",
         frames.tell(Tell.STATS, 0, b"not json"),
         frames.tell(Tell.STATS, 0, b"[]"),
+        frames.tell(Tell.TRACE, 1, b"not json"),
+        frames.tell(Tell.TRACE, 1, b'{"queue_us": "long"}'),
     ],
 )
 async def test_garbage_is_a_failure_of_that_worker(bench: Bench, garbage: bytes) -> None:
@@ -198,3 +207,45 @@ async def test_ids_that_start_again_are_not_mistaken_for_other_frames(bench: Ben
     assert not call.outcomes
     await worker.connections[0].send(result(*worker.asked[0], b"[5]"))
     assert await call.outcome() == ("result", b"[5]")
+
+
+class TracedCall(WaitingCall):
+    """One whose way is noted."""
+
+    __slots__ = ("trace",)
+
+
+async def test_what_a_worker_says_of_a_traced_call(bench: Bench) -> None:
+    worker = ScriptedWorker("a")
+    worker.answers = False
+    await bench.connected("a", bench.serve(worker).port)
+    plain = bench.call([1, 2, 3, 4])
+    call = TracedCall(b"[5]", key_of(b"[5]", SEED))
+    call.trace = trail = Trail(time.monotonic)
+    bench.router.submit(call)
+    await until(lambda: len(worker.asked) == 2)
+    (connection,) = [each for each in worker.open if each.infers()]
+    kinds = {ident: kind for kind, _, ident, _, _ in connection.asks if kind in INFERENCES}
+    (first, second) = (ident for ident, _ in worker.asked)
+    assert kinds == {first: Ask.INFER, second: Ask.EXPLAIN}
+    detail = Detail(10, 20, BatchRun(3, 2, 2, "full", 1))
+    told = msgspec.json.encode(detail)
+    # Of one that is not traced, and of one that nobody waits for: both say nothing.
+    await connection.send(frames.tell(Tell.TRACE, first, told) + frames.tell(Tell.TRACE, 999, told))
+    await connection.send(frames.tell(Tell.TRACE, second, told) + result(second, b"[5]", b"[6]"))
+    await connection.send(result(first, b"[1, 2, 3, 4]", b"[7]"))
+    assert await plain.outcome() == ("result", b"[7]")
+    assert await call.outcome() == ("result", b"[6]")
+    assert trail.answer is not None
+    assert (trail.answer.worker, trail.answer.detail) == ("a", detail)
+
+
+async def test_a_traced_call_that_is_watched_runs_first(bench: Bench) -> None:
+    worker = ScriptedWorker("a")
+    await bench.connected("a", bench.serve(worker).port)
+    call = TracedCall(b"[5]", key_of(b"[5]", SEED))
+    call.trace = Trail(time.monotonic)
+    bench.router.suspects.lost(call.key, call.payload, "b", alone=False)
+    bench.router.submit(call)
+    assert await call.outcome() == ("result", b"[5]")
+    assert [kind for each in worker.connections for kind, *_ in each.asks if kind in INFERENCES] == [Ask.EXPLAIN_FIRST]

@@ -150,7 +150,7 @@ async def test_in_a_storm_of_events_figures_take_a_part_of_the_time_only(
 
     times = iter(range(1000))
     site.live._clock = lambda: next(times) * 0.02  # to make them takes 20 ms
-    monkeypatch.setattr(live_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     client = site.join()
     for _ in range(3):
         site.live.poke()

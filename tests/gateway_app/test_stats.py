@@ -19,6 +19,7 @@ from gateway_app.snapshot import Snapshot, WorkerEntry
 from gateway_app.stats import gateway_health, gateway_stats
 from inference_site import lifecycle
 from inference_site.lib.catalog import ModelInfo, Models, State
+from inference_site.lib.trace import Parts, Trace, now_text
 
 
 class ObservedRoute(Route):
@@ -117,3 +118,19 @@ async def test_the_newest_fifty_events_are_shown_newest_last(gateway: Gateway) -
     assert [event["reason"] for event in shown] == [str(number) for number in range(5, 55)]
     assert list(shown[0]) == EVENT_KEYS
     assert shown[0]["age_s"] >= shown[-1]["age_s"] >= 0
+
+
+async def test_the_gateways_own_part_of_the_time_is_that_of_a_sample_of_late(gateway: Gateway) -> None:
+    def trace(at: str, kept: str, cache: str | None, own_ms: float, waiting_ms: float = 0.0) -> Trace:
+        parts = Parts(gateway=own_ms, waiting=waiting_ms, compute=3.0)
+        return Trace("i", at, "digits", "1", "", 200, "w", cache, "owner", "w", [], None, parts, own_ms + 3.0, kept)
+
+    assert (await asyncio.to_thread(gateway_stats))["gateway"]["split_ms"] is None
+    gateway.traces.add(trace("2020-01-01T00:00:00.000Z", "sampled", "miss", 50.0))
+    assert (await asyncio.to_thread(gateway_stats))["gateway"]["split_ms"] is None
+    gateway.traces.add(trace(now_text(), "sampled", "miss", 0.1))
+    gateway.traces.add(trace(now_text(), "sampled", "miss", 0.1, waiting_ms=0.2))
+    for kept, cache in (("failed", None), ("slow", "miss"), ("sampled", "gateway"), ("explained", "miss")):
+        gateway.traces.add(trace(now_text(), kept, cache, 70.0))  # none of these is a sample of what is computed
+    split = (await asyncio.to_thread(gateway_stats))["gateway"]["split_ms"]
+    assert split == {"gateway": 0.2, "network": None, "queue": None, "compute": None}

@@ -278,6 +278,7 @@ async def test_what_was_done_before_an_unload_still_counts(start: Start, shelf: 
     stats = node_stats(node)
     assert (stats["total_requests"], stats["cache_hits"]) == (4, 2)
     assert stats["batch_processor"]["total_batches"] == 2
+    assert stats["batch_sizes"] == [{"size": 1, "full": 0, "timeout": 0, "free": 2}]
     assert [model["total_requests"] for model in stats["models"]] == [1]
 
 
@@ -347,6 +348,26 @@ async def test_what_is_wanted_and_not_there_is_told(start: Start, shelf: Shelf) 
     assert reasons["a", "8"] == "a has no version 8; there are: 1"
     assert str(shelf.folder / "nobody" / "1" / "model.onnx") in reasons["nobody", ""]
     assert await ask(node, [1, 2], "a") == answer("a", 1, 2)
+
+
+async def test_a_version_that_is_listed_later_is_looked_for_and_no_other_file_is(start: Start, shelf: Shelf) -> None:
+    shelf.put("m", "1", "one")
+    node = start(shelf.node())
+    node.configure(wish(1, m=ModelSettings(versions=("1",))))
+    shelf.put("m", "1", "changed")
+    shelf.put("m", "2", "broken")
+    node.configure(wish(2, m=ModelSettings(versions=("1", "2"))))
+    await settled(node)
+    assert state_of(node, "m") == [("1", State.READY, True), ("2", State.UNAVAILABLE, True)]
+    shelf.put("m", "2", "two")
+    node.configure(wish(3, m=ModelSettings(versions=("1",))))
+    node.configure(wish(4, m=ModelSettings(versions=("1", "2"))))
+    await settled(node)
+    assert await ask(node, [5, 6], "m", "2") == answer("two", 5, 6)
+    assert await ask(node, [5, 6], "m", "1") == answer("one", 5, 6)  # nobody has ordered to look at it
+    node.configure(wish(5, m=ModelSettings(versions=("1",))))
+    with pytest.raises(ApiError, match="no version '2'"):
+        node.find("m", "2")
 
 
 async def test_only_the_last_of_many_orders_counts(start: Start, shelf: Shelf) -> None:

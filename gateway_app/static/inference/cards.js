@@ -102,7 +102,7 @@ const Cards = (() => {
   }
 
   function newCard(worker) {
-    const card = byId("worker-template").content.firstElementChild.cloneNode(true);
+    const card = byId("card-template").content.firstElementChild.cloneNode(true);
     card.id = `worker-${worker.name}`;
     card.dataset.worker = worker.name;
     card.querySelector("[data-actions]").dataset.actions = worker.name;

@@ -58,7 +58,7 @@
     const shown = events.filter((event) => matches(event, filter)).reverse();
     const filtered = Boolean(filter.kind || filter.worker || filter.text);
     repeat(byId("events"), byId("event-template"), shown, paintEvent);
-    byId("events").hidden = shown.length === 0;
+    byId("events-box").hidden = shown.length === 0;
     byId("events-none").hidden = shown.length > 0;
     byId("events-clear").hidden = !filtered;
     const none = filtered && events.length ? `None of the newest ${events.length} events is like that.` : "Nothing has happened yet: changes of breakers, workers, models and settings will be listed here.";

@@ -118,7 +118,7 @@ const ModelTable = (() => {
     const kept = new Set();
     for (const model of models) {
       const key = `${model.name}/${model.version}`;
-      if (!rows.has(key)) rows.set(key, document.getElementById("model-template").content.firstElementChild.cloneNode(true));
+      if (!rows.has(key)) rows.set(key, document.getElementById("served-template").content.firstElementChild.cloneNode(true));
       const row = rows.get(key);
       kept.add(key);
       paintModel(row, model, workers, breakers.filter((breaker) => isOf(breaker, model)));

@@ -2,7 +2,8 @@
 // How the gateway's page gets its figures: pushed by the WebSocket, or asked for once a second while there is none.
 
 const Transport = (() => {
-  const OPEN_MS = 2000; // without a first message by then the page asks by itself
+  const OPEN_MS = 2000; // without a first message by then the page asks by itself, and waits on
+  const CONNECT_MS = 10000;
   const SILENT_MS = 5000; // the gateway sends once a second: a socket that says nothing is lost
   const RETRY_MS = [1000, 30000];
 
@@ -30,9 +31,14 @@ const Transport = (() => {
       retryMs = RETRY_MS[0];
     }
 
-    function expect(ms) {
+    function expect(ms, late = lose) {
       window.clearTimeout(watch);
-      watch = window.setTimeout(lose, ms);
+      watch = window.setTimeout(late, ms);
+    }
+
+    function hurry() {
+      poll();
+      expect(CONNECT_MS - OPEN_MS);
     }
 
     function connect() {
@@ -41,7 +47,7 @@ const Transport = (() => {
       const mine = (socket = new WebSocket(url));
       mine.onmessage = ({ data }) => mine === socket && take(JSON.parse(data));
       mine.onclose = () => mine === socket && lose();
-      expect(OPEN_MS);
+      expect(OPEN_MS, hurry);
     }
 
     function take({ stats, history }) {

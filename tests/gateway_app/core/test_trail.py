@@ -64,8 +64,8 @@ def test_workers_that_are_full_then_one_that_fails_then_one_that_answers():
     world.answer(owners[2])
     assert outcomes(trail) == [(owners[0], "busy"), (owners[1], "failed"), (owners[2], "answered")]
     assert [each.reason for each in trail.tries] == ["3.2 s of work wait there", "out of memory", ""]
-    assert trail.tries[1].why == f"next in line: {owners[0]} was asked before"
-    assert trail.tries[2].why == f"next in line: {owners[0]} was asked before; {owners[1]} was asked before"
+    assert trail.tries[1].why == f"next in line: {owners[0]}: it was asked before"
+    assert trail.tries[2].why == f"next in line: {owners[0]}: it was asked before; {owners[1]}: it was asked before"
     assert call.outcomes == [("result", b"[2]")]
 
 
@@ -176,13 +176,13 @@ def put_away(world: World, name: str, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("OPEN", "is OPEN"),
-        ("isolated", "is isolated"),
-        ("not connected", "is not connected"),
-        ("unloaded", "has not loaded the model"),
-        ("draining", "is draining"),
-        ("about to stop", "is about to stop"),
-        ("starting slowly", "is starting slowly"),
+        ("OPEN", "its breaker is OPEN"),
+        ("isolated", "it is isolated"),
+        ("not connected", "it is not connected"),
+        ("unloaded", "it has not got the model"),
+        ("draining", "it is draining"),
+        ("about to stop", "it is draining"),
+        ("starting slowly", "it has just come back and gets only a part of its inputs yet"),
     ],
 )
 def test_why_the_owner_is_passed_over(how: str, says: str):
@@ -192,7 +192,7 @@ def test_why_the_owner_is_passed_over(how: str, says: str):
     put_away(world, first, how)
     _, trail = submit(world, key)
     assert trail.tries[0].worker == second
-    assert trail.tries[0].why == f"next in line: {first} {says}"
+    assert trail.tries[0].why == f"next in line: {first}: {says}"
 
 
 def test_why_a_call_is_spilled():
@@ -202,7 +202,7 @@ def test_why_a_call_is_spilled():
         world.submit()
     _, trail = submit(world)
     assert trail.tries[0].worker == second
-    assert trail.tries[0].why == f"spilled: {first} has 4 in flight, the limit is 4"
+    assert trail.tries[0].why == f"spilled: {first}: it has 4 in flight, and from 4 on others help"
 
 
 def test_of_many_that_are_passed_over_three_are_named():
@@ -211,7 +211,7 @@ def test_of_many_that_are_passed_over_three_are_named():
     for name in owners[:6]:
         world.route(name).draining = True
     _, trail = submit(world)
-    named = "; ".join(f"{name} is draining" for name in owners[:3])
+    named = "; ".join(f"{name}: it is draining" for name in owners[:3])
     assert trail.tries[0].why == f"next in line: {named}; and 3 more"
 
 

@@ -308,6 +308,19 @@ def test_a_worker_that_looks_slow_for_a_moment_is_not_sick():
     assert world.state("c") is State.CLOSED
 
 
+def test_a_worker_that_was_drained_is_not_judged_by_what_it_did_before():
+    world = World(["a", "b", "c"], replace(CALM, slow_factor=5.0))
+    for name in "abc":
+        world.pace(name, 0.1, 60)
+    world.configure(dict.fromkeys("abc", 1.0), draining=["c"])
+    for name in "ab":
+        world.pace(name, 0.005, 200)
+    world.configure(dict.fromkeys("abc", 1.0))
+    for _ in range(5):
+        world.pass_time(1.0)
+    assert world.state("c") is State.CLOSED
+
+
 def test_no_more_than_half_of_the_workers_are_sick_for_being_slow():
     world = World(["a", "b", "c"], replace(CALM, slow_factor=5.0))
     for name, takes_s in (("a", 0.01), ("b", 0.1), ("c", 1.0)):
