@@ -58,6 +58,7 @@ class WhereView(APIView):
 def where(gateway: Gateway, ask: bytes, name: str | None) -> dict[str, Any]:
     """The way of an ask of the model of that name, or of the default one. Raises ApiError as an inference would."""
     model, key = _asked(gateway, ask, name)
+    own_key = key_of(ask, model.inference.seed)  # a version that is tried is asked by the key of the one that answers
     owner, *successors = gateway.table.owners(key) or ("",)
     route, why = foresee(model.router, key, time.monotonic())
     inference = model.inference
@@ -70,19 +71,19 @@ def where(gateway: Gateway, ask: bytes, name: str | None) -> dict[str, Any]:
         "successors": successors,
         "now": route.name if route is not None else None,
         "why": why,
-        "kept": inference.hot_on and inference.hot.keeps(key, ask),
+        "kept": inference.hot_on and inference.hot.keeps(own_key, ask),
     }
 
 
 def _asked(gateway: Gateway, ask: bytes, name: str | None) -> tuple[ServedModel, int]:
-    """The version that would answer, and the routing key of the ask."""
+    """The version that would answer, and the key by which it is found."""
     model = gateway.find(name, None)
     if not isinstance(model, CanaryModel):
         return model, key_of(ask, model.inference.seed)
     stable = model.stable
     key = key_of(ask, stable.inference.seed)
     if next(iter(gateway.table.owners(key)), None) == model.worker and model.takes:
-        return model.canary, key_of(ask, model.canary.inference.seed)
+        return model.canary, key
     return stable, key
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from gateway_app.core.breaker import BreakerConfig
 from gateway_app.core.breaker import State as Breaker
+from gateway_app.ringviews import where
 from gateway_app.trial import Trial
 from inference_site.lib import frames
 from inference_site.lib.asks import key_of, seed_of
@@ -160,6 +162,44 @@ async def test_what_it_does_not_answer_is_answered_by_the_stable_version(cluster
     assert cluster.gateway.lineup.served["echo", "1"].inference.requests == 0
 
 
+async def test_where_an_input_would_go_is_told_as_it_then_goes(cluster: Cluster) -> None:
+    await start(cluster)
+    own, others = inputs_of(cluster, 10)
+    for text in (*own, *others):
+        told = where(cluster.gateway, text, "echo")
+        assert told["version"] == ("2" if text in own else "1")
+        assert told["owner"] == told["now"] and told["why"].startswith("owner")
+        assert (told["owner"] == CANARY) is (text in own)
+        assert (await cluster.answer(text))[1] == told["version"]
+        told_by = cluster.ask(text)
+        await told_by.output()
+        assert f"x-node: {told['now']}".encode() in told_by.headers
+
+
+async def test_it_is_explained_once_by_who_answered(cluster: Cluster) -> None:
+    await start(cluster)
+    own, others = inputs_of(cluster, 2)
+    trace = await explained(cluster, own[0])
+    assert (trace["version"], trace["owner"], trace["why"]) == ("2", CANARY, "owner")
+    assert (await explained(cluster, others[0]))["version"] == "1"
+    answers_no(cluster.workers[CANARY], "failed")
+    trace = await explained(cluster, own[1])
+    assert (trace["version"], trace["status"]) == ("1", 200)
+    assert sum(trace["parts_ms"].values()) == pytest.approx(trace["total_ms"], rel=0.05)
+    failed = [each for each in cluster.gateway.traces.recent() if each["status"] == 503]
+    assert [each["version"] for each in failed] == ["2"]  # what had been tried before is kept too
+
+
+async def explained(cluster: Cluster, text: bytes) -> dict[str, Any]:
+    """What the answer says of itself."""
+    told = Told()
+    cluster.gateway.find("echo", None).ask(text, told, None, time.monotonic())
+    await told.output()
+    (line,) = [each for each in told.headers.splitlines() if each.lower().startswith(b"x-explain: ")]
+    trace: dict[str, Any] = json.loads(line[len(b"x-explain: ") :])
+    return trace
+
+
 async def test_a_dead_worker_loses_nothing_and_one_that_is_back_goes_on(cluster: Cluster) -> None:
     await start(cluster)
     own, _ = inputs_of(cluster)
@@ -293,6 +333,8 @@ async def test_promoted_nobody_who_had_it_gets_the_old_one_again(cluster: Cluste
     assert await versions(cluster, own + others) == {"2"}
     lineup = cluster.gateway.lineup
     assert lineup.plain is lineup.served["echo", "2"] and lineup.trials.trial is None
+    await until(lambda: set(cluster.numbers(version="2")) == set(NAMES))
+    assert lineup.served["echo", "2"].router.ring is cluster.gateway.table
     # What comes later is no matter of the canary's.
     cluster.configure(models={"echo": ModelSettings(versions=("2", "3"))})
     for name in NAMES:
