@@ -46,7 +46,8 @@ def preview(before: Payload, after: Payload) -> Preview:
     if not found:
         return Preview(found)
     ring = preview_ring(before, after) if changes_ring(before, after) else None
-    now = present()
+    replayed = changes_breakers(before, after)
+    now = present(with_records=replayed)
     breakers, quiet = None, 0
     missing = []
     if now is None:
@@ -54,7 +55,7 @@ def preview(before: Payload, after: Payload) -> Preview:
             "No gateway runs in this process, so nothing is known of the load and of what workers keep: look at this"
             " page in the admin of a running gateway."
         )
-    elif changes_breakers(before, after):
+    elif replayed:
         breakers, quiet = preview_breakers(before, after, now)
     if any(before["tuning"][name] != after["tuning"][name] for name in _NOT_REPLAYED):
         missing.append("Slowness and silence can't be replayed: outcomes are recorded, and not how long each one took.")

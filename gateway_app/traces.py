@@ -30,7 +30,7 @@ from inference_site.lib.window import LatencyWindow, RateWindow
 
 if TYPE_CHECKING:
     from gateway_app.core.router import Router
-    from gateway_app.inference import Follower, InferCall
+    from gateway_app.infercall import Follower, InferCall
     from inference_site.exchange import Asker
 
 logger = logging.getLogger(__name__)

@@ -131,6 +131,19 @@ def test_workers_are_previewed_added_changed_in_the_list_and_removed(ada, worker
     assert Revision.objects.latest("id").comment == "sold"
 
 
+def test_several_workers_are_deleted_after_a_look_at_what_that_does(ada, workers):
+    chosen = {"action": "delete_selected", "_selected_action": [workers[0].pk, workers[1].pk]}
+    page = ada.post(WORKERS, chosen)
+    said = text_of(page)
+    assert "Worker worker_1 there removed" in said
+    assert re.search(r"worker_3 3\d\.\d % 100.0 %", said)
+    assert Worker.objects.count() == 3
+    assert page.content.decode().count('name="_selected_action"') == 2
+    assert ada.post(WORKERS, chosen | {"post": "yes", "comment": "sold"}).status_code == 302
+    assert Worker.objects.get().name == "worker_3"
+    assert Revision.objects.latest("id").comment == "sold"
+
+
 def test_a_models_settings_that_do_not_go_together_are_refused(ada):
     tuned(batch_eager=False)
     path = "/admin/gateway_app/modelrecord/add/"
