@@ -19,6 +19,7 @@ from gateway_app.core.vigil import LEAST_REQUESTS, Figures, Vigil, limits_of
 from gateway_app.models import Event, Guard, Revision
 from gateway_app.present import figures_of
 from gateway_app.restore import RestoreRefused, restore
+from gateway_app.revisions import queue
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def keep(revision: int, author: str) -> bool:
 def revert(revision: int, why: str, author: str = AUTHOR) -> bool:
     """Takes the change back now; False if the watching has ended already. Raises RestoreRefused."""
     with transaction.atomic():
+        queue()  # whoever saves something now ends the watching, and locks the guard's row after this one
         if not _decide(revision, Guard.State.REVERTED, why, author):
             return False
         back_to = Guard.objects.values_list("back_to", flat=True).get(revision=revision)

@@ -38,8 +38,6 @@ def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[Re
     Within another `recorded` it joins that one, and its own Recording stays empty. `author` is a user's name, empty for
     the command line; `note` says where the change came from, `comment` is its author's own reason.
     """
-    from gateway_app.tuning import Tuning  # it is built on this module
-
     made = Recording()
     if _recording.get() is not None:
         yield made
@@ -47,12 +45,22 @@ def recorded(author: str = "", note: str = "", comment: str = "") -> Iterator[Re
     token = _recording.set(made)
     try:
         with transaction.atomic():
-            # One writer at a time: in PostgreSQL, two changes at once would each leave the other's out of its payload.
-            Tuning.objects.select_for_update().filter(pk=Tuning.ONLY).first()
+            queue()
             yield made
             _write_revision(made, author, note, comment)
     finally:
         _recording.reset(token)
+
+
+def queue() -> None:
+    """Waits until nobody else changes the configuration; until the transaction that this is in ends, nobody else will.
+
+    In PostgreSQL, two changes at once would each leave the other's out of its payload. Before any other row is locked:
+    of two who lock the same rows in another order, one fails.
+    """
+    from gateway_app.tuning import Tuning  # it is built on this module
+
+    Tuning.objects.select_for_update().filter(pk=Tuning.ONLY).first()
 
 
 def told() -> None:

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 from django.db import Error as DatabaseUnavailable
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from gateway_app import guards
@@ -97,6 +99,15 @@ def test_who_is_second_decides_nothing():
     assert newest.summary == f"restored revision {before}: virtual nodes 200 → 100"
     assert Tuning.objects.get().virtual_nodes == 100
     assert state() == State.REVERTED
+
+
+@pytest.mark.django_db
+def test_who_takes_a_change_back_waits_for_who_saves_before_anything_is_locked():
+    _, after = guarded()
+    with CaptureQueriesContext(connection) as asked:
+        assert revert(after, "it is slow")
+    tables = [table for each in asked for table in ("tuning", "guard") if f'FROM "gateway_app_{table}"' in each["sql"]]
+    assert tables[:2] == ["tuning", "guard"]  # as saving does: in PostgreSQL, else one of the two fails
 
 
 @pytest.mark.django_db
