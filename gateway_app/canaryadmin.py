@@ -140,7 +140,12 @@ class CanaryAdmin(ReadOnlyAdmin):
             self.message_user(request, "No worker tries anything now.", messages.WARNING)
             return HttpResponseRedirect(reverse(PAGE))
         perform, effect, label = STEPS[step]
-        if request.POST.get("confirmed") == "yes":
+        confirmed = request.POST.get("confirmed") == "yes"
+        if confirmed and request.POST.get("started") != row.started.isoformat():
+            confirmed = False
+            changed = f"What is tried has changed meanwhile: now {row.worker} tries {tried(_values(row))}."
+            self.message_user(request, changed, messages.WARNING)
+        if confirmed:
             try:
                 self.message_user(request, perform(request.user.get_username(), comment_of(request)))
             except ValidationError as error:

@@ -14,6 +14,7 @@ from gateway_app.config import load_snapshot
 from gateway_app.models import Canary, ModelRecord, Revision, Tuning, Worker
 from gateway_app.restore import restore
 from gateway_app.snapshot import InvalidConfig, parse
+from tests.e2e.adminsite import Form
 
 pytestmark = pytest.mark.django_db
 PAGE = "/admin/gateway_app/canary/"
@@ -255,10 +256,23 @@ def test_the_page_starts_it_and_asks_before_it_ends_it(operator):
     assert (newest().author, newest().comment) == ("ann", "why not")
     asked = operator.post(f"{PAGE}promote/").content.decode()
     assert "All workers get what it has tried" in asked and Canary.objects.exists()
-    page = operator.post(f"{PAGE}promote/", {"confirmed": "yes", "comment": "good"}, follow=True).content.decode()
+    sent = Form(asked).values | {"comment": "good"}
+    page = operator.post(f"{PAGE}promote/", sent, follow=True).content.decode()
     assert "All workers get what worker_2 has tried" in page
     assert (Tuning.objects.get().batch_size, newest().comment) == (64, "good")
     assert "No worker tries anything now" in operator.post(f"{PAGE}abort/", follow=True).content.decode()
+
+
+def test_what_is_promoted_is_what_was_seen(operator):
+    canary.start("worker_2", {"batch_size": 64})
+    seen = Form(operator.post(f"{PAGE}promote/").content.decode()).values
+    canary.abort("bob")
+    canary.start("worker_1", {"batch_size": 2}, "bob")
+    page = operator.post(f"{PAGE}promote/", seen).content.decode()
+    assert "What is tried has changed meanwhile: now worker_1 tries requests per batch 2." in page
+    assert Canary.objects.exists() and Tuning.objects.get().batch_size not in (64, 2)
+    operator.post(f"{PAGE}promote/", Form(page).values)
+    assert not Canary.objects.exists() and Tuning.objects.get().batch_size == 2
 
 
 def test_the_page_says_what_is_wrong_and_keeps_what_was_filled_in(operator):
