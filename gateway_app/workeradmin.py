@@ -17,12 +17,21 @@ else:  # takes no type parameter when the program runs
 
 
 class RowForm(WorkerForm):
-    """A row of the list: each of its fields is named for those who do not see the table."""
+    """A row of the list: each of its fields is named for those who do not see the table.
+
+    What was not changed in it is not saved: somebody else may have changed that since the list was opened.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, field in self.fields.items():
             field.widget.attrs["aria-label"] = f"{name} of {self.instance.name}"
+            field.show_hidden_initial = not self.is_bound or self.add_initial_prefix(name) in self.data
+
+    def _post_clean(self) -> None:
+        for name in self.cleaned_data.keys() & self.initial.keys() - set(self.changed_data):
+            self.cleaned_data[name] = self.initial[name]
+        super()._post_clean()  # type: ignore[misc]
 
 
 class WorkerAdmin(OperatedAdmin):

@@ -403,3 +403,26 @@ def test_what_is_no_revisions_number_is_not_found(ada, number):
     for step in ("keep", "revert"):
         assert ada.post(f"{HISTORY}{number}/{step}/").status_code in (302, 404)
     assert Tuning.objects.get().virtual_nodes == 200
+
+
+def test_a_list_saves_what_was_changed_in_it_and_not_what_it_showed(ada, workers):
+    before = filled(ada, WORKERS)
+    Worker.objects.filter(name="worker_1").update(draining=True)
+    Worker.objects.filter(name="worker_2").update(weight=3.0, enabled=False)
+    sent = before | {"form-0-weight": "2", "form-2-isolated": "on"}
+    preview = text_of(ada.post(WORKERS, {**sent, "_preview": "1"}))
+    assert "worker_1 weight 1 2" in preview and "draining" not in preview
+    ada.post(WORKERS, sent)
+    said = Worker.objects.values_list("weight", "enabled", "draining", "isolated")
+    assert list(said) == [(2.0, True, True, False), (3.0, False, False, False), (1.0, True, False, True)]
+    assert "draining" not in Revision.objects.latest("id").summary
+
+
+def test_a_list_that_was_edited_is_shown_again_and_saved_from_its_preview(ada, workers):
+    sent = filled(ada, WORKERS, "_preview") | {"form-0-weight": "2"}
+    preview = ada.post(WORKERS, sent)
+    Worker.objects.filter(name="worker_3").update(draining=True)
+    shown = Form(ada.post(WORKERS, Form(preview.content.decode()).values | {"_edit": "1"}).content.decode()).values
+    assert (shown["form-0-weight"], shown["initial-form-0-weight"]) == ("2", "1.0")
+    ada.post(WORKERS, shown | {"_save": "1"})
+    assert list(Worker.objects.values_list("weight", "draining")) == [(2.0, False), (1.0, False), (1.0, True)]
