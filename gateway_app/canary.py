@@ -51,8 +51,11 @@ def start(
 def promote(author: str = "", comment: str = "") -> str:
     """What one worker tries becomes everybody's; what is said of it. Raises ValidationError."""
     with recorded(author=author, note="canary promoted", comment=comment):
-        payload_of_rows()
+        payload = payload_of_rows()
         canary = _present()
+        # Since it was started, other settings may have changed for all.
+        if found := new_conflicts(payload, {**payload, "tuning": {**payload["tuning"], **canary.tuning}}):
+            raise ValidationError(f"Not everybody can get what {canary.worker} tries. {found[0].sentence}")
         if canary.tuning:
             tuning = Tuning.objects.get(pk=Tuning.ONLY)
             for name, value in canary.tuning.items():

@@ -275,6 +275,17 @@ def test_what_is_promoted_is_what_was_seen(operator):
     assert not Canary.objects.exists() and Tuning.objects.get().batch_size == 2
 
 
+def test_what_does_not_go_together_any_more_is_not_promoted(operator):
+    canary.start("worker_2", {"cache_entries": 400_000})
+    tuning = Tuning.objects.get()
+    tuning.cache_mib = 4
+    tuning.save()
+    page = operator.post(f"{PAGE}promote/").content.decode()
+    said = operator.post(f"{PAGE}promote/", Form(page).values, follow=True).content.decode()
+    assert "Not everybody can get what worker_2 tries. 400,000 results do not fit into 4 MiB" in said
+    assert Canary.objects.exists() and Tuning.objects.get().cache_entries != 400_000
+
+
 def test_the_page_says_what_is_wrong_and_keeps_what_was_filled_in(operator):
     page = operator.post(PAGE, {**FORM, "batch_size": "many", "model": "<b>"}).content.decode()
     assert "&#x27;many&#x27; is no whole number" in page and "&lt;b&gt;" in page
