@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -150,7 +150,10 @@ class Tracer:
 
     def trace(self, key: int, status: int, kind: str) -> Trace:
         """One of which nothing else is known."""
-        owner = next(iter(self.router.ring.owners(key)), "")
+        owners, routes = self.router.ring.owners(key), self.router.routes
+        if self.router.replaceable:  # one worker tries this version: all keys are its own
+            owners = tuple(name for name in owners if routes[name].number) or owners
+        owner = next(iter(owners), "")
         return Trace(
             new_id(), now_text(), self.name, self.version, f"{key:016x}", status, "gateway", None, "", owner, [], None,
             Parts(), 0.0, kind,
@@ -158,6 +161,15 @@ class Tracer:
 
     def _since(self, moment: float) -> float:
         return milliseconds(self.clock() - moment)
+
+
+@runtime_checkable
+class Passed(Protocol):
+    """An Asker that another version did not answer before."""
+
+    @property
+    def earlier(self) -> Try:
+        """How that went."""
 
 
 class Tracing:
@@ -172,6 +184,8 @@ class Tracing:
         self._explained = since is not None
         self._since = tracer.clock() if since is None else since
         self.trail = Trail(tracer.clock)
+        if isinstance(asker, Passed):
+            self.trail.passed(asker.earlier)
         self.kept_by: str | None = None  # the worker whose result the gateway had kept
         self.follower: Follower | None = None  # it has joined another request as this one
 
@@ -205,6 +219,8 @@ class Tracing:
         elif self.follower is not None:
             before_ms = 1000 * (self.follower.began - self.follower.leader.began)
             trace.why = f"joined a request for the same input that had come {before_ms:.1f} ms before"
+            if before_ms < 0:  # it has another leader than at first
+                trace.why = "the request for the same input that it had joined has run out of time; it went on alone"
             if status < 400:
                 trace.cache = "joined"
         elif answer is not None:
