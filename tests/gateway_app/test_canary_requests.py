@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from gateway_app.core.breaker import BreakerConfig
 from gateway_app.core.breaker import State as Breaker
+from gateway_app.ringviews import where
 from gateway_app.trial import Trial
 from inference_site.lib import frames
 from inference_site.lib.asks import key_of, seed_of
@@ -158,6 +160,52 @@ async def test_what_it_does_not_answer_is_answered_by_the_stable_version(cluster
     assert (totals.requests, totals.errors, totals.client_errors, totals.cancelled) == (len(own), 0, 0, 0)
     assert cluster.gateway.lineup.trials.counts.passed_on == len(own)
     assert cluster.gateway.lineup.served["echo", "1"].inference.requests == 0
+
+
+async def explained(cluster: Cluster, text: bytes) -> dict[str, Any]:
+    told = Told()
+    cluster.gateway.find("echo", None).ask(text, told, None, time.monotonic())
+    await told.output()
+    found: dict[str, Any] = json.loads(told.headers.partition(b"x-explain: ")[2])
+    assert sum(part or 0.0 for part in found["parts_ms"].values()) == pytest.approx(found["total_ms"], abs=0.01)
+    return found
+
+
+async def test_an_explanation_names_who_tries_the_version(cluster: Cluster) -> None:
+    await start(cluster)
+    own, others = inputs_of(cluster, 10)
+    for text in own:
+        told, found = await explained(cluster, text), where(cluster.gateway, text, None)
+        assert (told["version"], told["owner"], told["why"]) == ("2", CANARY, "it alone tries this version")
+        assert (found["version"], found["owner"], found["now"]) == ("2", CANARY, CANARY)
+        assert found["why"] == "owner; it alone tries version 2"
+    for text in others:
+        told, found = await explained(cluster, text), where(cluster.gateway, text, None)
+        assert (told["version"], told["why"], found["version"]) == ("1", "owner", "1")
+        assert told["owner"] == found["owner"] == found["now"] != CANARY
+
+
+async def test_an_explanation_says_what_the_tried_version_did_not_answer(cluster: Cluster) -> None:
+    await start(cluster)
+    own, _ = inputs_of(cluster, 1)
+    worker = cluster.workers[CANARY]
+    worker.answers = False
+    told = Told()
+    cluster.gateway.find("echo", None).ask(own[0], told, 60_000, time.monotonic() - 0.001)
+    (trying,) = cluster.gateway.lineup.trials.trying
+    await until(lambda: time.monotonic() > trying._began + 0.02)
+    worker.answers = True
+    cluster.gateway.lineup.trials.tick(trying._half)
+    await told.output()
+    found = json.loads(told.headers.partition(b"x-explain: ")[2])
+    assert (found["status"], found["version"]) == (200, "1")
+    tried, *answered = found["attempts"]
+    assert (tried["worker"], tried["outcome"]) == (CANARY, "failed")
+    assert tried["reason"] == "version 2: half of the request's time is over"
+    assert [each["outcome"] for each in answered] == ["answered"]
+    assert found["parts_ms"]["waiting"] >= 20
+    assert tried["took_ms"] == pytest.approx(found["parts_ms"]["waiting"], abs=0.5)
+    assert sum(part or 0.0 for part in found["parts_ms"].values()) == pytest.approx(found["total_ms"], abs=0.01)
 
 
 async def test_a_dead_worker_loses_nothing_and_one_that_is_back_goes_on(cluster: Cluster) -> None:
