@@ -18,7 +18,8 @@ from gateway_app.core.call import Call, Owners
 from gateway_app.core.policy import Policy
 from gateway_app.core.router import Router
 from gateway_app.face import Face
-from gateway_app.inference import InferCall, Inference
+from gateway_app.infercall import InferCall
+from gateway_app.inference import Inference
 from inference_site.lib.frames import Cache, Tell
 from inference_site.plain import PlainAsker
 from worker_app.core.batcher import Batcher

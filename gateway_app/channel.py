@@ -10,7 +10,7 @@ import msgspec
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from gateway_app.core.call import Call
-from gateway_app.inference import Refusal
+from gateway_app.infercall import Refusal
 from gateway_app.vitals import Vitals
 from inference_site.lib import frames, handshake
 from inference_site.lib.catalog import Models

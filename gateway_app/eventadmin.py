@@ -98,7 +98,6 @@ class EventAdmin(ReadOnlyAdmin):
     list_display = ("moment", "kind", "subject", "change", "reason", "author")
     list_filter = ("kind", WorkerFilter, TimeFilter, AuthorFilter)
     search_fields = ("reason", "author", "model", "gateway")
-    search_help_text = "Searches reasons, authors, models and gateways."
     sortable_by = ()
     show_facets = admin.ShowFacets.NEVER
     paginator = Newest

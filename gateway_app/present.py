@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway_app.core.outcomes import Record
 from gateway_app.core.vigil import Figures
+from gateway_app.history import History
+from gateway_app.seconds import Second
 from inference_site.lib.catalog import ModelInfo
 from inference_site.lifecycle import NotRunning
 
@@ -53,14 +55,38 @@ class Present:
     hot_entries: int = 0
 
 
-def present() -> Present | None:
-    """None where no gateway runs in this process, or it does not answer. For any thread but the loop's."""
+def present(with_records: bool = False) -> Present | None:
+    """None where no gateway runs in this process, or it does not answer. For any thread but the loop's.
+
+    On the loop is only taken what changes there: with many workers and models the rest takes longer than requests may
+    be held up. `with_records`: for replays, one worker's after the other.
+    """
     from gateway_app.stats import on_loop  # what it builds on belongs to a running gateway
 
+    def records_of(worker: str) -> dict[tuple[str, str, str], Record]:
+        return on_loop(
+            lambda gateway: {(worker, *key): record for key, record in gateway.outcomes.records(worker).items()}
+        )
+
     try:
-        return on_loop(_present)
+        figures, reports, infos, seconds, hot_entries = on_loop(_taken)
+        records = [records_of(worker) for worker in reports] if with_records else []
     except (NotRunning, TimeoutError):
         return None
+    history = History()  # a copy, to which nothing is added while it is read
+    history.seconds.extend(seconds)
+    return Present(
+        figures=figures,
+        models=tuple(
+            _model(worker, model, infos[key], history)
+            for worker, report in reports.items()
+            for model in report["models"]
+            if (key := (model["name"], model["version"])) in infos
+        ),
+        records={key: record for each in records for key, record in each.items()},
+        cached={worker: (report["cache_size"], report["cache_bytes"]) for worker, report in reports.items()},
+        hot_entries=hot_entries,
+    )
 
 
 def figures_of(recent: Mapping[str, Any]) -> Figures:
@@ -68,28 +94,20 @@ def figures_of(recent: Mapping[str, Any]) -> Figures:
     return Figures(recent["requests"], recent["errors"], recent["p99_ms"])
 
 
-def _present(gateway: Gateway) -> Present:
-    infos = {(info.name, info.version): info for info in gateway.lineup.catalog.known()}
-    reports = {name: link.stats for name, link in gateway.links.items() if link.stats is not None}
-    return Present(
-        figures=figures_of(gateway.history.recent(RECENT_S)),
-        models=tuple(
-            _model(gateway, worker, model, infos[key])
-            for worker, report in reports.items()
-            for model in report["models"]
-            if (key := (model["name"], model["version"])) in infos
-        ),
-        records={
-            (worker, *key): record
-            for worker in gateway.links
-            for key, record in gateway.outcomes.records(worker).items()
-        },
-        cached={worker: (report["cache_size"], report["cache_bytes"]) for worker, report in reports.items()},
-        hot_entries=gateway.lineup.totals().hot_entries,
+_Taken = tuple[Figures, dict[str, Mapping[str, Any]], dict[tuple[str, str], ModelInfo], list[Second], int]
+
+
+def _taken(gateway: Gateway) -> _Taken:
+    return (
+        figures_of(gateway.history.recent(RECENT_S)),
+        {name: link.stats for name, link in gateway.links.items() if link.stats is not None},
+        {(info.name, info.version): info for info in gateway.lineup.catalog.known()},
+        gateway.history.last(ARRIVALS_S),
+        gateway.lineup.totals().hot_entries,
     )
 
 
-def _model(gateway: Gateway, worker: str, said: Mapping[str, Any], info: ModelInfo) -> ModelOnWorker:
+def _model(worker: str, said: Mapping[str, Any], info: ModelInfo, history: History) -> ModelOnWorker:
     return ModelOnWorker(
         worker=worker,
         name=info.name,
@@ -99,5 +117,5 @@ def _model(gateway: Gateway, worker: str, said: Mapping[str, Any], info: ModelIn
         sessions=said["sessions"],
         max_size=max(1, info.max_batch_size),
         wait_s=info.max_wait_us / 1e6,
-        arrivals=tuple(gateway.history.arrivals(worker, ARRIVALS_S, (info.name, info.version))),
+        arrivals=tuple(history.arrivals(worker, ARRIVALS_S, (info.name, info.version))),
     )

@@ -11,6 +11,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.functional import SimpleLazyObject
 from django.utils.html import format_html
 
 from gateway_app import guards
@@ -59,6 +60,15 @@ class PreviewedAdmin(RecordedAdmin):
             before, after, _ = _tried(row.delete)
             extra_context = {**(extra_context or {}), "preview": preview(before, after)}
         return super().delete_view(request, object_id, extra_context)
+
+    def response_action(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> HttpResponse | None:
+        response = super().response_action(request, queryset, *args, **kwargs)
+        context = getattr(response, "context_data", None) or {}
+        if "deletable_objects" in context:  # asks whether several rows are to be deleted
+            before, after, _ = _tried(context["queryset"].delete)
+            # Computed when the page is written: until then this request holds up whoever else would save something.
+            context["preview"] = SimpleLazyObject(lambda: preview(before, after))
+        return response
 
     def _recorded(
         self, view: Callable[..., HttpResponse], request: HttpRequest, *args: Any, **kwargs: Any

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway_app.combinations import without_effect
+from gateway_app.core.vigil import Figures
 from gateway_app.differences import Difference, differences
 from gateway_app.present import Present, present
 from gateway_app.previewload import (
@@ -36,6 +37,7 @@ class Preview:
     effects: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    figures: Figures | None = None  # of now, which a guard compares with
 
 
 def preview(before: Payload, after: Payload) -> Preview:
@@ -44,7 +46,8 @@ def preview(before: Payload, after: Payload) -> Preview:
     if not found:
         return Preview(found)
     ring = preview_ring(before, after) if changes_ring(before, after) else None
-    now = present()
+    replayed = changes_breakers(before, after)
+    now = present(with_records=replayed)
     breakers, quiet = None, 0
     missing = []
     if now is None:
@@ -52,7 +55,7 @@ def preview(before: Payload, after: Payload) -> Preview:
             "No gateway runs in this process, so nothing is known of the load and of what workers keep: look at this"
             " page in the admin of a running gateway."
         )
-    elif changes_breakers(before, after):
+    elif replayed:
         breakers, quiet = preview_breakers(before, after, now)
     if any(before["tuning"][name] != after["tuning"][name] for name in _NOT_REPLAYED):
         missing.append("Slowness and silence can't be replayed: outcomes are recorded, and not how long each one took.")
@@ -65,6 +68,7 @@ def preview(before: Payload, after: Payload) -> Preview:
         list(_effects(before, after, now)),
         [each for each in without_effect(after) if each not in without_effect(before)],
         missing,
+        now.figures if now is not None else None,
     )
 
 

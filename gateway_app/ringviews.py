@@ -57,15 +57,11 @@ class WhereView(APIView):
 
 def where(gateway: Gateway, ask: bytes, name: str | None) -> dict[str, Any]:
     """The way of an ask of the model of that name, or of the default one. Raises ApiError as an inference would."""
-    model, key, tries = _asked(gateway, ask, name)
+    model, key = _asked(gateway, ask, name)
+    own_key = key_of(ask, model.inference.seed)  # a version that is tried is asked by the key of the one that answers
     owner, *successors = gateway.table.owners(key) or ("",)
+    route, why = foresee(model.router, key, time.monotonic())
     inference = model.inference
-    now: str | None = tries or None
-    if tries:
-        why, own_key = f"owner; it alone tries version {model.version}", key_of(ask, inference.seed)
-    else:
-        route, why = foresee(model.router, key, time.monotonic())
-        now, own_key = route.name if route is not None else None, key
     return {
         "model": model.name,
         "version": model.version,
@@ -73,22 +69,22 @@ def where(gateway: Gateway, ask: bytes, name: str | None) -> dict[str, Any]:
         "slot": key >> 48,
         "owner": owner,
         "successors": successors,
-        "now": now,
+        "now": route.name if route is not None else None,
         "why": why,
         "kept": inference.hot_on and inference.hot.keeps(own_key, ask),
     }
 
 
-def _asked(gateway: Gateway, ask: bytes, name: str | None) -> tuple[ServedModel, int, str]:
-    """The version that would answer, the key that decides whose the ask is, and the worker that tries that version."""
+def _asked(gateway: Gateway, ask: bytes, name: str | None) -> tuple[ServedModel, int]:
+    """The version that would answer, and the key by which it is found."""
     model = gateway.find(name, None)
     if not isinstance(model, CanaryModel):
-        return model, key_of(ask, model.inference.seed), ""
+        return model, key_of(ask, model.inference.seed)
     stable = model.stable
     key = key_of(ask, stable.inference.seed)
     if next(iter(gateway.table.owners(key)), None) == model.worker and model.takes:
-        return model.canary, key, model.worker
-    return stable, key, ""
+        return model.canary, key
+    return stable, key
 
 
 def _identified(body: bytes) -> bytes:

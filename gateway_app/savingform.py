@@ -10,9 +10,10 @@ from django.contrib.admin.widgets import AdminTextInputWidget
 
 from gateway_app.combinations import new_conflicts
 from gateway_app.guards import Wish
-from gateway_app.models import ModelRecord, Tuning
+from gateway_app.models import ModelRecord, Revision, Tuning
 from gateway_app.numberfields import Number
 from gateway_app.recordedadmin import COMMENT_LENGTH
+from gateway_app.revisions import completed
 from gateway_app.validators import between
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ SAVING = ("comment", "guard", "guard_error_points", "guard_p99_factor", "guard_m
 FIELDSET = (
     "When it is saved",
     {
-        "fields": ("comment", "guard", ("guard_error_points", "guard_p99_factor", "guard_minutes")),
+        "fields": ("based_on", "comment", "guard", ("guard_error_points", "guard_p99_factor", "guard_minutes")),
         "description": "Each change can be seen, compared and taken back under Revisions.",
     },
 )
@@ -77,7 +78,16 @@ class SavingForm(forms.Form):
 
 
 class RecordedForm(ModelForm, SavingForm):
-    """A form of rows that become a revision: what does not go together is refused, with both values and the fix."""
+    """A form of rows that become a revision. What does not go together is refused, with both values and the fix, and so
+    is what would undo unseen what somebody else has saved since the form was opened."""
+
+    based_on = forms.IntegerField(required=False, widget=forms.HiddenInput())
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk is not None and not self.is_bound:
+            newest = Revision.objects.order_by("-id").values_list("id", flat=True).first()
+            self.initial["based_on"] = newest or 0
 
     def is_valid(self) -> bool:
         # Back from the preview, or without a change to it: the form is shown again with what was typed.
@@ -92,6 +102,32 @@ class RecordedForm(ModelForm, SavingForm):
         super()._post_clean()  # type: ignore[misc]
         if not self.errors:
             self._refuse_conflicts()
+        if not self.errors:
+            self._refuse_undoing()
+
+    def _refuse_undoing(self) -> None:
+        based_on = self.cleaned_data.get("based_on")
+        newest = Revision.objects.order_by("-id").defer("payload").first()
+        if not based_on or self.instance.pk is None or newest is None or newest.pk <= based_on:
+            return
+        seen = Revision.objects.filter(pk=based_on).values_list("payload", flat=True).first()
+        now = type(self.instance).objects.filter(pk=self.instance.pk).values(*self.instance.PAYLOAD).first()
+        then = _row_of(completed(seen), type(self.instance), now) if seen is not None and now is not None else None
+        if now is None or then is None:
+            return
+        changed = [name for name in now if name in self.fields and then.get(name) != now[name]]
+        undone = [str(self.fields[name].label) for name in changed if self.cleaned_data.get(name) != now[name]]
+        if undone:
+            # It has been said: the next time it is meant.
+            sent: Any = self.data
+            sent = self.data = sent.copy()
+            sent["based_on"] = str(newest.pk)
+            who, what = newest.author or "the command line", newest.summary[:200]
+            self.add_error(
+                None,
+                f"Revision {newest.pk} has been saved by {who} since this form was opened ({what}). It would undo that:"
+                f" {', '.join(undone)}. Save again to do so, or open the form anew.",
+            )
 
     def _refuse_conflicts(self) -> None:
         row = self.instance
@@ -108,6 +144,14 @@ class RecordedForm(ModelForm, SavingForm):
         for conflict in new_conflicts(before, after):
             named = conflict.own if isinstance(row, ModelRecord) else conflict.fields
             self.add_error(next((name for name in named if name in self.fields), None), conflict.sentence)
+
+
+def _row_of(payload: dict[str, Any], model: Any, now: dict[str, Any]) -> dict[str, Any] | None:
+    """What a revision says of a row that is like this now; None if it does not know it."""
+    if model is Tuning:
+        return payload.get("tuning")
+    rows = payload.get("models" if model is ModelRecord else "workers", ())
+    return next((row for row in rows if row["name"] == now["name"]), None)
 
 
 def _values(row: Tuning | ModelRecord) -> dict[str, Any]:

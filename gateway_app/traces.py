@@ -30,7 +30,7 @@ from inference_site.lib.window import LatencyWindow, RateWindow
 
 if TYPE_CHECKING:
     from gateway_app.core.router import Router
-    from gateway_app.inference import Follower, InferCall
+    from gateway_app.infercall import Follower, InferCall
     from inference_site.exchange import Asker
 
 logger = logging.getLogger(__name__)
@@ -150,10 +150,7 @@ class Tracer:
 
     def trace(self, key: int, status: int, kind: str) -> Trace:
         """One of which nothing else is known."""
-        owners, routes = self.router.ring.owners(key), self.router.routes
-        if self.router.replaceable:  # one worker tries this version: all keys are its own
-            owners = tuple(name for name in owners if routes[name].number) or owners
-        owner = next(iter(owners), "")
+        owner = next(iter(self.router.ring.owners(key)), "")
         return Trace(
             new_id(), now_text(), self.name, self.version, f"{key:016x}", status, "gateway", None, "", owner, [], None,
             Parts(), 0.0, kind,

@@ -11,7 +11,25 @@ from inference_site.lib.catalog import ModelSettings
 
 if TYPE_CHECKING:
     from gateway_app.catalog import Key
+    from gateway_app.core.call import Owners
     from gateway_app.served import ServedModel
+
+
+class FirstOf:
+    """Owners among whom one comes first, whatever the key: it alone has the version that it tries."""
+
+    def __init__(self, worker: str, all_owners: Owners) -> None:
+        self.all_owners = all_owners
+        self._worker = worker
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """As of Owners."""
+        return self.all_owners.weights
+
+    def owners(self, key: int) -> tuple[str, ...]:
+        """As of Owners."""
+        return self._worker, *(name for name in self.all_owners.owners(key) if name != self._worker)
 
 
 class Trials:
@@ -54,7 +72,10 @@ class Trials:
         """By name, what is to be asked for a model without a version."""
         found: dict[str, ServedModel | CanaryModel] = {name: served[name, each] for name, each in newest.items()}
         for model in served.values():
-            model.router.replaceable = False
+            router = model.router
+            router.replaceable = False
+            if isinstance(router.ring, FirstOf):
+                router.ring = router.ring.all_owners
         trial = self.trial
         if trial is None or trial.model not in newest:
             return found
@@ -65,6 +86,8 @@ class Trials:
         canary = served.get((trial.model, trial.version))
         if canary is not None:
             canary.router.replaceable = True
+            if trial.worker in canary.router.ring.weights:
+                canary.router.ring = FirstOf(trial.worker, canary.router.ring)
             stable = served[trial.model, present]
             found[trial.model] = CanaryModel(stable, canary, trial.worker, self.trying, self.counts)
         return found

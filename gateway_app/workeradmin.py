@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.http import HttpRequest
 
 from gateway_app.models import Worker
 from gateway_app.operatedadmin import OperatedAdmin
+
+if TYPE_CHECKING:
+    WorkerForm = forms.ModelForm[Worker]
+else:  # takes no type parameter when the program runs
+    WorkerForm = forms.ModelForm
+
+
+class RowForm(WorkerForm):
+    """A row of the list: each of its fields is named for those who do not see the table."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, field in self.fields.items():
+            field.widget.attrs["aria-label"] = f"{name} of {self.instance.name}"
 
 
 class WorkerAdmin(OperatedAdmin):
@@ -22,6 +37,9 @@ class WorkerAdmin(OperatedAdmin):
         ("Share", {"fields": ("weight",)}),
         ("State", {"fields": ("enabled", "draining", "isolated")}),
     )
+
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().get_changelist_form(request, **{"form": RowForm, **kwargs})
 
     def save_model(self, request: HttpRequest, obj: Worker, form: Any, change: bool) -> None:
         # A name that somebody has typed is one: the handshake must not replace it.

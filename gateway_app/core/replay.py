@@ -19,9 +19,9 @@ class Replay:
 
     `opens`: how often it would have opened, `by_operator` of these by order; `open_s`, `longest_s`: for how long in
     all, and at the longest, with the period that goes on. `blind_s`: for so long nothing is known, for the real breaker
-    was open while this one would not have been. `requests`, of them `failures`: what is known to have come in, the gateway's own checks included, of which
-    `kept_away` would have gone elsewhere, or been refused. `first_s`, `first`: how long before the end of the record
-    it would have opened for the first time, and why.
+    was open while this one would not have been. `requests`, of them `failures`: what is known to have come in, with the
+    gateway's own checks; of these `kept_away` would have gone elsewhere, or been refused. `first_s`, `first`: how long
+    before the end of the record it would have opened for the first time, and why.
     """
 
     opens: int

@@ -17,8 +17,6 @@ _NAMED = 3
 def why(router: Router, call: Call, chosen: Route, now: float) -> str:
     """Why this worker gets this call, which is about to be sent."""
     trial = f"; it is on trial: its breaker is {chosen.breaker.state}" if call.permit < 0 else ""
-    if router.replaceable and not any(each.up for each in router.routes.values() if each is not chosen):
-        return f"it alone tries this version{trial}"
     if call.first is not None:
         return f"beside {call.first.route.name}, which takes long{trial}"
     before: list[Route] = []

@@ -26,7 +26,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 Look = Callable[[], None]
 
 
-def present() -> Present:
+def present(with_records: bool = False) -> Present:
     failures = tuple(Outcome(60.0 + n, 60.0 + n, 0, 0, Kind.FAILURE, reason="down") for n in range(4))
     return Present(
         figures=Figures(5_000, 10, 12.0),

@@ -116,7 +116,8 @@ def test_a_revision_is_restored_under_load_and_nothing_is_lost(running, admin, c
         assert f"Revision {before} is restored, as revision {before + 4}." in page
         in_force(running, before + 4)
         wait_until("its shares", lambda: [each["key_share"] for each in running.stats()["workers"]] == shares)
-        load.wait_for_node("worker_3")
+        running.wait_until_connected()
+        load.wait_for_node("worker_3", timeout_s=60.0)
         load.wait_for(200)
     load.report.assert_no_failure()
     assert all(running.health(name)["settings"]["batch_size"] == 32 for name in running.names)

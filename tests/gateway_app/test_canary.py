@@ -333,3 +333,15 @@ def test_the_command_does_nothing_unasked(monkeypatch):
     with pytest.raises(CommandError, match="nothing has been changed"):
         run("abort")
     assert Canary.objects.exists()
+
+
+@pytest.mark.parametrize("count", [0, 100])
+def test_the_page_asks_the_database_as_often_whatever_there_is(operator, django_assert_max_num_queries, count):
+    for number in range(count):
+        Worker.objects.create(name=f"other_{number}", host="127.0.0.1", port=9000 + number)
+    operator.get(PAGE)  # the tuning's row is made with the first look
+    with django_assert_max_num_queries(8):
+        operator.get(PAGE)
+    canary.start("worker_2", {"batch_size": 64})
+    with django_assert_max_num_queries(8):
+        operator.get(PAGE)

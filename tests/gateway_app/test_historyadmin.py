@@ -131,6 +131,19 @@ def test_workers_are_previewed_added_changed_in_the_list_and_removed(ada, worker
     assert Revision.objects.latest("id").comment == "sold"
 
 
+def test_several_workers_are_deleted_after_a_look_at_what_that_does(ada, workers):
+    chosen = {"action": "delete_selected", "_selected_action": [workers[0].pk, workers[1].pk]}
+    page = ada.post(WORKERS, chosen)
+    said = text_of(page)
+    assert "Worker worker_1 there removed" in said
+    assert re.search(r"worker_3 3\d\.\d % 100.0 %", said)
+    assert Worker.objects.count() == 3
+    assert page.content.decode().count('name="_selected_action"') == 2
+    assert ada.post(WORKERS, chosen | {"post": "yes", "comment": "sold"}).status_code == 302
+    assert Worker.objects.get().name == "worker_3"
+    assert Revision.objects.latest("id").comment == "sold"
+
+
 def test_a_models_settings_that_do_not_go_together_are_refused(ada):
     tuned(batch_eager=False)
     path = "/admin/gateway_app/modelrecord/add/"
@@ -143,7 +156,7 @@ def test_a_models_settings_that_do_not_go_together_are_refused(ada):
 
 def test_what_is_tried_on_one_worker_leaves_the_tuning_as_it_is(ada, workers):
     response = ada.post(TUNING, filled(ada, TUNING, batch_size=8, try_on="worker_2", comment="careful"), follow=True)
-    assert "tries requests per batch 8." in text_of(response)
+    assert "Now tried on worker_2: requests per batch 8." in text_of(response)
     assert (Canary.objects.get().worker, Canary.objects.get().tuning) == ("worker_2", {"batch_size": 8})
     assert Tuning.objects.get().batch_size == 32
     assert (Revision.objects.latest("id").author, Revision.objects.latest("id").comment) == ("ada", "careful")
@@ -348,9 +361,35 @@ def test_pages_ask_the_database_a_fixed_number_of_times(ada, size, django_assert
         (HISTORY, 5),
         (f"{HISTORY}{first.pk}/change/", 5),
         (reverse("admin:revision_restore", args=(first.pk,)), 5),
-        (TUNING, 5),
+        (TUNING, 6),
     ):
         with django_assert_max_num_queries(most):
             assert ada.get(url).status_code == 200
     with django_assert_max_num_queries(95):  # Django asks it about each constraint of the row
         assert ada.post(TUNING, form).status_code == 200
+
+
+# --- two people at once ---
+
+
+def test_what_somebody_else_saved_meanwhile_is_not_undone_unseen(ada, workers):
+    form = filled(ada, TUNING, virtual_nodes=300)
+    with recorded(author="bob"):
+        tuned(batch_size=8)
+    refused = ada.post(TUNING, form)
+    said = text_of(refused)
+    assert "has been saved by bob since this form was opened (batch size 32 → 8)" in said
+    assert "It would undo that: Requests per batch. Save again to do so, or open the form anew." in said
+    assert (Tuning.objects.get().batch_size, Tuning.objects.get().virtual_nodes) == (8, 150)
+    again = Form(refused.content.decode()).values | {"_save": "1"}
+    assert ada.post(TUNING, again).status_code == 302
+    assert (Tuning.objects.get().batch_size, Tuning.objects.get().virtual_nodes) == (32, 300)
+
+
+def test_what_somebody_else_saved_elsewhere_is_no_hindrance(ada, workers):
+    path = f"{WORKERS}{workers[0].pk}/change/"
+    forms = filled(ada, TUNING, virtual_nodes=300), filled(ada, path, weight=2)
+    Worker.objects.filter(name="worker_2").update(weight=3)
+    assert ada.post(TUNING, forms[0]).status_code == 302
+    assert ada.post(path, forms[1]).status_code == 302
+    assert sorted(Worker.objects.values_list("weight", flat=True)) == [1, 2, 3]

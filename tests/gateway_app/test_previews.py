@@ -44,7 +44,7 @@ def busy(worker="worker_1", rate=100.0, **values):
 def knows(monkeypatch):
     """What the gateway of this process is to know; without a call there is none."""
     known: list[Present | None] = [None]
-    monkeypatch.setattr(previews, "present", lambda: known[0])
+    monkeypatch.setattr(previews, "present", lambda with_records: known[0])
 
     def know(**values):
         known[0] = Present(**{"figures": Figures(1000, 0, 5.0), **values})

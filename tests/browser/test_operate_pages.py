@@ -1,0 +1,80 @@
+"""Actions and events in the admin, by a person with a browser: chosen, read, confirmed; usable by all."""
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.servers.basehttp import WSGIRequestHandler
+from django.test import Client
+from pytest_django.live_server_helper import LiveServer
+
+from gateway_app.models import Event, ModelRecord, Worker
+from tests.support.axe import grave_faults
+from tests.support.chromium import Browser
+
+WIDTHS = pytest.mark.parametrize("width", [1280, 390])
+
+
+@pytest.fixture
+def admin(browser: Browser, live_server: LiveServer, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The admin's address; the browser is logged in there, with three workers and a model."""
+    # A connection that the browser keeps would outlive the server, and with it a thread that holds the database.
+    monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.0")
+    for number in (1, 2, 3):
+        Worker.objects.create(name=f"worker_{number}", host="127.0.0.1", port=8000 + number)
+    ModelRecord.objects.create(name="digits")
+    browser.open(f"{live_server.url}/livez")
+    session = admin_client.cookies[django_settings.SESSION_COOKIE_NAME].value
+    browser.driver.add_cookie({"name": django_settings.SESSION_COOKIE_NAME, "value": session})
+    return f"{live_server.url}/admin/gateway_app"
+
+
+def there(browser: Browser, selector: str) -> bool:
+    return any(each.is_displayed() for each in browser.driver.find_elements("css selector", selector))
+
+
+def choose(browser: Browser, url: str, action: str, width: int) -> None:
+    """All rows of a list, and an action; the page that asks."""
+    browser.open(url)
+    browser.resize(width)
+    browser.wait_for(lambda: there(browser, "#action-toggle"), "the list is there")
+    assert grave_faults(browser) == []
+    browser.driver.find_element("id", "action-toggle").click()
+    browser.driver.find_element("css selector", f"select[name=action] option[value={action}]").click()
+    browser.driver.find_element("css selector", "button[name=index]").click()
+    browser.wait_for(lambda: there(browser, "#id_comment"), "it asks")
+    assert grave_faults(browser) == []
+
+
+@WIDTHS
+def test_workers_are_isolated_after_the_effect_has_been_read(browser: Browser, admin: str, width: int) -> None:
+    choose(browser, f"{admin}/worker/", "isolate", width)
+    said = browser.texts("#content li")
+    assert len(said) == 3
+    assert "go to worker_3 (16.3 %) and worker_2 (16.2 %)." in said[0]
+    assert "Nobody else can answer: clients will get 503." in said[2]
+    browser.driver.find_element("css selector", "a.cancel-link").click()
+    browser.wait_for(lambda: there(browser, "#action-toggle"), "back at the list")
+    assert not Worker.objects.filter(isolated=True).exists()
+    choose(browser, f"{admin}/worker/", "isolate", width)
+    browser.driver.find_element("id", "id_comment").send_keys("<i>why</i>")
+    browser.driver.find_element("css selector", "#content [type=submit]").click()
+    browser.wait_for(lambda: browser.shows(".messagelist"), "it is done")
+    assert "Done: worker_1: isolated; worker_2: isolated; worker_3: isolated." in browser.text(".messagelist")
+    assert Worker.objects.filter(isolated=True).count() == 3
+    browser.open(f"{admin}/event/?kind__exact=action")
+    browser.resize(width)
+    browser.wait_for(lambda: browser.shows("#result_list"), "the events are there")
+    assert "worker_1: isolated (<i>why</i>)" in browser.texts("#result_list .field-reason")
+    assert Event.objects.filter(kind="action", author="admin").count() == 3
+    assert grave_faults(browser) == []
+    assert browser.console_errors() == []
+
+
+@WIDTHS
+def test_a_model_is_unloaded_after_the_effect_has_been_read(browser: Browser, admin: str, width: int) -> None:
+    choose(browser, f"{admin}/modelrecord/", "unload", width)
+    assert "Clients get 404 for digits until it is loaded again." in browser.text("#content li")
+    browser.driver.find_element("css selector", "#content [type=submit]").click()
+    browser.wait_for(lambda: browser.shows(".messagelist"), "it is done")
+    assert "Done: digits: ordered to unload." in browser.text(".messagelist")
+    assert not ModelRecord.objects.get().loaded
+    assert browser.console_errors() == []
