@@ -75,9 +75,7 @@ def effect(action: Action, target: str, now: Situation | None = None) -> str:
     """What it will do, with numbers. Raises ActionError if there is nothing to do. For any thread but the loop's."""
     now = now or situation()
     if action.kind == "worker":
-        rows = _rows(action, target, {name: worker.row for name, worker in now.workers.items()})
-        for row in rows:
-            _check_worker(action, row)
+        _rows(action, target, {name: worker.row for name, worker in now.workers.items()})
     else:
         _check_model(action, target, now.records, now if now.told else None)
     return effects.EFFECTS[action.name](now, target)
@@ -154,13 +152,13 @@ def clean_comment(comment: str) -> str:
 
 def _rows(action: Action, target: str, workers: Mapping[str, Worker]) -> list[Worker]:
     if target == ALL and action.takes_all:
-        rows = [row for row in workers.values() if row.enabled]
-        if not rows:
+        if not any(row.enabled for row in workers.values()):
             raise NothingToDo("no worker is enabled")
-        return rows
+        return list(workers.values())  # one that is disabled may be enabled again, with all that it knew
     if target not in workers:
         known = ", ".join(sorted(workers)[:20]) or "none is configured"
         raise UnknownTarget(f"there is no worker {target[:100]!r}; the workers are: {known}")
+    _check_worker(action, workers[target])
     return [workers[target]]
 
 
@@ -189,7 +187,6 @@ def _check_model(action: Action, target: str, records: Mapping[str, bool], now: 
 def _perform_worker(action: Action, target: str) -> list[Worker]:
     rows = _rows(action, target, {row.name: row for row in Worker.objects.select_for_update()})
     for row in rows:
-        _check_worker(action, row)
         if action.values is None:
             row.order, row.order_number = action.name, row.order_number + 1
         for name, value in (action.values or {}).items():

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gateway_app.core.suspects import Verdict
+from gateway_app.core.trail import Try
 from inference_site.exchange import Asker, Ticket
 from inference_site.lib.asks import key_of
 from inference_site.lib.catalog import ModelInfo
@@ -85,7 +86,7 @@ class CanaryCounts:
 class Trying:
     """One ask that the new version got first; an Asker to it, and a Ticket to whoever asks."""
 
-    __slots__ = ("_asker", "_deadline", "_half", "_model", "_payload", "_since", "_ticket", "_told")
+    __slots__ = ("_asker", "_began", "_deadline", "_half", "_model", "_payload", "_since", "_ticket", "_told")
 
     def __init__(
         self, model: CanaryModel, payload: bytes, asker: Asker, timeout_ms: int | None, since: float | None
@@ -98,6 +99,7 @@ class Trying:
         self._payload = payload
         self._asker = asker
         self._since = since
+        self._began = now
         self._half = now + left_s / 2
         self._deadline = now + left_s
         self._ticket: Ticket | None = None
@@ -161,9 +163,17 @@ class Trying:
         stable = model.stable
         self._share_suspicion()
         self._told = False
-        asker = Second(self._asker, self, attempts)
+        asker = Second(self._asker, self, attempts, self._earlier(reason))
         self._ticket = stable.inference.ask(self._payload, asker, self._left_ms(), self._since)
         stable.inference.requests -= 1  # the new version has counted it
+
+    def _earlier(self, reason: str) -> Try:
+        """For the trace of the answer."""
+        model = self._model
+        earlier = Try(model.worker, f"it alone tries version {model.canary.version}", self._began)
+        earlier.ended, earlier.outcome = model.stable.inference.clock(), "failed"
+        earlier.reason = f"version {model.canary.version}: {reason}"
+        return earlier
 
     def _share_suspicion(self) -> None:
         """An input that may have ended the worker runs alone elsewhere too."""
@@ -191,9 +201,10 @@ class Trying:
 class Second:
     """Whom the stable version tells; an Asker."""
 
-    __slots__ = ("_asker", "_attempts", "_trying")
+    __slots__ = ("_asker", "_attempts", "_trying", "earlier")
 
-    def __init__(self, asker: Asker, trying: Trying, attempts: int) -> None:
+    def __init__(self, asker: Asker, trying: Trying, attempts: int, earlier: Try) -> None:
+        self.earlier = earlier  # see traces.Passed
         self._asker = asker
         self._trying = trying
         self._attempts = attempts

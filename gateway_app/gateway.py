@@ -244,6 +244,9 @@ class Gateway:
                     clock=time.monotonic,
                 )
             self._obey(entry, before.get(name))
+        for entry in snapshot.workers:
+            if not entry.enabled and _is_to_forget(entry, before.get(entry.name)):
+                self._flush(entry.name)
         self._follow()
         self.events.look()
         self.live.poke()
@@ -258,8 +261,7 @@ class Gateway:
                     route.breaker.trip(Cause.OPERATOR, "tripped by an operator")
                 elif entry.order == "reset":
                     route.breaker.reset("reset by an operator")
-            # Of several orders at once only the last is seen; one of the others may have been to forget results.
-            if entry.order == "flush" or entry.order_number != before.order_number + 1:
+            if _is_to_forget(entry, before):
                 self._flush(entry.name)
         if entry.draining and before is not None and not before.draining:
             self.handoff.leaving(self.links[entry.name])
@@ -269,8 +271,8 @@ class Gateway:
         for model in self.lineup:
             model.inference.forget()
         self.handoff.flush(name)
-        link = self.links[name]
-        if link.up:
+        link = self.links.get(name)
+        if link is not None and link.up:
             link.order(Ask.FLUSH)
         else:
             self._unflushed.add(name)  # it may come back as the same process
@@ -390,6 +392,14 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _is_to_forget(entry: WorkerEntry, before: WorkerEntry | None) -> bool:
+    """Whether a worker was ordered to forget its results since that entry was in force. Of several orders at once only
+    the last is seen; one of the others may have been that."""
+    if before is None or entry.order_number == before.order_number:
+        return False
+    return entry.order == "flush" or entry.order_number != before.order_number + 1
 
 
 def _weights(snapshot: Snapshot) -> dict[str, float]:

@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -160,6 +160,15 @@ class Tracer:
         return milliseconds(self.clock() - moment)
 
 
+@runtime_checkable
+class Passed(Protocol):
+    """An Asker that another version did not answer before."""
+
+    @property
+    def earlier(self) -> Try:
+        """How that went."""
+
+
 class Tracing:
     """Hands on what its asker is told, with X-Explain if that was asked for, and keeps the trace; an Asker."""
 
@@ -172,6 +181,8 @@ class Tracing:
         self._explained = since is not None
         self._since = tracer.clock() if since is None else since
         self.trail = Trail(tracer.clock)
+        if isinstance(asker, Passed):
+            self.trail.passed(asker.earlier)
         self.kept_by: str | None = None  # the worker whose result the gateway had kept
         self.follower: Follower | None = None  # it has joined another request as this one
 
@@ -205,6 +216,8 @@ class Tracing:
         elif self.follower is not None:
             before_ms = 1000 * (self.follower.began - self.follower.leader.began)
             trace.why = f"joined a request for the same input that had come {before_ms:.1f} ms before"
+            if before_ms < 0:  # it has another leader than at first
+                trace.why = "the request for the same input that it had joined has run out of time; it went on alone"
             if status < 400:
                 trace.cache = "joined"
         elif answer is not None:

@@ -60,6 +60,11 @@ class Trail:
         """The attempt that was answered."""
         return next((each for each in reversed(self.tries) if each.outcome == "answered"), None)
 
+    def passed(self, earlier: Try) -> None:
+        """Before it came here it was tried elsewhere."""
+        self.first_at = earlier.began
+        self.tries.append(earlier)
+
     def kept(self) -> None:
         """It has to wait until it is its turn."""
         if self.first_at is None:

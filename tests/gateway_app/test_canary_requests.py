@@ -200,6 +200,29 @@ async def explained(cluster: Cluster, text: bytes) -> dict[str, Any]:
     return trace
 
 
+async def test_an_explanation_says_what_the_tried_version_did_not_answer(cluster: Cluster) -> None:
+    await start(cluster)
+    own, _ = inputs_of(cluster, 1)
+    worker = cluster.workers[CANARY]
+    worker.answers = False
+    told = Told()
+    cluster.gateway.find("echo", None).ask(own[0], told, 60_000, time.monotonic() - 0.001)
+    (trying,) = cluster.gateway.lineup.trials.trying
+    await until(lambda: time.monotonic() > trying._began + 0.02)
+    worker.answers = True
+    cluster.gateway.lineup.trials.tick(trying._half)
+    await told.output()
+    found = json.loads(told.headers.partition(b"x-explain: ")[2])
+    assert (found["status"], found["version"]) == (200, "1")
+    tried, *answered = found["attempts"]
+    assert (tried["worker"], tried["outcome"]) == (CANARY, "failed")
+    assert tried["reason"] == "version 2: half of the request's time is over"
+    assert [each["outcome"] for each in answered] == ["answered"]
+    assert found["parts_ms"]["waiting"] >= 20
+    assert tried["took_ms"] == pytest.approx(found["parts_ms"]["waiting"], abs=0.5)
+    assert sum(part or 0.0 for part in found["parts_ms"].values()) == pytest.approx(found["total_ms"], abs=0.01)
+
+
 async def test_a_dead_worker_loses_nothing_and_one_that_is_back_goes_on(cluster: Cluster) -> None:
     await start(cluster)
     own, _ = inputs_of(cluster)

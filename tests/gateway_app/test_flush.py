@@ -123,6 +123,25 @@ async def test_a_worker_that_is_away_is_told_when_it_is_back(cluster: Cluster) -
     await until(lambda: flushes(cluster, "worker_2") == 1)
 
 
+async def test_a_worker_that_is_disabled_is_told_when_it_is_enabled_again(cluster: Cluster) -> None:
+    def enable(enabled: bool) -> None:
+        entries = (replace(each, enabled=enabled or each.name != "worker_2") for each in cluster.snapshot.workers)
+        cluster.configure(workers=tuple(entries))
+
+    await heat(cluster)
+    enable(False)
+    await until(lambda: "worker_2" not in cluster.gateway.links)
+    order(cluster, "worker_2")
+    assert len(inference_of(cluster).hot) == 0
+    assert flushes(cluster, "worker_2") == 0
+    enable(True)
+    await until(lambda: "worker_2" in cluster.gateway.links)
+    await until(lambda: flushes(cluster, "worker_2") == 1)
+    cluster.configure()
+    await cluster.ask(HOT, "echo").output()
+    assert flushes(cluster, "worker_2") == 1
+
+
 async def test_an_order_that_was_missed_may_have_been_one(cluster: Cluster) -> None:
     order(cluster, "worker_1", what="reset", by=1)
     await cluster.ask(b"[1]", "echo").output()

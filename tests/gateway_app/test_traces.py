@@ -154,6 +154,20 @@ def test_who_has_joined_says_whom(leader_is_explained: bool):
         ]
 
 
+def test_who_is_left_behind_by_whom_it_had_joined_says_so():
+    bench = Bench()
+    bench.ask(explain=False)
+    bench.now += 0.5
+    bench.ask()
+    bench.now = bench.sent[0].deadline
+    bench.router.attempts.expire(tuple(bench.sent))
+    bench.answer()
+    told = bench.explained()[1]
+    assert told["status"] == 200
+    assert told["why"] == "the request for the same input that it had joined has run out of time; it went on alone"
+    check_sum(told)
+
+
 def test_earlier_attempts_are_waiting():
     bench = Bench()
     bench.ask(began_s=0.001)
