@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import pagefigures
 from tests.support.chromium import Browser
-from tests.support.pages import PagesSite, breaker, open_breaker, served_model
+from tests.support.pages import PagesSite, breaker, event, open_breaker, served_model
 
 NAMES = ".card .who > a"
 STATES = ".card [data-badge=state]"
@@ -61,6 +61,24 @@ def test_healthy_gateway(browser: Browser, site: PagesSite) -> None:
     assert browser.driver.title == "Inference gateway"
     assert not browser.shows(".banner.bad")
     assert browser.console_errors() == []
+
+
+def test_who_was_lost_and_is_back_is_named_for_five_minutes(browser: Browser, site: PagesSite) -> None:
+    site.stats["events"] = [
+        event("worker_1", "connected", "lost", "the connection was lost", age_s=400.0, kind="worker"),
+        event("worker_2", "connected", "lost", "the connection was lost", age_s=200.0, kind="worker"),
+        event("worker_2", "lost", "connected", "connected again", age_s=199.0, kind="worker"),
+    ]
+    browser.open(site.url)
+    assert browser.text("#verdict strong") == "All well"
+    assert findings(browser) == [
+        "3 of 3 workers up, no failed request of late",
+        "Lost, or its breaker OPEN, in the last 5 minutes, and well again: worker_2",
+    ]
+    last = "document.querySelector('#verdict li:last-child a')"
+    assert browser.evaluate(f"{last}.getAttribute('href')") == "#events-section"
+    site.stats["events"][1]["age_s"] = 301.0
+    browser.wait_for(lambda: findings(browser) == ["3 of 3 workers up, no failed request of late"], "it is forgotten")
 
 
 def test_what_is_wrong_is_said_the_worst_first_and_leads_there(browser: Browser, site: PagesSite) -> None:

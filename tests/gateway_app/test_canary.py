@@ -329,10 +329,13 @@ def test_the_command_starts_shows_and_ends_it():
     assert "No longer tried on worker_2: entries per worker 5." in run("abort", "--yes")
 
 
+def test_to_show_that_nothing_is_tried_is_no_error():
+    assert run("show") == "No worker tries anything now.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("show",), "No worker tries anything now"),
         (("promote", "--yes"), "No worker tries anything now. Nothing has been changed."),
         (("start",), "name the worker that is to try it"),
         (("start", "worker_2", "batch_size"), "'batch_size' is no setting"),

@@ -18,6 +18,7 @@ from gateway_app.models import Canary
 from gateway_app.probe import ask, base_url, open_session
 
 STEPS = ("show", "start", "promote", "abort")
+NOTHING_TRIED = "No worker tries anything now."
 TIMEOUT_S = 5.0
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
@@ -51,7 +52,9 @@ class Command(BaseCommand):
         if step != "start" and (options["worker"] or options["model"]):
             raise CommandError(f"{step} takes no worker, settings or model: it is about what is being tried now")
         try:
-            if step == "show":
+            if step == "show" and not Canary.objects.exists():
+                self.stdout.write(NOTHING_TRIED)
+            elif step == "show":
                 self._show(options["gateway"])
             elif step == "start":
                 self.stdout.write(self._start(options, comment))
@@ -91,7 +94,7 @@ class Command(BaseCommand):
     def _show(self, gateway: str) -> None:
         row = Canary.objects.first()
         if row is None:
-            raise ValidationError("No worker tries anything now.")
+            raise ValidationError(NOTHING_TRIED)
         values = {name: getattr(row, name) for name in Canary.PAYLOAD}
         by = f", by {row.author}" if row.author else ""
         self.stdout.write(f"{row.worker} tries {tried(values)}, since {row.started:%Y-%m-%d %H:%M} UTC{by}.")

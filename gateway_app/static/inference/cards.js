@@ -79,7 +79,7 @@ const Cards = (() => {
     if (worker.silent) lines.push("Silent: it does not even answer a ping.");
     if (breaker && breaker.cause && breaker.state === "OPEN") lines.push(`Cause: ${breaker.cause}.`);
     const errors = new Set([breaker && breaker.last_error, worker.last_error].filter(Boolean));
-    for (const error of errors) lines.push(`Last error: ${error}`);
+    for (const error of errors) lines.push(`Last error: ${error.replace(/\.$/, "")}.`);
     if (worker.connected && worker.stats_age_s > 3) lines.push(`Its last report is ${duration(worker.stats_age_s)} old.`);
     if (worker.connected && worker.revision != null && worker.revision !== revision) lines.push(`Has revision ${worker.revision} of the settings, not ${revision}.`);
     return lines.join(" ");

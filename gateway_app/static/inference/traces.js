@@ -114,6 +114,7 @@ const TracePanel = (() => {
 
   function emptyText(filter) {
     if (problem) return "";
+    if (sampled == null) return "Asking the gateway for them.";
     if (filter && traces.length) return `None of the ${plural(traces.length, "request", "requests")} kept is ${filter === "slow" ? `slower than ${millis(slowMs)}` : "a failed one"}.`;
     return "No request has been sampled yet. Send one and it is here: about one in each second is kept, and every one that fails or is very slow.";
   }

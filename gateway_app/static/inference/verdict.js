@@ -14,6 +14,7 @@ const Verdict = (() => {
   const SHOWN = 6;
   const RECENT_S = 10;
   const BAD_ERRORS_PERCENT = 1;
+  const REMEMBERED_S = 300; // for whoever looks when a worker that was lost is back already
   const refusals = []; // [when in s, refused for lack of room so far, retries over budget so far]
 
   const section = document.getElementById("verdict");
@@ -112,6 +113,16 @@ const Verdict = (() => {
     return found.sort((a, b) => LEVELS.indexOf(a.level) - LEVELS.indexOf(b.level));
   }
 
+  // Whose connection was lost or whose breaker opened of late: it may be over before anybody looks.
+  function recentTrouble({ events, workers }, elapsed) {
+    const recent = events.filter((each) => each.age_s + elapsed < REMEMBERED_S);
+    const troubled = recent.filter(({ kind, after }) => (kind === "worker" && after === "lost") || (kind === "breaker" && after === "OPEN"));
+    const names = workers.map((worker) => worker.name).filter((name) => troubled.some((each) => each.worker === name));
+    if (!names.length) return null;
+    const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
+    return { level: "info", text: `Lost, or its breaker OPEN, in the last 5 minutes, and well again: ${names.slice(0, NAMED).join(", ")}${more}`, target: "events-section" };
+  }
+
   function well({ gateway, workers }) {
     const enabled = workers.filter((worker) => worker.enabled);
     const up = enabled.filter((worker) => worker.routable || worker.idle).length;
@@ -147,7 +158,7 @@ const Verdict = (() => {
     section.className = `verdict live ${level}`;
     section.querySelector("use").setAttribute("href", `#icon-${icon}`);
     Live.fill(section, { word });
-    paintList(level === "good" ? [{ level, text: well(stats) }] : found);
+    paintList(level === "good" ? [{ level, text: well(stats) }, recentTrouble(stats, elapsed)].filter(Boolean) : found);
     return { level, short: found.length ? found[0].short || "" : "" };
   }
 
