@@ -212,6 +212,7 @@ class Gateway:
                 else:
                     models.catalog.lost(name)
                 self._spawn(link.retire(snapshot.policy.timeout_s))
+        canary = snapshot.canary
         models.configure(
             Rules(
                 table,
@@ -219,9 +220,10 @@ class Gateway:
                 {name for name, entry in enabled.items() if entry.isolated},
                 snapshot.policy,
                 snapshot.hot_cache,
+                canary.worker if canary is not None and canary.tuning else "",
             )
         )
-        wishes, canary = snapshot.node.models, snapshot.canary
+        wishes = snapshot.node.models
         tried = (canary.model, canary.version) if canary is not None and canary.tries(wishes) else None
         models.catalog.configure(wishes, snapshot.node.default_model, tried)
         models.trials.follow(canary, wishes, models.catalog.newest)

@@ -39,6 +39,7 @@ class Rules:
     isolated: Collection[str] = ()
     policy: Policy = field(default_factory=Policy)
     hot_cache: bool = True
+    apart: str = ""  # the worker that tries settings of its own
 
 
 class ModelSet:
@@ -205,7 +206,7 @@ class ModelSet:
 
     def _rule(self, model: ServedModel) -> None:
         rules, router = self._rules, model.router
-        router.configure(rules.owners, rules.draining, rules.policy)
+        router.configure(rules.owners, rules.draining, rules.policy, rules.apart)
         for name, route in router.routes.items():
             route.breaker.isolate(name in rules.isolated)
         model.inference.use_hot_cache(rules.hot_cache)

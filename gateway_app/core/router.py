@@ -56,6 +56,7 @@ class Router:
         self.cancelled = 0
         self.shed = 0
         self.suspects_refused = 0
+        self.apart = ""  # the worker with settings of its own
         self.replaceable = False  # what its workers do not answer, others do that this router does not know
         self.second_opinions = 0  # answers to what another worker's model had failed on
 
@@ -64,8 +65,11 @@ class Router:
         """Calls that wait for a worker's answer."""
         return sum(route.in_flight for route in self.routes.values()) + len(self.quarantine.waiting)
 
-    def configure(self, ring: Owners, draining: Collection[str], policy: Policy) -> None:
-        """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts."""
+    def configure(self, ring: Owners, draining: Collection[str], policy: Policy, apart: str = "") -> None:
+        """Takes a new set of workers and thresholds. A worker that stays keeps its breaker and its counts.
+
+        The pace of the one that is `apart` is not compared with that of the others: its settings are not theirs.
+        """
         weights = ring.weights
         for name in [name for name in self.routes if name not in weights]:
             del self.routes[name]
@@ -75,10 +79,13 @@ class Router:
                 route = self.routes[name] = self._new_route(name, policy)
             if route.draining and name not in draining:
                 route.pace = Pace()  # while it was drained the others may have become quicker, or all slower
+            if self.apart != apart and name in (self.apart, apart):
+                route.pace = Pace()  # that of its other settings
             route.draining = name in draining
             route.breaker.configure(policy.breaker)
         self.ring = ring
         self.policy = policy
+        self.apart = apart
 
     def rename(self, before: str, after: str) -> None:
         """A worker turns out to have another name; what it is doing goes on."""

@@ -85,7 +85,7 @@ class Watch:
         """Opens the breaker of a worker whose answers take many times what those of the others take, for some time."""
         factor = self._router.policy.slow_factor
         staying = [route for route in self._router.routes.values() if route.staying]
-        measured = [route for route in staying if route.pace.known]
+        measured = [route for route in staying if route.pace.known and route.name != self._router.apart]
         for route in measured if factor else ():
             others = [other.pace.median for other in measured if other is not route]
             limit_s = self._slow_from_s(median(others)) if others else math.inf

@@ -105,9 +105,9 @@ class World:
     def sending(self, link: FakeLink, call: Call) -> None:
         """What a test wants to look at before each attempt."""
 
-    def configure(self, weights: dict[str, float], draining: Collection[str] = ()) -> None:
+    def configure(self, weights: dict[str, float], draining: Collection[str] = (), apart: str = "") -> None:
         before = dict(self.router.routes)
-        self.router.configure(Ring(weights, 8, xxh3_64_intdigest), draining, self.policy)
+        self.router.configure(Ring(weights, 8, xxh3_64_intdigest), draining, self.policy, apart)
         assert set(self.router.routes) == set(weights)
         for name, route in self.router.routes.items():
             assert route is before.get(name, route)  # who stays keeps its breaker and its counts

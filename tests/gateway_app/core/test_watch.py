@@ -287,6 +287,18 @@ def test_a_worker_many_times_slower_than_the_others_is_sick():
     assert not world.route("c").pace.known  # it begins anew
 
 
+def test_who_has_settings_of_its_own_is_not_slow_by_those_of_the_others():
+    world = World(["a", "b", "c"], replace(CALM, slow_factor=5.0))
+    world.configure(dict.fromkeys("abc", 1.0), apart="c")
+    for name, takes_s in (("a", 0.01), ("b", 0.012), ("c", 0.1)):
+        world.pace(name, takes_s, 60)
+    for _ in range(SLOW_LOOKS + 1):
+        world.pass_time(1.0)
+    assert world.state("c") is State.CLOSED
+    world.configure(dict.fromkeys("abc", 1.0))
+    assert not world.route("c").pace.known  # what its own settings took says nothing any more
+
+
 @pytest.mark.parametrize(
     ("factor", "usual_s", "slow_s"), [(0.0, 0.01, 10.0), (5.0, 0.01, 0.04), (5.0, 0.0001, 0.004), (50.0, 0.01, 0.1)]
 )
