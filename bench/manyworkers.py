@@ -71,9 +71,9 @@ def measure(workers: int, loop: asyncio.AbstractEventLoop) -> list[Row]:
     from django.contrib.auth.models import User
     from django.test import Client
 
-    from gateway_app.history import KEPT_S
-    from gateway_app.seconds import Second
-    from gateway_app.stats import stats_of
+    from gateway_app.figures.history import KEPT_S
+    from gateway_app.figures.seconds import Second
+    from gateway_app.figures.stats import stats_of
     from inference_site import lifecycle
     from tests.support.manyworkers import gateway_of, report
 

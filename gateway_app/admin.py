@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from gateway_app.canaryadmin import CanaryAdmin
-from gateway_app.eventadmin import EventAdmin
-from gateway_app.historyadmin import RevisionAdmin
-from gateway_app.modeladmin import ModelRecordAdmin
+from gateway_app.adminpages.canaryadmin import CanaryAdmin
+from gateway_app.adminpages.eventadmin import EventAdmin
+from gateway_app.adminpages.historyadmin import RevisionAdmin
+from gateway_app.adminpages.modeladmin import ModelRecordAdmin
+from gateway_app.adminpages.tuningadmin import TuningAdmin
+from gateway_app.adminpages.workeradmin import WorkerAdmin
 from gateway_app.models import Canary, Event, ModelRecord, Revision, Tuning, Worker
-from gateway_app.tuningadmin import TuningAdmin
-from gateway_app.workeradmin import WorkerAdmin
 
 admin.site.site_header = "Inference gateway"
 admin.site.site_title = "Inference gateway"

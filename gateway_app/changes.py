@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from gateway_app import canarytext
+from gateway_app.canaries import canarytext
 
 Payload = Mapping[str, Any]
 ORDER_FIELDS = ("order", "order_number")

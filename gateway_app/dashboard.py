@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 def dashboard(request: HttpRequest) -> HttpResponse:
     """The page with the current statistics inside it, so that the first paint needs no second request."""
     # Imported here: the statistics pull in the router and the links, which a worker process never loads.
-    from gateway_app.stats import gateway_stats
+    from gateway_app.figures.stats import gateway_stats
 
     context = {
         "stats": gateway_stats(),

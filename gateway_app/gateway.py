@@ -11,23 +11,23 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.adoption import Adoption
-from gateway_app.canarymodel import CanaryModel
-from gateway_app.canarywatch import CanaryWatch
+from gateway_app.canaries.canarymodel import CanaryModel
+from gateway_app.canaries.canarywatch import CanaryWatch
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, adopt_name
 from gateway_app.core.breaker import Cause, State
 from gateway_app.core.table import Table
-from gateway_app.events import EventLog
-from gateway_app.guards import GuardWatcher
-from gateway_app.handoff import HandOff
-from gateway_app.history import History
-from gateway_app.links import WorkerLink
+from gateway_app.eventlog.events import EventLog
+from gateway_app.eventlog.observer import Observer
+from gateway_app.figures.history import History
 from gateway_app.live import Live
 from gateway_app.models import Event
 from gateway_app.modelset import ModelSet, Rules
-from gateway_app.observer import Observer
+from gateway_app.operating.guards import GuardWatcher
 from gateway_app.orders import Orders
 from gateway_app.outcomes import Outcomes
 from gateway_app.served import ServedModel
+from gateway_app.streams.handoff import HandOff
+from gateway_app.streams.links import WorkerLink
 from gateway_app.traces import TraceLog
 from inference_site.exchange import Answer, Ticket
 from inference_site.lib.catalog import ModelInfo, Models, Statistics

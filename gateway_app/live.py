@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway_app.history import encoded
-from gateway_app.stats import stats_of
-from gateway_app.workerstats import key_shares
+from gateway_app.figures.history import encoded
+from gateway_app.figures.stats import stats_of
+from gateway_app.figures.workerstats import key_shares
 
 if TYPE_CHECKING:
     from gateway_app.core.table import Table

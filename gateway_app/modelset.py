@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
-from gateway_app.canarymodel import CanaryModel
+from gateway_app.canaries.canarymodel import CanaryModel
+from gateway_app.canaries.trials import Trials
 from gateway_app.catalog import Catalog, Key
 from gateway_app.core.breaker import State
 from gateway_app.core.call import Nobody, Owners, Route
 from gateway_app.core.policy import Policy
 from gateway_app.face import Face
-from gateway_app.links import WorkerLink
+from gateway_app.figures.statistics import Counted
 from gateway_app.served import ServedModel, Totals
-from gateway_app.statistics import Counted
+from gateway_app.streams.links import WorkerLink
 from gateway_app.traces import TraceLog
-from gateway_app.trials import Trials
 from inference_site.lib.catalog import Statistics
 from inference_site.lib.errors import ApiError
 

@@ -85,7 +85,7 @@ def payload_of_rows() -> dict[str, Any]:
 
 
 def _write_revision(made: Recording, author: str, note: str, comment: str) -> None:
-    from gateway_app.guards import supersede  # it is built on this module
+    from gateway_app.operating.guards import supersede  # it is built on this module
 
     payload = payload_of_rows()
     newest = made.previous = Revision.objects.order_by("-id").first()
@@ -113,7 +113,7 @@ def without_orders(payload: Any) -> dict[str, Any]:
 
 
 def _tell(revision: "Revision") -> None:
-    from gateway_app import eventrows  # it is built on this module
+    from gateway_app.eventlog import eventrows  # it is built on this module
 
     recording = _recording.get()
     if recording is not None and not recording.told:

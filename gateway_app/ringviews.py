@@ -14,11 +14,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from gateway_app.canarymodel import CanaryModel
+from gateway_app.canaries.canarymodel import CanaryModel
 from gateway_app.core.foresight import foresee
 from gateway_app.core.table import Table
-from gateway_app.stats import on_loop
-from gateway_app.workerstats import key_shares
+from gateway_app.figures.stats import on_loop
+from gateway_app.figures.workerstats import key_shares
 from inference_site.api import JsonUnlessBrowser, sent_body
 from inference_site.lib.asks import key_of
 from inference_site.lib.payload import decode_request

@@ -21,7 +21,7 @@ from inference_site.lib.catalog import ModelInfo, State
 from inference_site.lib.window import RateWindow
 
 if TYPE_CHECKING:
-    from gateway_app.links import WorkerLink
+    from gateway_app.streams.links import WorkerLink
 
 # What its router counts, and is shown under the same name.
 COUNTS = (

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
 
+from gateway_app.canaries.trial import Trial
 from gateway_app.core.breaker import BreakerConfig
 from gateway_app.core.policy import Policy
 from gateway_app.models import Canary, ModelRecord, Tuning, Worker
-from gateway_app.trial import Trial
 from inference_site.lib.nodesettings import NodeSettings
 
 M = TypeVar("M", Worker, ModelRecord, Tuning, Canary)

@@ -2,8 +2,8 @@
 
 from django.urls import path
 
-from gateway_app.actionviews import ActionView
 from gateway_app.dashboard import dashboard
+from gateway_app.operating.actionviews import ActionView
 from gateway_app.ringviews import RingView, WhereView
 from gateway_app.views import HealthView, HistoryView, InferView, StatsView, TracesView
 from inference_site.api import LiveView, ReadyView

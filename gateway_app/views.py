@@ -9,9 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from gateway_app.history import encoded
+from gateway_app.figures.history import encoded
+from gateway_app.figures.stats import gateway_health, gateway_stats, on_loop
 from gateway_app.serializers import StatsSerializer
-from gateway_app.stats import gateway_health, gateway_stats, on_loop
 from inference_site import lifecycle
 from inference_site.api import InferView, JsonUnlessBrowser
 

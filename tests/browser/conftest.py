@@ -17,5 +17,5 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[PagesSite]:
     with PagesSite() as running:
-        monkeypatch.setattr("gateway_app.stats.gateway_stats", lambda: running.stats)
+        monkeypatch.setattr("gateway_app.figures.stats.gateway_stats", lambda: running.stats)
         yield running

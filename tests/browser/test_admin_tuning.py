@@ -14,11 +14,12 @@ from django.test import Client
 from pytest_django.live_server_helper import LiveServer
 from selenium.webdriver.common.keys import Keys
 
-from gateway_app import previewedadmin, previews
+from gateway_app.adminpages import previewedadmin
 from gateway_app.core.outcomes import Kind, Outcome, Record
 from gateway_app.core.vigil import Figures
 from gateway_app.models import Guard, Revision, Tuning, Worker, recorded
-from gateway_app.present import ModelOnWorker, Present
+from gateway_app.previewing import previews
+from gateway_app.previewing.present import ModelOnWorker, Present
 from tests.support.axe import grave_faults
 from tests.support.chromium import Browser
 
@@ -90,11 +91,12 @@ def fill(browser: Browser, **values: object) -> None:
 
 def press(browser: Browser, selector: str) -> None:
     """A button of the page, with the keyboard; returns when the next page is there."""
-    page = browser.driver.find_element("tag name", "html")
+    page = browser.driver.find_elements("tag name", "html")
     browser.driver.find_element("css selector", selector).send_keys(Keys.ENTER)
 
     def has_left() -> bool:
-        return browser.driver.find_element("tag name", "html") != page
+        now = browser.driver.find_elements("tag name", "html")  # none for a moment between two pages
+        return bool(now) and now != page
 
     browser.wait_for(has_left, f"{selector} leads to another page")
 

@@ -9,7 +9,7 @@ from django.test import Client
 from pytest_django.live_server_helper import LiveServer
 from selenium.webdriver.support.select import Select
 
-from gateway_app import canaryadmin
+from gateway_app.adminpages import canaryadmin
 from gateway_app.models import Canary, Tuning, Worker
 from tests.support.axe import grave_faults
 from tests.support.chromium import Browser

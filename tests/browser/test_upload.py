@@ -12,7 +12,7 @@ from django.core.servers.basehttp import WSGIRequestHandler
 from django.test import Client
 from pytest_django.live_server_helper import LiveServer
 
-from gateway_app import examination
+from gateway_app.adminpages import examination
 from gateway_app.models import ModelRecord
 from tests.support.chromium import Browser
 

@@ -19,7 +19,7 @@ from gateway_app.core.call import Call, Route
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Router
-from gateway_app.links import WorkerLink
+from gateway_app.streams.links import WorkerLink
 from inference_site.lib import frames, handshake
 from inference_site.lib.asks import key_of, seed_of
 from inference_site.lib.catalog import ModelInfo, Models, State

@@ -4,9 +4,9 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.urls import reverse
 
+from gateway_app.adminpages.modelstates import ModelState
 from gateway_app.config import adopt_name
 from gateway_app.models import Revision, Tuning, Worker
-from gateway_app.modelstates import ModelState
 
 pytestmark = pytest.mark.django_db
 
@@ -147,7 +147,7 @@ def test_tuning_is_one_form_that_the_list_leads_to(ada):
 @pytest.mark.parametrize(("name", "warned"), [("nope", True), ("text", False), ("", False)])
 def test_a_model_of_infer_that_nobody_serves_is_warned_of(ada, monkeypatch, name, warned):
     said = [ModelState("text", "1", "READY", "", ("worker_1",)), ModelState("nope", "1", "UNAVAILABLE", "", ())]
-    monkeypatch.setattr("gateway_app.tuningadmin.model_states", lambda: said)
+    monkeypatch.setattr("gateway_app.adminpages.tuningadmin.model_states", lambda: said)
     url = reverse(TUNING, args=(1,))
     response = ada.post(url, {**form_of(ada.get(url)), "default_model": name}, follow=True)
     warning = "No worker serves nope, the model of /infer: load it, or name one of these: text."

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway_app import canarywatch
-from gateway_app.canarycompare import NEEDED, Measure, compare, verdict, why_idle
-from gateway_app.canarywatch import Tally
-from gateway_app.trial import Trial
+from gateway_app.canaries import canarywatch
+from gateway_app.canaries.canarycompare import NEEDED, Measure, compare, verdict, why_idle
+from gateway_app.canaries.canarywatch import Tally
+from gateway_app.canaries.trial import Trial
 from inference_site.lib.catalog import ModelInfo, ModelSettings, State
 from tests.gateway_app.scripted import ready, until
 from tests.gateway_app.test_lineup import Cluster, inputs

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from gateway_app.canaries.trial import Trial
 from gateway_app.core.breaker import BreakerConfig
 from gateway_app.core.breaker import State as Breaker
 from gateway_app.ringviews import where
-from gateway_app.trial import Trial
 from inference_site.lib import frames
 from inference_site.lib.asks import key_of, seed_of
 from inference_site.lib.catalog import ModelInfo, ModelSettings, State

@@ -16,11 +16,11 @@ from gateway_app import modelcontrol
 from gateway_app import orders as orders_module
 from gateway_app.adoption import Adoption
 from gateway_app.core.breaker import BreakerConfig, State
+from gateway_app.figures.modelstats import model_rows
+from gateway_app.figures.stats import health_of, stats_of
 from gateway_app.gateway import Gateway
 from gateway_app.models import ModelRecord
-from gateway_app.modelstats import model_rows
 from gateway_app.snapshot import Snapshot, WorkerEntry
-from gateway_app.stats import health_of, stats_of
 from inference_site.lib import asks, frames
 from inference_site.lib.catalog import ModelInfo, ModelSettings
 from inference_site.lib.catalog import State as ModelState

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from gateway_app import links
 from gateway_app.core.breaker import State
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
+from gateway_app.streams import links
 from inference_site.lib import frames
 from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask, Tell

@@ -92,7 +92,7 @@ def test_what_cannot_be_done_is_said(workers, nobody, monkeypatch):
     def away(**kwargs):
         raise OperationalError("could not\nconnect")
 
-    monkeypatch.setattr("gateway_app.actions.recorded", away)
+    monkeypatch.setattr("gateway_app.operating.actions.recorded", away)
     with pytest.raises(CommandError, match=r"the database does not answer \(could not connect\); check DATABASE_URL"):
         operate("trip", "worker_1", yes=True)
 

@@ -10,9 +10,9 @@ from xxhash import xxh3_64_intdigest
 from gateway_app.core.call import Route
 from gateway_app.core.table import Table
 from gateway_app.gateway import Gateway
-from gateway_app.links import WorkerLink
 from gateway_app.modelset import Rules
 from gateway_app.snapshot import Snapshot, WorkerEntry
+from gateway_app.streams.links import WorkerLink
 from inference_site.lib.catalog import ModelInfo, Models, State
 
 Json = dict[str, Any]

@@ -12,8 +12,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseUnavailable
 
-from gateway_app import canary
-from gateway_app.canarytext import tried, word
+from gateway_app.canaries import canary
+from gateway_app.canaries.canarytext import tried, word
 from gateway_app.models import Canary
 from gateway_app.probe import ask, base_url, open_session
 

@@ -10,9 +10,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseUnavailable
 
-from gateway_app.actions import ACTIONS, Action, ActionError, effect, perform
+from gateway_app.operating.actions import ACTIONS, Action, ActionError, effect, perform
+from gateway_app.operating.situation import Situation, situation
 from gateway_app.probe import ask, base_url, open_session
-from gateway_app.situation import Situation, situation
 
 TIMEOUT_S = 5.0
 

@@ -1,0 +1,64 @@
+"""What all pages of the admin share that change the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+
+from gateway_app.adminpages.numberfields import form_class_of
+from gateway_app.models import recorded
+
+COMMENT_LENGTH = 1000
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:  # takes no type parameter when the program runs
+    ModelAdmin = admin.ModelAdmin
+
+
+class RecordedAdmin(ModelAdmin):
+    """All that one submitted page changes becomes one revision, with the user's name and comment."""
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().formfield_for_dbfield(db_field, request, **form_class_of(db_field), **kwargs)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().changelist_view, request, *args, **kwargs)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().changeform_view, request, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._recorded(super().delete_view, request, *args, **kwargs)
+
+    def _recorded(
+        self, view: Callable[..., HttpResponse], request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if request.method != "POST":
+            return view(request, *args, **kwargs)
+        with recorded(author=request.user.get_username(), comment=comment_of(request)):
+            return view(request, *args, **kwargs)
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """A history: to read."""
+
+    list_per_page = 50
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def comment_of(request: HttpRequest) -> str:
+    """Why, in the words of who sent this page; its end is cut off where a form would have refused it."""
+    return request.POST.get("comment", "").replace("\0", "").strip()[:COMMENT_LENGTH]

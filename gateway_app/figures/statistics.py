@@ -1,0 +1,65 @@
+"""What a version of a model has done: in its workers' processes, and in the gateway's own cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from inference_site.lib.catalog import Statistics
+
+if TYPE_CHECKING:
+    from gateway_app.served import ServedModel
+    from gateway_app.streams.links import WorkerLink
+
+logger = logging.getLogger(__name__)
+
+
+class Counted:
+    """Of one version of a model, since this gateway started. Nothing of it ever goes down: what processes have counted
+    that ended stays, and so does what the gateway has counted while the version was served before."""
+
+    def __init__(self) -> None:
+        self._before = Statistics()  # of the gateway
+        self._processes: dict[str, Statistics] = {}  # by instance, what each has said last
+        self._fails = self._misses = 0  # that were told
+
+    def ended(self, model: ServedModel) -> None:
+        """The version is not served any more. If it ever is again, it goes on from here."""
+        self._before.add(_own(model))
+
+    def now(self, model: ServedModel, links: Mapping[str, WorkerLink]) -> Statistics:
+        """The sum of all."""
+        found = Statistics()
+        for name, route in model.router.routes.items():
+            if (link := links.get(name)) is not None and (said := link.stats_of(route).get("statistics")) is not None:
+                try:
+                    self._processes[route.instance] = msgspec.convert(said, Statistics, strict=False)
+                except msgspec.ValidationError as error:
+                    logger.warning("%s sends statistics that can't be read: %s", name, error)
+        for each in (self._before, _own(model), *self._processes.values()):
+            found.add(each)
+        # Workers push their numbers, so they come later than what the gateway takes off them.
+        found.fail = self._fails = max(self._fails, found.fail)
+        found.cache_misses = self._misses = max(self._misses, found.cache_misses)
+        return found
+
+
+def _own(model: ServedModel) -> Statistics:
+    """The gateway's part. Who was answered by its hot cache is a cache hit; who joined another one waited for it.
+
+    A request that a second worker was asked about, as the model failed on it at the first, is one: it failed at the
+    first one only if it fails.
+    """
+    inference = model.inference
+    hits, twice = inference.hot.hits, model.router.second_opinions
+    return Statistics(
+        success=hits + inference.joined_answers,
+        success_ns=int((inference.hot_s + inference.joined_s) * 1e9),
+        fail=-twice,
+        cache_hits=hits,
+        cache_hit_ns=int(inference.hot_s * 1e9),
+        cache_misses=-twice if inference.keeps else 0,
+    )
