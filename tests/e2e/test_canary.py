@@ -37,6 +37,8 @@ def running(make_cluster: Make, repository: Path) -> Cluster:
     calm = "t.load_factor = 0; t.hedging = False; t.slow_factor = 0; t.silence_ms = 0; t.save()"
     script = f"from gateway_app.models import Tuning as T; t = T.objects.get(); {calm}"
     cluster.manage("shell", "--verbosity=0", "--command", script).check_returncode()
+    # The gateway writes down itself that the only model is the default.
+    wait_until("alpha is it", lambda: all(each["default_model"] == "alpha" for each in settings(cluster).values()))
     return cluster
 
 

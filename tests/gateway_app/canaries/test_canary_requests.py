@@ -34,7 +34,9 @@ ONE, BOTH = ready(1), (ready(1), ready(2, version="2", digest="new"))
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
     made = Cluster()
-    made.snapshot = replace(made.snapshot, policy=replace(POLICY, breaker=BreakerConfig(failure_threshold=3)))
+    # No worker is silent unless a test says so, however busy the machine is.
+    policy = replace(POLICY, breaker=BreakerConfig(failure_threshold=3), silence_s=0.0)
+    made.snapshot = replace(made.snapshot, policy=policy)
     yield made
     await made.end()
 
