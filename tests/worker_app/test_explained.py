@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from typing import Any
 
@@ -76,19 +77,24 @@ async def test_what_waits_behind_a_run_waits_in_the_queue(connect: Connect, star
 
 
 async def test_who_joins_while_it_runs_has_not_waited_for_all_of_it(connect: Connect, start: Start) -> None:
-    class Honest(EchoEngine):
-        def run(self, samples: Any, session: int = 0) -> Any:
-            return super().run(samples, session)._replace(infer_ns=200_000_000)
+    began, go_on = threading.Event(), threading.Event()
 
-    engine = Honest(takes_s=0.2)
-    side = await proven(connect, start(echo_node(engine)))
+    class Gated(EchoEngine):
+        def run(self, samples: Any, session: int = 0) -> Any:
+            began.set()
+            assert go_on.wait(20)
+            return super().run(samples, session)._replace(infer_ns=10**12)  # longer than anybody has waited
+
+    node = start(echo_node(Gated(takes_s=0.2)))
+    side = await proven(connect, node)
     side.give(explain(1, 1, 2, 3, 4))
-    await side.until(lambda: engine.runs)
+    await side.until(began.is_set)
     await asyncio.sleep(0.05)
     side.give(explain(2, 1, 2, 3, 4))
+    await side.until(lambda: the_model(node).tally.joined)
+    go_on.set()
     await answered(side, 2)
     first, second = (details(side)[ident] for ident in (1, 2))
-    assert first.compute_us == 200_004
     assert second.compute_us <= first.compute_us - 40_000
     assert second.queue_us == 0
 
