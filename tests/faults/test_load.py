@@ -58,6 +58,11 @@ def test_overload_is_refused_and_passes(fleet: Sickbay, fresh: Fresh, figures: F
     assert sum(each["opens"] for each in fleet.stats()["circuit_breakers"]) == opens, "overload is no illness"
 
 
+def second_attempts(fleet: Sickbay) -> int:
+    found = fleet.stats()["gateway"]
+    return int(found["retries"] + found["hedges"])
+
+
 @pytest.mark.row(18)
 def test_identical_requests_are_one_inference(proxied: tuple[Sickbay, Proxies], fresh: Fresh, figures: Figures) -> None:
     fleet, proxies = proxied
@@ -65,12 +70,14 @@ def test_identical_requests_are_one_inference(proxied: tuple[Sickbay, Proxies], 
     (case,) = fresh(1)
     for name in fleet.names:
         fleet.sicken(name, run_ms=250)
+    before = second_attempts(fleet)
     report = burst(fleet.gateway_url, [case] * count, leave=1, leave_after_s=0.02)
     report.assert_no_failure()
     asked = sum(proxy.asked[case.text] for proxy in proxies.of.values())
     figures.say(f"{asked} inference", f"{report.statuses[200]} × 200 of {count - 1}")
     assert report.statuses == {200: count - 1}
-    assert asked == 1
+    # On a machine so busy that the worker seems silent, another one is asked as well.
+    assert asked == 1 + second_attempts(fleet) - before
 
 
 @pytest.mark.row(19)
