@@ -34,10 +34,10 @@ def repository(tmp_path: Path) -> Path:
 def running(make_cluster: Make, repository: Path) -> Cluster:
     """Who owns an input is who answers it only while nobody else may, and nobody is slow on a busy machine."""
     cluster = make_cluster(arguments=("--repository", str(repository)))
-    calm = "t.load_factor = 0; t.hedging = False; t.slow_factor = 0; t.silence_ms = 0; t.save()"
-    script = f"from gateway_app.models import Tuning as T; t = T.objects.get(); {calm}"
+    # Only these columns: the gateway itself writes down meanwhile that the only model is the default.
+    calm = "load_factor=0, hedging=False, slow_factor=0, silence_ms=0"
+    script = f"from gateway_app.models import Tuning as T; T.objects.update({calm})"
     cluster.manage("shell", "--verbosity=0", "--command", script).check_returncode()
-    # The gateway writes down itself that the only model is the default.
     wait_until("alpha is it", lambda: all(each["default_model"] == "alpha" for each in settings(cluster).values()))
     return cluster
 
