@@ -375,19 +375,25 @@ class Gateway:
         while True:
             due = max(due + 1, time.monotonic())  # in step with the clock, but nothing is made up for
             await asyncio.sleep(due - time.monotonic())
-            for model in self.lineup:
-                model.rate.roll(model.inference.requests)
-                model.inference.roll(model.rate.per_second())
-            self.traces.roll()
-            self.rate.roll(self.lineup.totals().requests)
-            self.history.tick(self)
-            self.live.poke()
-            self.lineup.end_idle()
-            self.handoff.forget()
-            self.canary_watch.tick(self)
-            self.events.tick()
-            all_heard = all(link.ready for link in self.links.values())
-            self._spawn(self._adoption.look(self.lineup.catalog.only, all_heard))
+            try:
+                self._tick_second()
+            except Exception:  # figures of one second are lost, not those of all that follow
+                logger.exception("a second could not be ended")
+
+    def _tick_second(self) -> None:
+        for model in self.lineup:
+            model.rate.roll(model.inference.requests)
+            model.inference.roll(model.rate.per_second())
+        self.traces.roll()
+        self.rate.roll(self.lineup.totals().requests)
+        self.lineup.end_idle()
+        self.handoff.forget()
+        self.events.tick()
+        all_heard = all(link.ready for link in self.links.values())
+        self._spawn(self._adoption.look(self.lineup.catalog.only, all_heard))
+        self.history.tick(self)
+        self.canary_watch.tick(self)
+        self.live.poke()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

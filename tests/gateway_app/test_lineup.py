@@ -701,3 +701,17 @@ def app_of(node: Node) -> Callable[[Any, Any, Any], Awaitable[None]]:
         await Stream(node, TOKEN, send, bulk=scope["query_string"] == b"bulk").serve(scope, receive)
 
     return app
+
+
+async def test_a_second_that_fails_is_not_the_last(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What workers report goes into these figures: a bug there must not end the counting for good."""
+    await cluster.start()
+    ticks: list[int] = []
+
+    def tick(gateway: object) -> None:
+        ticks.append(len(ticks))
+        raise RuntimeError("a figure that can't be told")
+
+    monkeypatch.setattr(cluster.gateway.history, "tick", tick)
+    cluster.gateway._spawn(cluster.gateway._tick_each_second())
+    await until(lambda: len(ticks) >= 2)
