@@ -100,7 +100,7 @@ class Cluster:
         if models is not None:
             changes["node"] = NodeSettings(models=models)
         self.snapshot = replace(self.snapshot, revision=self.snapshot.revision + 1, **changes)
-        self.gateway._configure(self.snapshot)
+        self.gateway.in_force.take(self.snapshot)
 
     def ask(self, payload: bytes = b"[1]", name: str | None = None, version: str | None = None) -> Told:
         told = Told()
@@ -259,7 +259,7 @@ async def test_the_only_model_is_recorded_as_the_one_of_plain_requests(cluster: 
         worker.default = ""
     recorded: list[str] = []
     cluster.gateway._adoption = Adoption(time.monotonic, recorded.append)
-    cluster.gateway._spawn(cluster.gateway._tick_each_second())
+    cluster.gateway.spawn(cluster.gateway._tick_each_second())
     await cluster.start(ready(1, "main"))
     await until(lambda: recorded == ["main"])
 
@@ -713,5 +713,5 @@ async def test_a_second_that_fails_is_not_the_last(cluster: Cluster, monkeypatch
         raise RuntimeError("a figure that can't be told")
 
     monkeypatch.setattr(cluster.gateway.history, "tick", tick)
-    cluster.gateway._spawn(cluster.gateway._tick_each_second())
+    cluster.gateway.spawn(cluster.gateway._tick_each_second())
     await until(lambda: len(ticks) >= 2)

@@ -246,7 +246,7 @@ async def test_a_dead_worker_loses_nothing_and_one_that_is_back_goes_on(cluster:
 async def test_a_silent_worker_does_not_keep_anybody_waiting(cluster: Cluster) -> None:
     await start(cluster)
     own, _ = inputs_of(cluster)
-    cluster.gateway._spawn(cluster.gateway._tick_often())
+    cluster.gateway.spawn(cluster.gateway._tick_often())
     cluster.workers[CANARY].answers = False
     told = [cluster.ask(text) for text in own]
     router = cluster.gateway.lineup.served["echo", "2"].router
@@ -383,7 +383,7 @@ async def test_whatever_happens_nothing_is_lost_and_nobody_gets_a_version_that_i
 ) -> None:
     """Random faults and changes of the configuration under a steady load of plain and of versioned asks."""
     rng = random.Random(seed)
-    cluster.gateway._spawn(cluster.gateway._tick_often())
+    cluster.gateway.spawn(cluster.gateway._tick_often())
     await start(cluster)
     own, others = inputs_of(cluster, 30)
     asked: list[tuple[str | None, bool, Told]] = []
