@@ -12,9 +12,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import cached_property
-from django.utils.html import format_html
 
-from gateway_app.adminpages.recordedadmin import ReadOnlyAdmin
+from gateway_app.adminpages.recordedadmin import ReadOnlyAdmin, moment_of
 from gateway_app.models import Event, Worker
 
 # Counting stops here, and so do the pages: what is older is found by a filter or a search.
@@ -104,8 +103,7 @@ class EventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="at")
     def moment(self, event: Event) -> str:
-        at = f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
-        return format_html('<span class="nowrap">{}</span>', at)
+        return moment_of(event.at)
 
     @admin.display(description="of")
     def subject(self, event: Event) -> str:

@@ -13,12 +13,11 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, register_converter, reverse
 from django.urls.converters import IntConverter
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from gateway_app.adminpages.recordedadmin import ReadOnlyAdmin
+from gateway_app.adminpages.recordedadmin import ReadOnlyAdmin, moment_of
 from gateway_app.adminpages.savingform import SavingForm
 from gateway_app.core.vigil import Figures
 from gateway_app.models import Guard, Revision
@@ -60,7 +59,7 @@ class RevisionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="saved", ordering="id")
     def moment(self, revision: Revision) -> str:
-        return f"{timezone.localtime(revision.created):%Y-%m-%d %H:%M:%S}"
+        return moment_of(revision.created)
 
     @admin.display(description="who", ordering="author")
     def who(self, revision: Revision) -> str:

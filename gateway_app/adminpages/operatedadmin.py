@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -14,7 +14,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
 from gateway_app.adminpages.previewedadmin import PreviewedAdmin
-from gateway_app.adminpages.recordedadmin import ModelAdmin
+from gateway_app.adminpages.recordedadmin import ModelAdmin, moment_of
 from gateway_app.operating.actions import ACTIONS, MAX_COMMENT, Action, ActionError, effects_of, perform_each
 
 TEMPLATE = "admin/gateway_app/operate.html"
@@ -24,6 +24,10 @@ class OperatedAdmin(PreviewedAdmin):
     """Adds the actions of one kind of target to its list. Who may do them need not be allowed to edit."""
 
     kind: str
+
+    @admin.display(description="changed", ordering="changed")
+    def moment(self, row: Any) -> str:
+        return moment_of(row.changed)
 
     @property
     def operations(self) -> dict[str, Action]:

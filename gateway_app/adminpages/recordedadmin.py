@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from gateway_app.adminpages.numberfields import form_class_of
 from gateway_app.models import recorded
@@ -57,6 +61,11 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def moment_of(at: datetime) -> SafeString:
+    """A time to the second, as logs have it, with its zone."""
+    return format_html('<span class="nowrap">{}</span>', f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S %Z}")
 
 
 def comment_of(request: HttpRequest) -> str:

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseUnavailable
 
 from gateway_app.operating.actions import ACTIONS, Action, ActionError, effect, perform
+from gateway_app.operating.followed import followed
 from gateway_app.operating.situation import Situation, situation
 from gateway_app.probe import ask, base_url, open_session
 
@@ -34,27 +35,32 @@ class Command(BaseCommand):
             "--gateway",
             default="http://127.0.0.1:8000",
             metavar="URL",
-            help="whose figures the effect is stated with (default: %(default)s); without it, the database's alone",
+            help="whose figures the effect is stated with, and which is to follow (default: %(default)s)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         action, target = ACTIONS[options["action"]], options["target"]
         try:
+            url = base_url(options["gateway"])
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        try:
             if not options["yes"]:
-                self._ask(action, target, self._situation(options["gateway"]))
+                self._ask(action, target, self._situation(url))
             done = perform(action, target, f"cli:{_user()}", options["comment"])
+            follows, told = followed(url, action)
         except ActionError as error:
             raise CommandError(f"{error}; nothing has been changed") from None
         except DatabaseUnavailable as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CommandError(f"the database does not answer ({reason}); check DATABASE_URL") from None
-        self.stdout.write(f"{done}; gateways follow within a second")
+        if follows:
+            self.stdout.write(f"{done}; {told}")
+        else:
+            self.stdout.write(f"{done}, as the database has it")
+            self.stderr.write(f"But {told}.")
 
-    def _situation(self, gateway: str) -> Situation:
-        try:
-            url = base_url(gateway)
-        except ValueError as error:
-            raise CommandError(str(error)) from None
+    def _situation(self, url: str) -> Situation:
         with open_session() as session:
             answer = ask(session, "GET", f"{url}/stats", timeout_s=TIMEOUT_S)
         try:

@@ -7,8 +7,8 @@ const RingPanel = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const RETRY_MS = 5000;
   const LISTED = 12; // workers listed before "show all"
-  const BANDS = 123; // radius of the ring's slots, and of the arcs of shares
-  const ARCS = 90;
+  const BANDS = 131; // radius of the ring's slots, and of the arcs of shares
+  const ARCS = 97;
   const DRAWN = 512; // slots drawn: more would be thinner than a pixel
 
   const drawing = byId("ring-drawing");
