@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from gateway_app.adminpages.recordedadmin import ReadOnlyAdmin, moment_of
+from gateway_app.adminpages.recordedadmin import ZONE, ReadOnlyAdmin, moment_of
 from gateway_app.adminpages.savingform import SavingForm
 from gateway_app.core.vigil import Figures
 from gateway_app.models import Guard, Revision
@@ -44,6 +44,7 @@ register_converter(Number, "revision")
 class RevisionAdmin(ReadOnlyAdmin):
     """What was configured, by whom and why; each revision can be compared and restored."""
 
+    heading = "Revisions: what was configured, the newest first, and the way back"
     list_display = ("number", "moment", "who", "what", "comment", "guarded", "restoring")
     list_display_links = ("number",)
     search_fields = ("author", "summary", "comment")
@@ -57,8 +58,8 @@ class RevisionAdmin(ReadOnlyAdmin):
     def number(self, revision: Revision) -> int:
         return revision.pk
 
-    @admin.display(description="saved", ordering="id")
-    def moment(self, revision: Revision) -> str:
+    @admin.display(description=f"saved ({ZONE})", ordering="id")
+    def moment(self, revision: Revision) -> SafeString:
         return moment_of(revision.created)
 
     @admin.display(description="who", ordering="author")

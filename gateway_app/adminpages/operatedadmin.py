@@ -11,10 +11,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from gateway_app.adminpages.previewedadmin import PreviewedAdmin
-from gateway_app.adminpages.recordedadmin import ModelAdmin, moment_of
+from gateway_app.adminpages.recordedadmin import ZONE, ModelAdmin, moment_of
 from gateway_app.operating.actions import ACTIONS, MAX_COMMENT, Action, ActionError, effects_of, perform_each
 
 TEMPLATE = "admin/gateway_app/operate.html"
@@ -25,8 +26,8 @@ class OperatedAdmin(PreviewedAdmin):
 
     kind: str
 
-    @admin.display(description="changed", ordering="changed")
-    def moment(self, row: Any) -> str:
+    @admin.display(description=f"changed ({ZONE})", ordering="changed")
+    def moment(self, row: Any) -> SafeString:
         return moment_of(row.changed)
 
     @property
