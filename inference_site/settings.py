@@ -75,6 +75,7 @@ if IS_GATEWAY:
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
         "inference_site.middleware.content_security_policy",
+        "inference_site.middleware.wrong_verbs",
         "inference_site.staticfiles.StaticFiles",
         "inference_site.middleware.compression",
         "django.contrib.sessions.middleware.SessionMiddleware",
@@ -90,6 +91,7 @@ else:
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
         "inference_site.middleware.content_security_policy",
+        "inference_site.middleware.wrong_verbs",
         "inference_site.staticfiles.StaticFiles",
         "inference_site.middleware.compression",
         "django.middleware.common.CommonMiddleware",
