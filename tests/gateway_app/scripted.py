@@ -26,6 +26,7 @@ from inference_site.lib.catalog import ModelInfo, Models, State
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from tests.support.waiting import until
 from worker_app.node import Node
 from worker_app.stream import Stream
 
@@ -211,12 +212,6 @@ def result(ident: int, text: bytes, output: bytes, seed: int = SEED) -> bytes:
     """A worker's answer to a request for this text."""
     key = KEYS.get(text, key_of(text, seed))
     return frames.tell(Tell.RESULT, ident, output, 200, check=frames.check_of(output, key))
-
-
-async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Bench:

@@ -20,7 +20,8 @@ from gateway_app.core.policy import Policy
 from gateway_app.models import Revision, Tuning, Worker, recorded
 from gateway_app.snapshot import InvalidConfig, parse
 from inference_site.lib.nodesettings import NodeSettings
-from tests.support.database import in_thread, until
+from tests.support.database import in_thread
+from tests.support.waiting import until
 
 PROJECT = Path(__file__).parents[2]
 

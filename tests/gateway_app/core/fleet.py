@@ -122,7 +122,7 @@ class World:
         route = self.router.routes[name]
         route.link = link = FakeLink(self, route)
         self.links.append(link)
-        self.router.came_up(route, f"{name} #{len(self.links)}" if instance is None else instance, last_run)
+        self.router.presence.came_up(route, f"{name} #{len(self.links)}" if instance is None else instance, last_run)
         return link
 
     def reconnect(self, name: str) -> FakeLink:
@@ -185,7 +185,7 @@ class World:
         if link.route.link is link:
             link.route.up = link.route.connected = False
         calls, link.calls = link.calls, []
-        self.router.lost(link.route, calls, reason, orderly=link.route.leaving)
+        self.router.presence.lost(link.route, calls, reason, orderly=link.route.leaving)
 
     def kill(self, name: str) -> None:
         """A worker's process ends, and nothing takes its place yet."""

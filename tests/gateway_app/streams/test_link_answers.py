@@ -16,16 +16,8 @@ from inference_site.lib import frames
 from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.trace import BatchRun, Detail
-from tests.gateway_app.scripted import (
-    INFERENCES,
-    KEYS,
-    SEED,
-    Bench,
-    ScriptedWorker,
-    WaitingCall,
-    result,
-    until,
-)
+from tests.gateway_app.scripted import INFERENCES, KEYS, SEED, Bench, ScriptedWorker, WaitingCall, result
+from tests.support.waiting import until
 
 
 async def test_a_late_answer_is_dropped(bench: Bench) -> None:
