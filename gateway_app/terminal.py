@@ -23,17 +23,20 @@ def author() -> str:
 
 
 def add_gateway(parser: ArgumentParser, what_for: str) -> None:
-    """The option --gateway, for `gateway_stats`."""
+    """The option --gateway, for `gateway_url`."""
     parser.add_argument("--gateway", default="http://127.0.0.1:8000", metavar="URL", help=what_for)
 
 
-def gateway_stats(gateway: str) -> tuple[dict[str, Any] | None, str]:
-    """A gateway's /stats, and whose they are; None with whose they would be and why there are none. Raises
-    CommandError for what is no address."""
+def gateway_url(given: str) -> str:
+    """What --gateway says. Raises CommandError for what is no address."""
     try:
-        url = base_url(gateway)
+        return base_url(given)
     except ValueError as error:
         raise CommandError(str(error)) from None
+
+
+def gateway_stats(url: str) -> tuple[dict[str, Any] | None, str]:
+    """A gateway's /stats, and whose they are; None with whose they would be and why there are none."""
     with open_session() as session:
         answer = ask(session, "GET", f"{url}/stats", timeout_s=TIMEOUT_S)
     if answer.status == 200 and answer.data is not None:

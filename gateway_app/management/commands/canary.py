@@ -14,7 +14,7 @@ from gateway_app.canaries import canary
 from gateway_app.canaries.canarytext import tried, word
 from gateway_app.databaseaway import does_not_answer
 from gateway_app.models import Canary
-from gateway_app.terminal import add_gateway, author, confirm, gateway_stats
+from gateway_app.terminal import add_gateway, author, confirm, gateway_stats, gateway_url
 
 STEPS = ("show", "start", "promote", "abort")
 NOTHING_TRIED = "No worker tries anything now."
@@ -101,7 +101,7 @@ class Command(BaseCommand):
         self.stdout.write(shown["verdict"])
 
     def _stats(self, gateway: str) -> dict[str, Any]:
-        stats, whose = gateway_stats(gateway)
+        stats, whose = gateway_stats(gateway_url(gateway))
         if stats is None:
             self.stderr.write(f"Without the figures of {whose}")
         return stats or {}

@@ -11,7 +11,7 @@ from django.db import Error as DatabaseUnavailable
 from gateway_app.databaseaway import does_not_answer
 from gateway_app.operating.actions import ACTIONS, ActionError, effect, perform
 from gateway_app.operating.situation import Situation, situation
-from gateway_app.terminal import add_gateway, author, confirm, gateway_stats
+from gateway_app.terminal import add_gateway, author, confirm, gateway_stats, gateway_url
 
 
 class Command(BaseCommand):
@@ -32,10 +32,10 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        action, target = ACTIONS[options["action"]], options["target"]
+        action, target, url = ACTIONS[options["action"]], options["target"], gateway_url(options["gateway"])
         try:
             if not options["yes"]:
-                self.stdout.write(effect(action, target, self._situation(options["gateway"])))
+                self.stdout.write(effect(action, target, self._situation(url)))
                 confirm(self.stdout, f"{action.label}: {target}")
             done = perform(action, target, author(), options["comment"])
         except ActionError as error:
@@ -44,8 +44,8 @@ class Command(BaseCommand):
             raise CommandError(does_not_answer(error)) from None
         self.stdout.write(f"{done}; gateways follow within a second")
 
-    def _situation(self, gateway: str) -> Situation:
-        stats, whose = gateway_stats(gateway)
+    def _situation(self, url: str) -> Situation:
+        stats, whose = gateway_stats(url)
         try:
             if stats is not None:
                 return situation(stats)
