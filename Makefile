@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 bench: $(VENV)/.installed-dev ## speed, memory and balance, beside nginx; takes some minutes (needs wrk and nginx)
 	@exec $(BIN)/python bench/run.py $(BENCH_ARGS)
 
-faults: $(VENV)/.installed-dev ## the fault matrix at full scale, into README.md; about half an hour
+faults: $(VENV)/.installed-dev ## the fault matrix at full scale, into docs/faults.md; about half an hour
 	@exec $(BIN)/python tests/faults/report.py $(FAULTS_ARGS)
 
 # A compiler whose code runs on the protobuf of requirements.txt; it wants a setuptools of its own, so it has its own place.

@@ -12,6 +12,7 @@ from channels.security.websocket import AllowedHostsOriginValidator, WebsocketDe
 
 from gateway_app.live import Client
 from inference_site import lifecycle
+from inference_site.heads import is_allowed_host
 from inference_site.streaming import ABORT
 
 # A page that has taken nothing for so long is cut off.
@@ -73,9 +74,11 @@ async def live(scope: Any, receive: Any, send: Any) -> None:
     application = LiveConsumer.as_asgi()
     # A browser always says which page connects. Who says nothing is a program, which may read /stats as well.
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
-    if origins:
-        well_formed = all(map(_is_url, origins))
-        application = AllowedHostsOriginValidator(application) if well_formed else WebsocketDenier.as_asgi()
+    called = [name for name, _ in scope["headers"] if name == b"host"]
+    if (called and not is_allowed_host(scope["headers"])) or not all(map(_is_url, origins)):
+        application = WebsocketDenier.as_asgi()
+    elif origins:
+        application = AllowedHostsOriginValidator(application)
     await application(scope, receive, send)
 
 

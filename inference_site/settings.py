@@ -69,7 +69,9 @@ if IS_GATEWAY:
     ]
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
-        "servestatic.middleware.ServeStaticMiddleware",
+        "inference_site.middleware.content_security_policy",
+        "inference_site.staticfiles.StaticFiles",
+        "inference_site.middleware.compression",
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",
@@ -82,7 +84,9 @@ else:
     INSTALLED_APPS = ["channels", "django.contrib.staticfiles", "rest_framework", "worker_app"]
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
-        "servestatic.middleware.ServeStaticMiddleware",
+        "inference_site.middleware.content_security_policy",
+        "inference_site.staticfiles.StaticFiles",
+        "inference_site.middleware.compression",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.clickjacking.XFrameOptionsMiddleware",
     ]
@@ -126,7 +130,12 @@ TEMPLATES = [
 
 # Static files come straight from the apps, under any ASGI server and without collectstatic.
 STATIC_URL = "/static/"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "inference_site.staticfiles.VersionedStorage"},
+}
 SERVESTATIC_USE_FINDERS = True
+SERVESTATIC_ALLOW_ALL_ORIGINS = False
 
 # The API is public; only the admin has users, and Django's own middleware serves those.
 REST_FRAMEWORK = {

@@ -98,10 +98,10 @@ class Cluster:
         return found
 
     async def tell(self, name: str, *models: ModelInfo) -> None:
-        """A worker says what it has from now on, and the gateway has heard it."""
-        before = self.gateway.lineup.catalog._workers[name]
+        """A worker says what it has from now on, and the gateway has heard it: that, and not what the worker said once
+        more when its settings came."""
         await self.workers[name].tell_models(*models)
-        await until(lambda: self.gateway.lineup.catalog._workers[name] is not before)
+        await until(lambda: self.gateway.lineup.catalog._workers[name].models.models == models)
 
     def numbers(self, name: str = "echo", version: str = "1") -> dict[str, int]:
         routes = self.gateway.lineup.served[name, version].router.routes

@@ -77,6 +77,28 @@ async def test_pages_of_other_sites_are_not(gateway: Gateway, origin: tuple[byte
     assert not gateway.live.clients
 
 
+@pytest.mark.parametrize("host", [b"127.0.0.1:8000", b"localhost", b"[::1]:8000"])
+async def test_by_its_own_names_it_is_reached(gateway: Gateway, host: bytes) -> None:
+    listener = await opened((b"host", host), HERE)
+    assert (await hear(listener))["type"] == "start"
+    await listener.disconnect()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"host", b"elsewhere.example:8000")],
+        [(b"host", b"elsewhere.example"), HERE],
+        [(b"host", b"localhost"), (b"host", b"elsewhere.example")],
+        [(b"host", b"")],
+    ],
+)
+async def test_by_another_name_it_is_not(gateway: Gateway, headers: list[tuple[bytes, bytes]]) -> None:
+    """A page of a site whose name has been made to point here says so itself."""
+    assert not (await page(*headers).connect(timeout=20))[0]
+    assert not gateway.live.clients
+
+
 async def test_an_event_is_told_at_once(gateway: Gateway) -> None:
     gateway.events.listeners.add(gateway.live.poke)
     listener = await opened(HERE)
