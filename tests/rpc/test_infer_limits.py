@@ -52,15 +52,21 @@ def test_what_contents_become_is_counted(make_gateway):
 )
 def test_large_contents_do_not_hold_up_the_others(gateway, client, datatype, count, value, size):
     request = fault(datatype=datatype, shape=[1, count], contents={CONTENTS[datatype]: [value] * count})
-    with grpc.insecure_channel(gateway.url, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        began, worst = time.monotonic(), 0.0
+
+    def longest_wait():
+        """Of the others, as a part of the time that the large one takes."""
+        began, longest_s = time.monotonic(), 0.0
         large = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(request)
         while not large.done():
             asked = time.monotonic()
             client.infer("echo", floats(1))
-            worst = max(worst, time.monotonic() - asked)
+            longest_s = max(longest_s, time.monotonic() - asked)
         assert len(large.result().raw_output_contents[0]) == count * size
-    assert worst < (time.monotonic() - began) / 2
+        return longest_s / (time.monotonic() - began)
+
+    with grpc.insecure_channel(gateway.url, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        # A busy machine may make one wait for something else; a reader on the loop would make one wait each time.
+        assert any(longest_wait() < 0.5 for _ in range(10))
 
 
 def test_more_tensors_or_sizes_than_any_model_has(stub):
