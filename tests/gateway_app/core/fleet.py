@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
@@ -33,7 +34,7 @@ class RecordingCall(Call):
 
     def __init__(self, key: int, payload: bytes = b"[1]", timeout_s: float = 0.0) -> None:
         super().__init__(key, payload, timeout_s)
-        self.outcomes: list[tuple[str, object]] = []
+        self.outcomes: list[tuple[str, Any]] = []
         self.sent_to: list[Route] = []
         self.full = 0  # workers that said so
         self.cancelled = False

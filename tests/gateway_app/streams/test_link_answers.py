@@ -212,7 +212,7 @@ async def test_what_a_worker_says_of_a_traced_call(bench: Bench) -> None:
     worker.answers = False
     await bench.connected("a", bench.serve(worker).port)
     plain = bench.call([1, 2, 3, 4])
-    call = TracedCall(b"[5]", key_of(b"[5]", SEED))
+    call = TracedCall(key_of(b"[5]", SEED), b"[5]")
     call.trace = trail = Trail(time.monotonic)
     bench.router.submit(call)
     await until(lambda: len(worker.asked) == 2)
@@ -235,7 +235,7 @@ async def test_what_a_worker_says_of_a_traced_call(bench: Bench) -> None:
 async def test_a_traced_call_that_is_watched_runs_first(bench: Bench) -> None:
     worker = ScriptedWorker("a")
     await bench.connected("a", bench.serve(worker).port)
-    call = TracedCall(b"[5]", key_of(b"[5]", SEED))
+    call = TracedCall(key_of(b"[5]", SEED), b"[5]")
     call.trace = Trail(time.monotonic)
     bench.router.suspects.lost(call.key, call.payload, "b", alone=False)
     bench.router.submit(call)

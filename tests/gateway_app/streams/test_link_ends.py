@@ -58,7 +58,7 @@ async def test_a_kill_under_load_loses_nothing_and_mixes_nothing_up(bench: Bench
     asked: list[tuple[list[float], WaitingCall]] = []
     for number in range(1500):
         values = [float(number % 700), 1.0, 2.0, float(number % 3)]
-        call = WaitingCall(text := json.dumps(values).encode(), key_of(text, SEED))
+        call = WaitingCall(key_of(text := json.dumps(values).encode(), SEED), text)
         bench.router.submit(call)
         asked.append((values, call))
         if number == 700:
