@@ -10,7 +10,6 @@ import json
 import re
 import statistics
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from bench.yardstick import BenchError, cpu_seconds, nginx, tool, write_load, wrk
+from bench.yardstick import BenchError, cpu_seconds, nginx, workplace, write_load, wrk
 from tests.support.cluster import Cluster
 from tests.support.onnx_models import mlp
 
@@ -214,11 +213,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="length of a run (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=20, help="of workers, in turn (default: %(default)s)")
     options = parser.parse_args()
-    for needed in ("wrk", "nginx"):
-        tool(needed)
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # nginx's workers may be another user
+    with workplace() as directory:
         for label, result in rows(directory, options.pairs, options.seconds, options.kills):
             print(f"| {label} | {result} |", flush=True)
 
