@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.adminsite import AdminSite
-from tests.support import onnx_models
 from tests.support.cluster import Cluster, Server
-from tests.support.load import Case, Load, Oracle
+from tests.support.load import Case, Load
 from tests.support.processes import wait_until
 
 # A second is the aim; a machine that is busy with other tests gets more.
@@ -28,16 +27,6 @@ DEFAULTS = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return onnx_models.mlp(tmp_path_factory.mktemp("model") / "small.onnx", (64, 128, 10))
-
-
-@pytest.fixture(scope="module")
-def cases(model: Path) -> list[Case]:
-    return Oracle(model).random_cases(300, seed=1)
-
-
-@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("retune"), model=model, env={"INFERENCE_TOKEN": TOKEN}) as cluster:
         yield cluster
@@ -45,8 +34,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[C
 
 @pytest.fixture(scope="module")
 def logged_in(running: Cluster) -> Iterator[AdminSite]:
-    password = running.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
-    admin = AdminSite(running.gateway_url, "admin", password)
+    admin = AdminSite(running.gateway_url, "admin", running.password)
     yield admin
     admin.close()
 

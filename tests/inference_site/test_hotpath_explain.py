@@ -8,13 +8,9 @@ import pytest
 from tests.inference_site.conftest import LIMIT_BYTES
 from tests.support.hot_server import HotServer
 from tests.support.v2_plane import V2Plane
-from tests.support.wire import chunked, request
+from tests.support.wire import chunked, post, request
 
 EXPLAIN = "X-Explain: 1"
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
 
 
 def test_it_is_handed_on_with_the_moment_at_which_the_request_had_come(server: HotServer):
