@@ -23,8 +23,9 @@ from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.v2.askers import InferAsker
-from tests.gateway_app.scripted import ScriptedWorker, Server, ready, until
-from tests.gateway_app.test_lineup import NAMES, POLICY, Cluster, Told, plain
+from tests.gateway_app.lineup import NAMES, POLICY, Cluster, Told, plain
+from tests.gateway_app.scripted import ScriptedWorker, Server, ready
+from tests.support.waiting import until
 
 CANARY = "worker_2"
 TRIAL = Trial(CANARY, {}, "echo", "2")
@@ -252,7 +253,7 @@ async def test_a_silent_worker_does_not_keep_anybody_waiting(cluster: Cluster) -
     router = cluster.gateway.lineup.served["echo", "2"].router
     await until(lambda: len(cluster.workers[CANARY].asked) >= len(own))
     for each in cluster.gateway.lineup.served.values():
-        each.router.silent(each.router.routes[CANARY], "it says nothing")
+        each.router.presence.silent(each.router.routes[CANARY], "it says nothing")
     assert {json.loads(await each.output())[1] for each in told} == {"1"}
     assert router.routes[CANARY].breaker.state is Breaker.OPEN
     assert cluster.gateway.lineup.totals().cancelled == 0
@@ -476,8 +477,8 @@ async def test_whatever_happens_nothing_is_lost_and_nobody_gets_a_version_that_i
                 await cluster.tell(CANARY, *rng.choice((BOTH, (ONE,))))
             case 5:
                 for each in cluster.gateway.lineup.served.values():
-                    each.router.silent(each.router.routes[CANARY], "a moment")
-                    each.router.speaks(each.router.routes[CANARY])
+                    each.router.presence.silent(each.router.routes[CANARY], "a moment")
+                    each.router.presence.speaks(each.router.routes[CANARY])
     stop = True
     await loading
     for version, is_own, told in asked:

@@ -199,9 +199,9 @@ def test_what_a_silent_worker_has_goes_to_another_one_once():
     world = World(["a", "b", "c"], CALM)
     first, second, _ = world.owners()
     call = world.submit()
-    world.router.silent(world.route(first), "not a word")
+    world.router.presence.silent(world.route(first), "not a word")
     assert spread(world, call) == [second]
-    world.router.silent(world.route(second), "not a word")
+    world.router.presence.silent(world.route(second), "not a word")
     assert spread(world, call) == [second]  # a third attempt there is not; it may speak again
     world.answer(second)
     assert call.outcomes == [("result", b"[2]")]
@@ -213,7 +213,7 @@ def test_a_second_attempt_on_a_worker_that_falls_silent_is_not_an_end():
     call = world.submit()
     ticks(world, 5.1)
     world.answer(first, Tell.FAILED, b"sick")
-    world.router.silent(world.route(second), "not a word")
+    world.router.presence.silent(world.route(second), "not a word")
     assert not call.outcomes
     world.answer(second)
     assert call.outcomes == [("result", b"[2]")]
