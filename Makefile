@@ -12,10 +12,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench faults proto clean
+.PHONY: help install run test lint bench faults proto clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## the virtual environment alone, for a machine that runs a part of the system
 
 run: $(VENV)/.installed ## a gateway and three workers on the bundled model; Ctrl-C stops them
 	@exec $(BIN)/python manage.py runcluster

@@ -1,4 +1,5 @@
-"""What is done with Django's answers: compressed where that is worth it, and with a policy for browsers."""
+"""What is done with Django's answers: compressed where that is worth it, with a policy for browsers, and in this API's
+shape where Django has none."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
 from django.utils.decorators import async_only_middleware
 
+from inference_site.apierrors import method_not_allowed
 from inference_site.v2.target import is_v2
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -61,5 +63,19 @@ def content_security_policy(get_response: Handler) -> Handler:
             policy = STRICT if request.path_info == "/" else WITH_STYLES
             response.headers.setdefault("Content-Security-Policy", policy)
         return response
+
+    return middleware
+
+
+@async_only_middleware
+def wrong_verbs(get_response: Handler) -> Handler:
+    """405 says what to use, for pages and static files too."""
+
+    async def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = await get_response(request)
+        if response.status_code != 405 or getattr(response, "content", False):
+            return response
+        response.close()
+        return method_not_allowed(request, response.headers["Allow"])
 
     return middleware

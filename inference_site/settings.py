@@ -40,10 +40,15 @@ else:
     SECRET_KEY = env.text("SECRET_KEY") or secrets.token_urlsafe(50)
     ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", default=("*",))
 CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
-# Behind a proxy that ends TLS, the browser's origin is https: then its cookies are for https only.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(
-    origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS
-)
+# If all of them are https, a proxy in front ends TLS: cookies are for https only, and it says how it was asked itself.
+IS_BEHIND_TLS = bool(CSRF_TRUSTED_ORIGINS) and all(origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_BEHIND_TLS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if IS_BEHIND_TLS else None
+# To redirect and to send Strict-Transport-Security is the proxy's, for Django sees no inference; the rest is said by
+# inference.W001. A worker has no forms.
+SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008", "security.W012", "security.W016"]
+if not IS_GATEWAY:
+    SILENCED_SYSTEM_CHECKS.append("security.W003")
 CSRF_FAILURE_VIEW = "inference_site.apierrors.csrf_failure"
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
@@ -70,6 +75,7 @@ if IS_GATEWAY:
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
         "inference_site.middleware.content_security_policy",
+        "inference_site.middleware.wrong_verbs",
         "inference_site.staticfiles.StaticFiles",
         "inference_site.middleware.compression",
         "django.contrib.sessions.middleware.SessionMiddleware",
@@ -85,6 +91,7 @@ else:
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
         "inference_site.middleware.content_security_policy",
+        "inference_site.middleware.wrong_verbs",
         "inference_site.staticfiles.StaticFiles",
         "inference_site.middleware.compression",
         "django.middleware.common.CommonMiddleware",

@@ -116,7 +116,7 @@ class ActionView(APIView):
     renderer_classes = (JSONRenderer,)
     throttle_classes = (ActionRate,)
     content_negotiation_class = JsonUnlessBrowser
-    http_method_names = ("get", "post")
+    http_method_names = ("get", "head", "post")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """The body before all else: whoever looks for a form in it would use it up."""

@@ -40,7 +40,7 @@ def table(found: list[Figures], when: datetime.date, machine: str) -> str:
 
 def summary(found: list[Figures], when: datetime.date, machine: str) -> str:
     """How many met their bars, and which did not."""
-    others = [f"row {each.row} {verdict(each)}" for each in found if verdict(each) != "met"]
+    others = [f"row {each.row} ({ROWS[each.row].fault}) {verdict(each)}" for each in found if verdict(each) != "met"]
     met = f"{len(found)} kinds of faults, {len(found) - len(others)} met every bar{':' if others else '.'}"
     return "\n".join([f"Measured on {when:%Y-%m-%d}, {machine}: {met}", *(f"{each}." for each in others)])
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.figures import Figures, read
 from tests.faults.report import BEGIN, END, SUMMARY, TABLE, NoMarkers, put, summary, table
+from tests.faults.rows import ROWS
 
 FOUND = [
     Figures(1, ["0 failed"], [], True),
@@ -28,7 +29,7 @@ def test_the_summary_names_what_did_not_meet_its_bar() -> None:
     when = datetime.date(2026, 1, 2)
     assert summary(FOUND, when, "2 cores") == (
         "Measured on 2026-01-02, 2 cores: 3 kinds of faults, 1 met every bar:\n"
-        "row 6 missed: p99 9 ms → 99 ms.\nrow 10 **FAILED**."
+        f"row 6 ({ROWS[6].fault}) missed: p99 9 ms → 99 ms.\nrow 10 ({ROWS[10].fault}) **FAILED**."
     )
     assert summary(FOUND[:1], when, "2 cores").endswith("1 kinds of faults, 1 met every bar.")
 

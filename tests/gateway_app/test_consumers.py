@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -131,7 +131,18 @@ async def test_one_page_too_many_is_told_to_try_again_later(gateway: Gateway) ->
     assert await closed(await opened(HERE)) == 1013
 
 
-async def test_a_page_that_takes_nothing_is_cut_off(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def never(message: dict[str, Any]) -> None:
+    await asyncio.Event().wait()  # its socket is full for ever
+
+
+async def fail(message: dict[str, Any]) -> None:
+    raise RuntimeError("what nobody has thought of")
+
+
+@pytest.mark.parametrize("stuck", [never, fail])
+async def test_a_page_that_cannot_be_told_is_cut_off(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, stuck: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
     monkeypatch.setattr(consumers, "STUCK_S", 0.05)
     aborted = asyncio.Event()
     received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -139,7 +150,7 @@ async def test_a_page_that_takes_nothing_is_cut_off(gateway: Gateway, monkeypatc
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "websocket.send":
-            await asyncio.Event().wait()  # its socket is full for ever
+            await stuck(message)
 
     def abort() -> None:
         aborted.set()
