@@ -13,7 +13,7 @@ from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a supervisor logs of each process that it starts.
-STARTED = re.compile(r"cluster +\| \S+ started, pid (\d+)$")
+STARTED = re.compile(r"cluster +\| .* \S+ started, pid (\d+)$")
 
 
 def wait_until(what: str, condition: Callable[[], object], timeout_s: float = 15.0) -> None:
@@ -83,7 +83,7 @@ class Running:
 
     def started_pids(self, name: str = r"\S+") -> list[int]:
         """In the order in which the supervisor reported them."""
-        return [int(pid) for pid in re.findall(rf"^cluster +\| {name} started, pid (\d+)$", self.log, re.MULTILINE)]
+        return [int(pid) for pid in re.findall(rf"^cluster +\| .* {name} started, pid (\d+)$", self.log, re.MULTILINE)]
 
     def pid(self, name: str) -> int:
         """Of the named child as it runs now."""
