@@ -163,6 +163,7 @@ REST_FRAMEWORK = {
 
 # --- Logging: one stream, one line per record; runcluster puts the process's name in front -----------------------
 
+LOG_LEVEL = env.choice("LOG_LEVEL", ("INFO", "WARNING", "ERROR"), default="INFO")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -171,11 +172,14 @@ LOGGING = {
         "no_unready": {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: getattr(record, "status_code", None) != 503,
-        }
+        },
+        "repeats": {"()": "inference_site.logs.Repeats"},
     },
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "level": LOG_LEVEL, "filters": ["repeats"]}
+    },
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         # Django's own handlers off: its records take the way of all others.
         "django": {"handlers": [], "level": "INFO", "propagate": True},

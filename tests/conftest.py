@@ -31,6 +31,7 @@ for _name in (
     "GPU_MEM_LIMIT_MIB",
     "REDIS_URL",
     "DATA_PLANE",
+    "LOG_LEVEL",
 ):
     os.environ.pop(_name, None)
 settings.STATE_DIR = Path(_state.name)

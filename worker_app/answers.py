@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from inference_site.lib.asks import seed_of
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from worker_app.batches import Batches
@@ -23,7 +24,8 @@ class Answers(Batches):
 
     def __init__(self, engine: Engine, last_run: LastRun | None) -> None:
         super().__init__(engine, engine.name, last_run)
-        self.name = engine.name
+        self.name, self.version = engine.name, engine.version
+        self.seed = seed_of(self.name, self.version)
         self.tally = Tally()
         self.cached = True
         self.results: LRU[Key, bytes] = LRU(0, 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +9,15 @@ from typing import Any
 import msgspec
 
 from inference_site.lib import asks
-from inference_site.lib.asks import seed_of
 from inference_site.lib.catalog import ModelInfo, State
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
-from worker_app.answers import Answers
 from worker_app.aside import LARGE_BYTES, Unread, reads_at_once
-from worker_app.core.keys import LONG_BYTES, Key, alias_by_key, alias_of
+from worker_app.core.keys import LONG_BYTES, alias_by_key, alias_of
 from worker_app.engine import Engine, Run
-from worker_app.job import Job, Reply, Token, Waiting, elapsed_us, hand_over
+from worker_app.job import Job, Reply, Token, Waiting, elapsed_us
+from worker_app.largeasks import LargeAsks
 from worker_app.lastrun import LastRun
 from worker_app.samples import Sample
 
@@ -37,7 +34,7 @@ def limits_of(settings: NodeSettings, record: Record, share: int = 1) -> NodeSet
     return msgspec.structs.replace(settings, cache_bytes=settings.cache_bytes // max(1, share), **own)
 
 
-class Model(Answers):
+class Model(LargeAsks):
     """Answers asks; `ask` never blocks and calls back once, or never if cancelled.
 
     Not safe for concurrent access.
@@ -55,8 +52,6 @@ class Model(Answers):
         """settings: the worker's; record: the model's, as its operator has it by now."""
         super().__init__(engine, last_run)
         self.number = number
-        self.version = engine.version
-        self.seed = seed_of(self.name, self.version)
         self.made_of: tuple[Any, ...] = ()  # see Want
         self.current = True  # it may be found; else it is here for those who still use its number
         self.held = False  # it is not found, and not unloaded: another one is to be loaded in its place
@@ -192,78 +187,6 @@ class Model(Answers):
         except Exception as error:
             self._unreadable((token, reply, began, 0.0), error)
         return None
-
-    def _ask_aside(self, unread: Unread, token: Token, reply: Reply, began: float, left_ms: int) -> Unread | None:
-        """Has a large ask read in a thread; `_attend` goes on with it."""
-        if unread.watched is None and len(self.aside) >= self.batcher.limit:
-            self._refuse(token, reply)
-            return None
-        unread.join(token, reply, began, left_ms)
-        self.aside.put(unread)
-        return unread
-
-    async def _attend(self, unread: Unread) -> None:
-        try:
-            if self._awaited(unread):
-                await self._read_aside(unread)
-        except Exception as error:
-            for waiter in unread.waiters:
-                self._unreadable(waiter, error)
-        finally:
-            asyncio.get_running_loop().call_soon(self._rest)
-
-    async def _read_aside(self, unread: Unread) -> None:
-        """Goes on as `ask` does, with all that takes long in the thread."""
-        cached, key, alias, call = self.cached, None, None, self.aside.call
-        payload = unread.payload
-        if cached and not reads_at_once(payload):
-            alias = await call(alias_of, payload, self.seed)
-            key = self.aliases.get(alias)
-            if key is not None and self._settled(unread, key):
-                return
-        if self.batcher.full and unread.watched is None:  # so there is no point in reading it
-            self._refuse_all(unread)
-            return
-        sample = await call(self.engine.read, payload)
-        if cached and key is None:
-            key = await call(lambda: sample.key)
-            if alias is None:
-                routing = unread.routing or await call(asks.key_of, payload, self.seed)
-                alias = await call(alias_by_key, routing, key)
-            self._note_alias(alias, key)
-            if self._settled(unread, key):
-                return
-        if not self._awaited(unread):
-            return
-        job = Job(sample, unread.watched)
-        left_ms = 0 if unread.soonest == math.inf else max(1, int((unread.soonest - time.monotonic()) * 1000))
-        if not self._queue(job, left_ms, self.batcher.full):  # those that are not read yet came after it
-            self._refuse_all(unread)
-            return
-        unread.become(job)
-        if key is not None:
-            self._flying[key] = job
-
-    def _settled(self, unread: Unread, key: Key) -> bool:
-        """Whether nothing must be run for an ask, now that its key is known: nobody waits, it is cached or joined."""
-        if not self._awaited(unread):
-            return True
-        output = self.results.get(key)
-        for waiter in unread.waiters:
-            if output is None:
-                self.tally.miss(waiter[2])
-            else:
-                self.tally.hit(waiter[2])
-                hand_over(waiter, Tell.RESULT, Cache.HIT, 200, output)
-        job = self._flying.get(key) if output is None else None
-        if job is not None:
-            self.tally.joined += len(unread.waiters)
-            unread.become(job)
-        return output is not None or job is not None
-
-    def _refuse_all(self, unread: Unread) -> None:
-        for token, reply, *_ in unread.waiters:
-            self._refuse(token, reply)
 
     def _finish(self, jobs: list[Job], run: Run, started: float) -> None:
         super()._finish(jobs, run, started)

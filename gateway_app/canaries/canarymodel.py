@@ -84,7 +84,6 @@ class CanaryCounts:
         self.asked = 0
         self.answered = 0
         self.passed_on = 0  # to the stable version
-        self.last_reason = ""  # of that
 
 
 class Trying:
@@ -182,7 +181,6 @@ class Trying:
         model = self._model
         self._end()
         model.counts.passed_on += 1
-        model.counts.last_reason = reason
         inference = self._stable.inference
         self._share_suspicion()
         self._told = False

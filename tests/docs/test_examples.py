@@ -5,15 +5,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.docs.pages import PAGES, README, fences, name_of
+from tests.docs.pages import DOCS, PAGES, README, fences, name_of
 from tests.support.cluster import Cluster
 from tests.support.processes import ROOT
 
+OPERATIONS = DOCS / "operations.md"
 MORE = "…"
 # What is the same on every machine and whatever was asked before; of everything else only the type is compared.
 FIXED = {"request_id", "output_data", "error", "code", "healthy", "live", "ready", "total_workers", "state", "name"}
@@ -44,7 +46,7 @@ def with_addresses(text: str, cluster: Cluster) -> str:
 
 def ended_well(command: list[str], env: dict[str, str]) -> str:
     """What it printed."""
-    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, f"{command} ended with {ended.returncode}: {ended.stdout}{ended.stderr}"
     return ended.stdout
 
@@ -146,3 +148,35 @@ def test_the_three_value_requests_of_both_doors_are_in_the_readme() -> None:
 def test_the_comparison_sees_a_difference(shown: str, got: str) -> None:
     with pytest.raises(AssertionError):
         check(shown, got)
+
+
+# --- What operators do --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [README, OPERATIONS, DOCS / "tuning.md"], ids=name_of)
+def test_orders_and_canaries_are_done_as_shown(page: Path, make_cluster: Callable[..., Cluster]) -> None:
+    """In the order in which the page shows them; on a cluster of its own, for they change it."""
+    cluster = make_cluster()
+    lines = "".join([*fences(page, "sh"), *fences(page, "text")]).splitlines()
+    uses = [line for line in lines if re.search(r"manage\.py (operate|canary) ", line) and "sentences" not in line]
+    assert uses
+    for use in uses:
+        command = f"{use.partition('#')[0].removeprefix('$ ')} --gateway {cluster.gateway_url}"
+        said = run(command if " show " in command else f"{command} --yes", cluster)
+        assert "worker_2" in said
+        if use.startswith("$ "):  # with what it says
+            assert set(skeleton(said)) <= set(skeleton("\n".join(lines)))
+
+
+def test_actions_by_http_are_done_as_shown(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    (script,) = (block for block in fences(OPERATIONS, "sh") if "/actions/" in block)
+    make_token, _, *asks = script.splitlines()
+    token = re.fullmatch(r"Generated token (\w+) for user admin", run(make_token, cluster).strip())
+    assert token is not None
+    effect, done = (json.loads(run(f"KEY={token[1]}; {ask.replace('curl', 'curl -s')}", cluster)) for ask in asks)
+    sentence = re.search(r"The first answers `(.*?)`, the second `(.*?)`", OPERATIONS.read_text())
+    assert sentence is not None
+    shown = [re.findall(r'"(\w+)"', each) for each in sentence.groups()]
+    assert [list(effect), list(done)] == shown
+    assert done == {"done": "worker_2: draining"}

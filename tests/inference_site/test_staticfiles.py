@@ -19,7 +19,8 @@ GZIP = {"Accept-Encoding": "gzip, deflate, br"}
 def get(async_client: Any) -> Any:
     async def ask(address: str, method: str = "get", **headers: str) -> Any:
         response = await getattr(async_client, method)(address, headers=headers)
-        response.body = b"".join([part async for part in response]) if response.streaming else response.content
+        is_async = getattr(response, "is_async", False)  # the client makes a list of what a HEAD or a 304 leaves out
+        response.body = b"".join([part async for part in response] if is_async else response)
         return response
 
     return ask
