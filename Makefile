@@ -12,10 +12,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench faults proto clean
+.PHONY: help install run test lint bench faults proto clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## the virtual environment alone, for a machine that runs a part of the system
 
 run: $(VENV)/.installed ## a gateway and three workers on the bundled model; Ctrl-C stops them
 	@exec $(BIN)/python manage.py runcluster
@@ -31,7 +33,7 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 bench: $(VENV)/.installed-dev ## speed, memory and balance, beside nginx; takes some minutes (needs wrk and nginx)
 	@exec $(BIN)/python bench/run.py $(BENCH_ARGS)
 
-faults: $(VENV)/.installed-dev ## the fault matrix at full scale, into README.md; about half an hour
+faults: $(VENV)/.installed-dev ## the fault matrix at full scale, into docs/faults.md; about half an hour
 	@exec $(BIN)/python tests/faults/report.py $(FAULTS_ARGS)
 
 # A compiler whose code runs on the protobuf of requirements.txt; it wants a setuptools of its own, so it has its own place.

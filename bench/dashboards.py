@@ -10,7 +10,6 @@ import json
 import re
 import statistics
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from bench.yardstick import BenchError, cpu_seconds, nginx, tool, write_load, wrk
+from bench.yardstick import BenchError, cpu_seconds, nginx, workplace, write_load, wrk
 from tests.support.cluster import Cluster
 from tests.support.onnx_models import mlp
 
@@ -181,12 +180,11 @@ def weight(cluster: Cluster) -> list[Row]:
     parts = {path: fetch(urljoin(page, path)) for path in paths}
     total_sent = sent + sum(size for size, _ in parts.values())
     total_whole = len(whole) + sum(len(content) for _, content in parts.values())
-    packed = len(gzip.compress(whole)) + sum(len(gzip.compress(content)) for _, content in parts.values())
     with connect(f"{cluster.gateway_url.replace('http', 'ws', 1)}/live", compression=None, max_size=None) as socket:
         first, second = len(socket.recv(SEEN_WITHIN_S)), len(socket.recv(SEEN_WITHIN_S))
     text = (
-        f"{total_sent / 1000:.0f} kB sent in {1 + len(parts)} requests ({total_whole / 1000:.0f} kB unpacked, "
-        f"{packed / 1000:.0f} kB if all were gzip); then {first / 1000:.1f} kB at first and "
+        f"{total_sent / 1000:.0f} kB sent in {1 + len(parts)} requests ({total_whole / 1000:.0f} kB unpacked), "
+        f"{sent / 1000:.1f} kB in one if a browser has been there before; then {first / 1000:.1f} kB at first and "
         f"{second / 1000:.1f} kB each second"
     )
     return [("weight of the dashboard, three workers", text)]
@@ -215,11 +213,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="length of a run (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=20, help="of workers, in turn (default: %(default)s)")
     options = parser.parse_args()
-    for needed in ("wrk", "nginx"):
-        tool(needed)
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # nginx's workers may be another user
+    with workplace() as directory:
         for label, result in rows(directory, options.pairs, options.seconds, options.kills):
             print(f"| {label} | {result} |", flush=True)
 

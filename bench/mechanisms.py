@@ -109,14 +109,14 @@ def slow_start(slow: float) -> list[Row]:
         policy = replace(PLAIN, load_factor=factor, slow_start_s=ramp_s)
         found = fleet(policy, WORKERS, Costs(batch_s=16e-3, sample_s=4e-3))
         back, route = found.workers["worker_1"], found.router.routes["worker_1"]
-        found.router.came_up(route, "the first process")
+        found.router.presence.came_up(route, "the first process")
         found.play(zipf(130_000, 10_000))
         found.events.run(5)
         route.up = False
         found.events.run(9)
         back.results.clear()
         before = found.inferences
-        found.router.came_up(route, "the second process")
+        found.router.presence.came_up(route, "the second process")
         found.tally.restart()
         longest = 0
         for step in range(400):

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.bodies import NOTHING_KEPT, TOLERANCE, ask, infer_url, linked, write_binary
 from bench.compute import compute
-from bench.yardstick import BenchError, compare, cpu_seconds, nginx, tool, write_load, wrk
+from bench.yardstick import BenchError, compare, cpu_seconds, nginx, workplace, write_load, wrk
 from tests.support.cluster import Cluster
 from tests.support.onnx_models import mlp
 from tests.support.repository import publish
@@ -204,11 +203,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="length of a run (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="of each only enough to see that it works")
     options = parser.parse_args()
-    for needed in ("wrk", "nginx"):
-        tool(needed)
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # nginx's workers may be another user
+    with workplace() as directory:
         for label, result in rows(directory, options.pairs, options.seconds, options.only, quick=options.quick):
             print(f"| {label} | {result} |", flush=True)
 

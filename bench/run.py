@@ -11,7 +11,6 @@ import json
 import random
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,7 +22,7 @@ import onnxruntime as ort
 from xxhash import xxh3_64_intdigest
 
 from bench import dashboards, protocol, zipf
-from bench.yardstick import BenchError, compare, nginx, resident_mb, tool, write_load, wrk
+from bench.yardstick import BenchError, compare, nginx, resident_mb, workplace, write_load, wrk
 from bench.zipf_cluster import tune
 from gateway_app.core.table import Table
 from tests.support.cluster import Cluster
@@ -138,11 +137,7 @@ def main() -> None:
         "--without-dashboards", action="store_true", help="leaves out what bench/dashboards.py measures"
     )
     options = parser.parse_args()
-    for needed in ("wrk", "nginx"):
-        tool(needed)
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # nginx's workers may be another user
+    with workplace() as directory:
         model = mlp(directory / "mlp64.onnx", sizes=(64, 128, 10))
         rows = throughput(directory, model, options.pairs, options.seconds, options.requests)
         rows += balance() + batches(directory, options.seconds)

@@ -13,6 +13,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,17 @@ def tool(name: str) -> str:
     if found is None:
         raise BenchError(f"{name} is not installed; on Debian: apt-get install {name}")
     return found
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder for a run with wrk and nginx. Raises BenchError where one of them is not installed."""
+    for needed in ("wrk", "nginx"):
+        tool(needed)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # nginx's workers may be another user
+        yield directory
 
 
 def write_load(directory: Path, distinct: int, values: int, *, close: bool = False, model: str = "") -> Path:

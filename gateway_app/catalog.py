@@ -8,22 +8,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from gateway_app import election
+from gateway_app.election import Serving
 from inference_site.lib.catalog import ModelInfo, Models, ModelSettings, State
 
 Key = tuple[str, str]  # name and version
 UNLOADED = "unloaded"  # the reason of what its operator does not want
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """One version of a model that requests are sent to.
-
-    Each of `numbers` and `digests` is by worker. Those have one digest, but for a worker that has no other.
-    """
-
-    info: ModelInfo
-    numbers: Mapping[str, int]
-    digests: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -154,7 +144,7 @@ class Catalog:
         for name, settings in self._settings.items():
             if not settings.loaded and not any(key[0] == name for key in found):
                 found[name, ""] = _unloaded(name, "")
-        return [found[key] for key in sorted(found, key=lambda key: (key[0], _order(key[1])))]
+        return [found[key] for key in sorted(found, key=lambda key: (key[0], election.version_order(key[1])))]
 
     def _state_of(self, key: Key) -> ModelInfo:
         serving = self.serving.get(key)
@@ -194,19 +184,19 @@ class Catalog:
             present, awaited = self.newest.get(name), set().union(*loading.values())
             judges, others = staying or offers, offers
             wanted = self._settings[name].versions if name in self._settings else ()
-            if not awaited.union(_current(offers)).isdisjoint(wanted):  # none that was not served takes its place
-                judges, others = (_only({*wanted, present}, each) for each in (judges, others))
+            here = election.current(offers)
+            if not awaited.union(here).isdisjoint(wanted):  # none that was not served takes its place
+                judges, others = (election.only({*wanted, present}, each) for each in (judges, others))
             if self._tried is not None and self._tried[0] == name:
-                judges, others = (_without(self._tried[1], each) for each in (judges, others))
-            version = _newest(present, judges, others, awaited)
+                judges, others = (election.without(self._tried[1], each) for each in (judges, others))
+            version = election.winner(present, judges, others, awaited)
             if version is None:
                 continue
             newest[name] = version
-            here = _current(offers)
             for each in {version, *here, *self._awaited(name)}:
                 before = self.serving.get((name, each))
                 awaited = {worker for worker, versions in loading.items() if each in versions}
-                found_serving = _serving(each, before, staying or offers, offers, awaited)
+                found_serving = election.serving(each, before, staying or offers, offers, awaited)
                 if found_serving is not None:
                     serving[name, each] = found_serving
         self.newest, self.serving = newest, serving
@@ -237,99 +227,6 @@ def not_in_force(why: str) -> str:
     return f"the last change is not in force: {why}; what was loaded serves on"
 
 
-def _newest(
-    present: str | None,
-    judges: Mapping[str, list[ModelInfo]],
-    offers: Mapping[str, list[ModelInfo]],
-    loading: Collection[str],
-) -> str | None:
-    """The version that answers for its model, by what those workers have that decide about a change; never an older one
-    than until now while anybody has that one as current, or loads it."""
-    if not judges:
-        return present
-    found = _choose(present, judges)
-    if present is not None and (found is None or _order(found) < _order(present)):
-        current = _current(offers)
-        if present in current or present in loading:
-            return present
-    return found
-
-
-def _choose(present: str | None, offers: Mapping[str, list[ModelInfo]]) -> str | None:
-    """The highest version of which all have the same file; else the one that most workers can answer with, rather the
-    one that does so now."""
-    current = [files for found in offers.values() if (files := {(i.version, i.digest) for i in found if i.current})]
-    everywhere = {version for version, _ in set.intersection(*current)} if current else set()
-    versions = [{version for version, _ in files} for files in current]
-    if present is not None and versions and all(present in each for each in versions):
-        everywhere.add(present)  # one of them may have another file of it
-    if everywhere:
-        return max(everywhere, key=_order)
-    score = Counter(version for each in versions for version in each)
-    if present is not None:
-        score[present] = sum(any(info.version == present for info in found) for found in offers.values())
-    score = +score
-    if not score:
-        return None
-    return max(score, key=lambda version: (score[version], version == present, _order(version)))
-
-
-def _serving(
-    version: str,
-    before: Serving | None,
-    judges: Mapping[str, list[ModelInfo]],
-    offers: Mapping[str, list[ModelInfo]],
-    loading: Collection[str],
-) -> Serving | None:
-    """Who answers with which file of a version; `judges` are the workers that decide about a change, `loading` those
-    that load another file of it: until they have, they answer with the one in force or not at all."""
-    mine = {worker: [info for info in found if info.version == version] for worker, found in offers.items()}
-    here = [info for found in mine.values() for info in found]
-    if not here:
-        return None if before is None else Serving(before.info, {}, {})
-    current = Counter(info.digest for worker in judges for info in mine[worker] if info.current)
-    current = current or Counter(info.digest for info in here if info.current)
-    everywhere = set(current).intersection(
-        *({info.digest for info in mine[worker]} for worker in judges if mine[worker])
-    )
-    digest = before.info.digest if before is not None else ""
-    unsettled = any(mine.get(worker) for worker in loading)
-    in_force = any(info.digest == digest for info in here) or (before is not None and unsettled)
-    if (len(current) == len(everywhere) == 1 and not unsettled) or not in_force:
-        ranked = current or Counter(info.digest for info in here)
-        digest = min(ranked, key=lambda each: (-ranked[each], each))
-    chosen: dict[str, ModelInfo] = {}
-    for worker, found in mine.items():
-        usable = [info for info in found if info.digest == digest]
-        if not usable and worker not in loading:
-            usable = [info for info in found if info.current]
-        if usable:
-            chosen[worker] = max(usable, key=lambda info: (info.current, info.number))
-    info = next((info for info in chosen.values() if info.digest == digest), None)
-    if info is None:  # nobody has it, and it is being loaded
-        assert before is not None
-        info = before.info
-    return Serving(
-        msgspec.structs.replace(info, number=0, current=True, reason=""),
-        {worker: each.number for worker, each in sorted(chosen.items())},
-        {worker: each.digest for worker, each in sorted(chosen.items())},
-    )
-
-
-def _current(offers: Mapping[str, list[ModelInfo]]) -> set[str]:
-    return {info.version for found in offers.values() for info in found if info.current}
-
-
-def _only(versions: Collection[str | None], offers: Mapping[str, list[ModelInfo]]) -> dict[str, list[ModelInfo]]:
-    return {worker: [info for info in found if info.version in versions] for worker, found in offers.items()}
-
-
-def _without(version: str, offers: Mapping[str, list[ModelInfo]]) -> dict[str, list[ModelInfo]]:
-    """Of the workers that have others than this one."""
-    left = {worker: [info for info in found if info.version != version] for worker, found in offers.items()}
-    return {worker: found for worker, found in left.items() if found}
-
-
 def _defaults(workers: Iterable[_Worker]) -> Counter[str]:
     return Counter(each.models.default for each in workers if each.models.default)
 
@@ -340,11 +237,6 @@ def _has_failed(info: ModelInfo) -> bool:
 
 def _key(info: ModelInfo) -> Key:
     return info.name, info.version
-
-
-def _order(version: str) -> tuple[int, str]:
-    """Versions are numbers; what is none comes first."""
-    return (int(version) if version.isdecimal() else -1), version
 
 
 def _unloaded(name: str, version: str) -> ModelInfo:

@@ -14,6 +14,7 @@ from django.db import Error as DatabaseUnavailable
 from django.db import close_old_connections
 
 from gateway_app import lastgood
+from gateway_app.databaseaway import does_not_answer
 from gateway_app.models import Revision, Worker, recorded, revision_saved
 from gateway_app.snapshot import Snapshot, WorkerEntry, parse
 from gateway_app.validators import validate_name
@@ -122,8 +123,7 @@ class ConfigWatcher:
             snapshot = await asyncio.to_thread(self._read_in_thread)
             error = self._refusal
         except DatabaseUnavailable as exc:
-            reason = " ".join(str(exc).split()) or type(exc).__name__
-            error = f"the database does not answer ({reason}); check DATABASE_URL and run `manage.py migrate`"
+            error = f"{does_not_answer(exc)} and run `manage.py migrate`"
         if error != self.error:
             self.error = error
             if error and self.loads:  # at the start, `start` says what it uses instead

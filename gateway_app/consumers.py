@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,10 @@ from channels.security.websocket import AllowedHostsOriginValidator, WebsocketDe
 
 from gateway_app.live import Client
 from inference_site import lifecycle
+from inference_site.heads import is_allowed_host
 from inference_site.streaming import ABORT
+
+logger = logging.getLogger(__name__)
 
 # A page that has taken nothing for so long is cut off.
 STUCK_S = 20.0
@@ -54,18 +58,26 @@ class LiveConsumer(AsyncWebsocketConsumer):
             self._writer.cancel()
 
     async def _write(self, client: Client) -> None:
-        with suppress(OSError):  # the page is gone: `disconnect` follows
-            try:
-                while (message := await client.take()) is not None:
-                    async with asyncio.timeout(STUCK_S):
-                        await self.send(text_data=message)
-                async with asyncio.timeout(CLOSE_S):
-                    await self.close(client.closing)
-            except TimeoutError:
-                lifecycle.service().gateway.live.leave(client)
-                extension = (self.scope.get("extensions") or {}).get(ABORT)
-                if extension is not None:  # another server than ours closes by its own rules
-                    extension["abort"]()
+        try:
+            while (message := await client.take()) is not None:
+                async with asyncio.timeout(STUCK_S):
+                    await self.send(text_data=message)
+            async with asyncio.timeout(CLOSE_S):
+                await self.close(client.closing)
+        except TimeoutError:
+            self._cut_off(client)
+        except OSError:
+            pass  # the page is gone: `disconnect` follows
+        except Exception:
+            # An open socket on which nothing comes would be worse: the page connects anew.
+            logger.exception("an open page could not be told")
+            self._cut_off(client)
+
+    def _cut_off(self, client: Client) -> None:
+        lifecycle.service().gateway.live.leave(client)
+        extension = (self.scope.get("extensions") or {}).get(ABORT)
+        if extension is not None:  # another server than ours closes by its own rules
+            extension["abort"]()
 
 
 async def live(scope: Any, receive: Any, send: Any) -> None:
@@ -73,9 +85,11 @@ async def live(scope: Any, receive: Any, send: Any) -> None:
     application = LiveConsumer.as_asgi()
     # A browser always says which page connects. Who says nothing is a program, which may read /stats as well.
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
-    if origins:
-        well_formed = all(map(_is_url, origins))
-        application = AllowedHostsOriginValidator(application) if well_formed else WebsocketDenier.as_asgi()
+    called = [name for name, _ in scope["headers"] if name == b"host"]
+    if (called and not is_allowed_host(scope["headers"])) or not all(map(_is_url, origins)):
+        application = WebsocketDenier.as_asgi()
+    elif origins:
+        application = AllowedHostsOriginValidator(application)
     await application(scope, receive, send)
 
 

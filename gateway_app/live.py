@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What happens within this time is told together; longer apart if the figures take long to make, so that in a storm of
-# events these take no more than a tenth of the loop.
+# events these take no more than a tenth of the loop, but never so long that a page would seem to have stopped.
 TOGETHER_S = 0.05
 PART = 10
+APART_S = 2.0
 MAX_CLIENTS = 200
 
 
@@ -69,7 +70,7 @@ class Live:
     Lives on the gateway's loop.
     """
 
-    def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.thread_time) -> None:
         self.clients: set[Client] = set()
         self._gateway = gateway
         self._clock = clock
@@ -114,10 +115,10 @@ class Live:
                 took_s = await self._tell()
             except Exception:  # the next figures may be the ones that can be told
                 logger.exception("open pages could not be told")
-            await asyncio.sleep(max(0.0, (PART - 1) * took_s - TOGETHER_S))
+            await asyncio.sleep(max(0.0, min((PART - 1) * took_s - TOGETHER_S, APART_S)))
 
     async def _tell(self) -> float:
-        """Gives every page the figures of now. For how many seconds that held up the loop."""
+        """Gives every page the figures of now. For how many seconds of CPU that held up the loop."""
         gateway = self._gateway
         if gateway.table is not self._table:  # its slots are counted once, where that holds up nobody
             self._table = gateway.table

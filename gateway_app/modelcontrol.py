@@ -7,6 +7,7 @@ from django.db import Error as DatabaseUnavailable
 from django.db import close_old_connections
 from django.db.models import Max
 
+from gateway_app.databaseaway import does_not_answer
 from gateway_app.models import ModelRecord, Revision, recorded
 from gateway_app.modeltext import read_versions, write_list
 from inference_site.lib.errors import ApiError
@@ -54,8 +55,7 @@ def _order(name: str, loaded: bool, note: str) -> int:
         sentence = next(iter(error.message_dict.values()))[0]
         raise ApiError(400, "invalid_model", sentence) from None
     except DatabaseUnavailable as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        message = f"the database does not answer ({reason}), where orders are kept; check DATABASE_URL"
+        message = does_not_answer(error, ", where orders are kept")
         raise ApiError(503, "database_away", message, retry_after_s=5) from error
     finally:
         close_old_connections()

@@ -14,6 +14,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from gateway_app.accounts import ensure_admin
 from gateway_app.config import Address, register_workers
+from gateway_app.databaseaway import reason_of
 
 MIGRATION_LOCK_ID = 0x696E666572  # any number, the same in every process; "infer" in ASCII
 RETRY_S = 1.0
@@ -47,7 +48,7 @@ class Preparation:
             # Once: a gateway that is started again must not undo what an operator has changed since.
             register_workers(self._workers)
         except (DatabaseUnavailable, OSError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = reason_of(error)
             if reason != self._reason:
                 self._reason = reason
                 self._say(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway_app.catalog import Serving
 from gateway_app.core.breaker import State as BreakerState
 from gateway_app.core.router import Router
+from gateway_app.election import Serving
 from gateway_app.face import Face
 from gateway_app.inference import Inference
 from gateway_app.traces import TraceLog

@@ -7,6 +7,7 @@ from gateway_app.operating.actionviews import ActionView
 from gateway_app.ringviews import RingView, WhereView
 from gateway_app.views import HealthView, HistoryView, InferView, StatsView, TracesView
 from inference_site.api import LiveView, ReadyView
+from inference_site.apierrors import upgrade_required
 
 urlpatterns = [
     path("", dashboard, name="dashboard"),
@@ -18,6 +19,7 @@ urlpatterns = [
     path("where", WhereView.as_view(), name="where"),
     path("health", HealthView.as_view(), name="health"),
     path("actions/<str:name>", ActionView.as_view(), name="action"),
+    path("live", upgrade_required, name="live"),
     path("livez", LiveView.as_view(), name="livez"),
     path("readyz", ReadyView.as_view(), name="readyz"),
 ]

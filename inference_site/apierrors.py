@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, TooManyFieldsSent, TooManyFilesSent
 from django.http import HttpRequest, HttpResponse
 from django.views import csrf
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_handler
@@ -27,7 +29,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if response is not None:
         path, method = context["request"].path, context["request"].method
         if isinstance(error, exceptions.MethodNotAllowed):
-            message = f"{method} is not for {path}; use {' or '.join(context['view'].allowed_methods)}"
+            message = _not_allowed(method, path, context["view"].allowed_methods)
         else:
             message = str(getattr(error, "detail", error))
         code = getattr(error, "default_code", "error")
@@ -37,8 +39,23 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     """Django's handler404."""
-    message = f"there is nothing at {request.path}; see /infer, /v2, /stats, /health"
-    return _json(404, "not_found", message)
+    places = "/infer, /v2, /stats, /health" if settings.IS_GATEWAY else "/infer, /v2, /health"
+    return _json(404, "not_found", f"there is nothing at {request.path}; see {places}")
+
+
+def method_not_allowed(request: HttpRequest, allowed: str) -> HttpResponse:
+    """In place of Django's empty 405; `allowed` as the Allow header has it."""
+    response = _json(405, "method_not_allowed", _not_allowed(request.method, request.path, allowed.split(", ")))
+    response.headers["Allow"] = allowed
+    return response
+
+
+@csrf_exempt
+def upgrade_required(request: HttpRequest) -> HttpResponse:
+    """At /live for who has not asked for a WebSocket."""
+    response = _json(426, "upgrade_required", "/live is a WebSocket; GET /stats has the same figures")
+    response.headers["Upgrade"] = "websocket"
+    return response
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
@@ -69,6 +86,10 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's handler500; the log has the traceback."""
     return _json(500, "internal_error", "a bug: the log of this process says more")
+
+
+def _not_allowed(method: str | None, path: str, allowed: Sequence[str]) -> str:
+    return f"{method} is not for {path}; use {' or '.join(allowed)}"
 
 
 def _json(status: int, code: str, message: str) -> HttpResponse:

@@ -4,11 +4,13 @@ import logging
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.http.request import validate_host
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +50,41 @@ def check_model_repository(app_configs: Sequence[AppConfig] | None, **kwargs: An
         ]
 
 
+def check_origins(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """The names by which browsers call the admin are among those that the gateway answers to."""
+    return [
+        checks.Warning(
+            f"CSRF_TRUSTED_ORIGINS has {origin!r}, but ALLOWED_HOSTS is {','.join(settings.ALLOWED_HOSTS)!r}: what is"
+            " asked of that origin is refused.",
+            hint=f"Add {host} to ALLOWED_HOSTS.",
+            id="inference.W002",
+        )
+        for origin in settings.CSRF_TRUSTED_ORIGINS
+        # A wildcard, as https://*.example.com, is .example.com among the hosts.
+        if not validate_host(host := (urlsplit(origin).hostname or "").removeprefix("*"), settings.ALLOWED_HOSTS)
+    ]
+
+
+def check_tls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """For `check --deploy`: the admin's passwords and sessions are not sent in the clear."""
+    if settings.IS_BEHIND_TLS or not settings.IS_GATEWAY:
+        return []
+    return [
+        checks.Warning(
+            "No https origin is set: passwords and sessions of the admin are sent in the clear.",
+            hint="Put a proxy that ends TLS in front, as in docs/nginx.conf, and set CSRF_TRUSTED_ORIGINS to its"
+            " origin, as https://inference.example.com.",
+            id="inference.W001",
+        )
+    ]
+
+
 def register_checks() -> None:
     """Called by both apps; registering twice is harmless, as the registry is a set."""
     checks.register(check_model_file)
     checks.register(check_model_repository)
+    checks.register(check_origins)
+    checks.register(check_tls, deploy=True)
 
 
 def is_loopback(host: str) -> bool:

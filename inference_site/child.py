@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from socket import socket
 
 from inference_site.process import Process
@@ -21,6 +22,12 @@ GRACE_S = 1.0
 FINISH_S = 15.0
 # One that was told to stop by somebody else serves on for this long at the most, until its successor is ready.
 HOLD_S = 30.0
+
+
+def own_line(text: str, level: str = "INFO") -> str:
+    """One of these, in the form of the records that processes log."""
+    now = datetime.now()
+    return f"{now:%Y-%m-%d %H:%M:%S},{now.microsecond // 1000:03} {level} runcluster {text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,7 @@ class Child:
     def kill(self) -> None:
         """Ends all at once."""
         for process in self._alive():
-            self._log(f"{self.spec.name} has not ended in time: killing it")
+            self._log(f"{self.spec.name} has not ended in time: killing it", "WARNING")
             process.kill()
 
     def why_not_ready(self) -> str:
@@ -195,7 +202,7 @@ class Child:
 
     def _died(self) -> None:
         self.deaths += 1
-        self._log(f"{self.spec.name} {self.last_end}; starting it again in {self._delay_s:g} s")
+        self._log(f"{self.spec.name} {self.last_end}; starting it again in {self._delay_s:g} s", "WARNING")
         self._start_at = time.monotonic() + self._delay_s
         self._delay_s = min(self._delay_s * 2, LONGEST_DELAY_S)
 
@@ -203,5 +210,5 @@ class Child:
         self.tail.append(text)
         self._say(self.spec.name, text)
 
-    def _log(self, text: str) -> None:
-        self._say(OWN_NAME, text)
+    def _log(self, text: str, level: str = "INFO") -> None:
+        self._say(OWN_NAME, own_line(text, level))

@@ -46,6 +46,9 @@ class Service:
     def drain(self) -> None:
         """From now on clients are sent away, but what they ask is answered."""
 
+    def leave(self) -> None:
+        """The server takes no new clients any more, and neither is anything else here to do so."""
+
     @property
     def busy(self) -> bool:
         """Whether anything is under way that a stop would lose."""
@@ -96,6 +99,10 @@ class GatewayService(Service):
         self.gateway.live.drain()
         if self._rpc is not None:
             self._rpc.drain()
+
+    def leave(self) -> None:
+        if self._rpc is not None:
+            self._rpc.leave()
 
     @property
     def busy(self) -> bool:

@@ -20,7 +20,7 @@ from inference_site.heads import KnownHeads, is_allowed_host, read_explain, read
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.v2.head import read_head
-from inference_site.v2.target import is_v2
+from inference_site.v2.target import What, is_v2, target_of
 
 # A head beyond this is refused.
 MAX_HEAD_BYTES = 64 * 1024
@@ -104,9 +104,10 @@ class Reading(Connection):
         headers = dict(self.headers)
         length = int(headers.get(b"content-length", b"-1"))
         if length > self.max_body_bytes:
-            self._refuse(413, "body_too_large", self._over(f"is {length} bytes"))
+            message = self._over(f"is {length} bytes")
+            self._refuse(413, "body_too_large", message, explained=self._wants_explanation(headers))
         elif length > SMALL_BYTES and not self.in_flight.admits(length):
-            self._refuse_overload()
+            self._refuse_overload(self._wants_explanation(headers))
         elif not self._is_hot(headers):
             super().on_headers_complete()  # raises for a path that is none
             self._asgi = True
@@ -187,6 +188,11 @@ class Reading(Connection):
             and is_allowed_host(self.headers)  # Django says what is wrong with it
         )
 
+    def _wants_explanation(self, headers: dict[bytes, bytes]) -> bool:
+        if headers.get(b"x-explain") != b"1" or not self._is_hot(headers):
+            return False
+        return self.url == _PATH or target_of(self.url.decode("latin-1")).what is What.INFER
+
     def _enqueue(self, exchange: Exchange) -> None:
         before, self.cycle = self.cycle, exchange
         if (before is None or before.response_complete) and not self._stalled:
@@ -195,7 +201,7 @@ class Reading(Connection):
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, None))
 
-    def _refuse(self, status: int, code: str, message: str, headers: bytes = b"") -> None:
+    def _refuse(self, status: int, code: str, message: str, headers: bytes = b"", explained: bool = False) -> None:
         if self._discarding:
             return
         refusal = (status, headers, error_body(message, code))
@@ -210,7 +216,7 @@ class Reading(Connection):
             self._cut_off(refusal)
         else:
             exchange = Exchange(self, keep_alive=False)
-            exchange.refusal = refusal
+            exchange.refusal, exchange.explained = refusal, explained
             self._enqueue(exchange)
 
     def _cut_off(self, refusal: tuple[int, bytes, bytes]) -> None:
@@ -245,9 +251,9 @@ class Reading(Connection):
         message = f"the request's head or trailers are over {MAX_HEAD_BYTES} bytes; send fewer headers"
         self._refuse(431, "head_too_large", message)
 
-    def _refuse_overload(self) -> None:
+    def _refuse_overload(self, explained: bool = False) -> None:
         error = self._overload()
-        self._refuse(error.status, error.code, error.message, b"retry-after: 1\r\n")
+        self._refuse(error.status, error.code, error.message, b"retry-after: 1\r\n", explained)
 
     def _overload(self) -> ApiError:
         message = (

@@ -123,6 +123,7 @@ class Server(uvicorn.Server):
             self._parent.say(DRAINING)
             while time.monotonic() < self._accept_until:
                 await asyncio.sleep(0.02)
+            lifecycle.service().leave()
             if self._last:
                 for listener in self._listeners:
                     take_no_more(listener)

@@ -40,10 +40,15 @@ else:
     SECRET_KEY = env.text("SECRET_KEY") or secrets.token_urlsafe(50)
     ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", default=("*",))
 CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
-# Behind a proxy that ends TLS, the browser's origin is https: then its cookies are for https only.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(CSRF_TRUSTED_ORIGINS) and all(
-    origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS
-)
+# If all of them are https, a proxy in front ends TLS: cookies are for https only, and it says how it was asked itself.
+IS_BEHIND_TLS = bool(CSRF_TRUSTED_ORIGINS) and all(origin.startswith("https://") for origin in CSRF_TRUSTED_ORIGINS)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_BEHIND_TLS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if IS_BEHIND_TLS else None
+# To redirect and to send Strict-Transport-Security is the proxy's, for Django sees no inference; the rest is said by
+# inference.W001. A worker has no forms.
+SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008", "security.W012", "security.W016"]
+if not IS_GATEWAY:
+    SILENCED_SYSTEM_CHECKS.append("security.W003")
 CSRF_FAILURE_VIEW = "inference_site.apierrors.csrf_failure"
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
@@ -69,7 +74,10 @@ if IS_GATEWAY:
     ]
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
-        "servestatic.middleware.ServeStaticMiddleware",
+        "inference_site.middleware.content_security_policy",
+        "inference_site.middleware.wrong_verbs",
+        "inference_site.staticfiles.StaticFiles",
+        "inference_site.middleware.compression",
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",
@@ -82,7 +90,10 @@ else:
     INSTALLED_APPS = ["channels", "django.contrib.staticfiles", "rest_framework", "worker_app"]
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
-        "servestatic.middleware.ServeStaticMiddleware",
+        "inference_site.middleware.content_security_policy",
+        "inference_site.middleware.wrong_verbs",
+        "inference_site.staticfiles.StaticFiles",
+        "inference_site.middleware.compression",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.clickjacking.XFrameOptionsMiddleware",
     ]
@@ -126,7 +137,12 @@ TEMPLATES = [
 
 # Static files come straight from the apps, under any ASGI server and without collectstatic.
 STATIC_URL = "/static/"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "inference_site.staticfiles.VersionedStorage"},
+}
 SERVESTATIC_USE_FINDERS = True
+SERVESTATIC_ALLOW_ALL_ORIGINS = False
 
 # The API is public; only the admin has users, and Django's own middleware serves those.
 REST_FRAMEWORK = {
@@ -147,6 +163,7 @@ REST_FRAMEWORK = {
 
 # --- Logging: one stream, one line per record; runcluster puts the process's name in front -----------------------
 
+LOG_LEVEL = env.choice("LOG_LEVEL", ("INFO", "WARNING", "ERROR"), default="INFO")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -155,11 +172,14 @@ LOGGING = {
         "no_unready": {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: getattr(record, "status_code", None) != 503,
-        }
+        },
+        "repeats": {"()": "inference_site.logs.Repeats"},
     },
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "level": LOG_LEVEL, "filters": ["repeats"]}
+    },
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         # Django's own handlers off: its records take the way of all others.
         "django": {"handlers": [], "level": "INFO", "propagate": True},

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inference_site.child import OWN_NAME, Child, ChildSpec
+from inference_site.child import OWN_NAME, Child, ChildSpec, own_line
 from inference_site.console import Console
 from inference_site.process import TAIL_S
 
@@ -115,22 +115,22 @@ class Supervisor:
         if self._stop_asked_at is None:
             self._stop_asked_at = now
             self._stop_asked.set()
-            self._say(OWN_NAME, f"{number.name}: draining; a second signal stops without waiting")
+            self._log(f"{number.name}: draining; a second signal stops without waiting")
         elif now - self._stop_asked_at > 1.0:  # sooner it is the same one: make passes on what its whole group got
             self._hurry.set()
 
     def _on_hangup(self) -> None:
         if not self._is_ready or self._stop_asked_at is not None:
-            self._say(OWN_NAME, "SIGHUP: nothing is restarted, the cluster is not ready")
+            self._log("SIGHUP: nothing is restarted, the cluster is not ready")
         elif self._rolling is not None and not self._rolling.done():
-            self._say(OWN_NAME, "SIGHUP: a restart is under way already")
+            self._log("SIGHUP: a restart is under way already")
         else:
             self._rolling = asyncio.get_running_loop().create_task(self._restart_one_by_one())
 
     async def _restart_one_by_one(self) -> None:
         """Each process in turn, the next one only when all is well again: with the others there, nothing is lost."""
         began = time.monotonic()
-        self._say(OWN_NAME, "SIGHUP: restarting one by one")
+        self._log("SIGHUP: restarting one by one")
         for child in self._children:
             starts, give_up_at, why = child.starts, time.monotonic() + RESTART_WITHIN_S, ""
             if child.spec.overlaps:
@@ -142,13 +142,16 @@ class Supervisor:
                     why = await self._why_not_all_well() or "the one before has not ended"
                 await asyncio.sleep(0.1)
             if why:
-                self._say(OWN_NAME, f"{child.spec.name} is not replaced, the others are left as they are: {why}")
+                self._log(f"{child.spec.name} is not replaced, the others are left as they are: {why}", "WARNING")
                 return
-        self._say(OWN_NAME, f"all have been restarted, in {time.monotonic() - began:.1f} s")
+        self._log(f"all have been restarted, in {time.monotonic() - began:.1f} s")
 
     async def _why_not_all_well(self) -> str:
         reasons = await asyncio.gather(*(asyncio.to_thread(child.why_not_ready) for child in self._children))
         return next(filter(None, reasons), "") or await asyncio.to_thread(self._check)
+
+    def _log(self, text: str, level: str = "INFO") -> None:
+        self._say(OWN_NAME, own_line(text, level))
 
     def _say(self, name: str, text: str) -> None:
         self._console.line(f"{name:<{self._width}} | {text}", urgent=name == OWN_NAME)

@@ -31,6 +31,7 @@ for _name in (
     "GPU_MEM_LIMIT_MIB",
     "REDIS_URL",
     "DATA_PLANE",
+    "LOG_LEVEL",
 ):
     os.environ.pop(_name, None)
 settings.STATE_DIR = Path(_state.name)
@@ -39,6 +40,22 @@ hypothesis_settings.register_profile("any machine", deadline=None)
 hypothesis_settings.load_profile("any machine")
 # Half a second for each user that a test makes is what the usual one is for.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+# Folders whose tests take long come first, or the last of them would end minutes after all else.
+LONG = ("bench", "faults", "e2e", "rpc", "browser", "contract", "docs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each test process begins with its part of the long ones. What shares a module stays together."""
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    here = Path(__file__).parent
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    in_order = sorted(modules, key=lambda path: ranks.get(path.relative_to(here).parts[0], len(LONG)))
+    processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    items[:] = [item for first in range(processes) for path in in_order[first::processes] for item in modules[path]]
 
 
 @pytest.fixture(scope="session")

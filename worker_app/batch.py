@@ -14,6 +14,10 @@ from worker_app.results import encode_text, encode_v2
 from worker_app.samples import Sample
 from worker_app.signature import Signature
 
+# What it logs when a run fails, its exception says as well; an input that a model can't take is a client's mistake.
+_QUIET = ort.RunOptions()
+_QUIET.log_severity_level = 4
+
 
 class NotABatch(Exception):
     """Outputs that do not have a row for each row of the inputs."""
@@ -63,7 +67,7 @@ class Batch:
     def __init__(self, serving: Serving, session: ort.InferenceSession, options: ort.RunOptions | None = None) -> None:
         self._serving = serving
         self._session = session
-        self._options = options
+        self._options = options or _QUIET
         self.input_ns = self.infer_ns = self.output_ns = 0
 
     def infer(self, samples: Sequence[Sample], *, must_batch: bool = False) -> dict[int, np.ndarray]:

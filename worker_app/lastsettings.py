@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -46,6 +47,13 @@ class LastSettings:
                 raise
         except OSError as error:
             logger.warning("the settings can't be kept in %s (%s): set STATE_DIR to a writable folder", path, error)
+
+    def keep_but(self, settings: NodeSettings, failed: Collection[str]) -> None:
+        """Keeps them for the next start; for the models that can't be loaded by them, those that were kept before."""
+        before = self.found.models if self.found is not None else {}
+        models = {name: each for name, each in settings.models.items() if name not in failed}
+        models |= {name: before[name] for name in failed if name in before}
+        self.keep(msgspec.structs.replace(settings, models=models))
 
     def _read(self) -> NodeSettings | None:
         if self._path is None:

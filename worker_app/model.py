@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,23 +9,17 @@ from typing import Any
 import msgspec
 
 from inference_site.lib import asks
-from inference_site.lib.asks import seed_of
 from inference_site.lib.catalog import ModelInfo, State
-from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
 from worker_app.aside import LARGE_BYTES, Unread, reads_at_once
-from worker_app.batches import Batches
-from worker_app.core.keys import LONG_BYTES, Key, alias_by_key, alias_of
-from worker_app.core.lru import LRU
+from worker_app.core.keys import LONG_BYTES, alias_by_key, alias_of
 from worker_app.engine import Engine, Run
-from worker_app.job import Job, Reply, Token, Waiter, Waiting, elapsed_us, hand_over
+from worker_app.job import Job, Reply, Token, Waiting, elapsed_us
+from worker_app.largeasks import LargeAsks
 from worker_app.lastrun import LastRun
 from worker_app.samples import Sample
-from worker_app.tally import Tally
-
-logger = logging.getLogger(__name__)
 
 
 def limits_of(settings: NodeSettings, record: Record, share: int = 1) -> NodeSettings:
@@ -43,7 +34,7 @@ def limits_of(settings: NodeSettings, record: Record, share: int = 1) -> NodeSet
     return msgspec.structs.replace(settings, cache_bytes=settings.cache_bytes // max(1, share), **own)
 
 
-class Model(Batches):
+class Model(LargeAsks):
     """Answers asks; `ask` never blocks and calls back once, or never if cancelled.
 
     Not safe for concurrent access.
@@ -59,18 +50,12 @@ class Model(Batches):
         last_run: LastRun | None = None,
     ) -> None:
         """settings: the worker's; record: the model's, as its operator has it by now."""
-        super().__init__(engine, engine.name, last_run)
+        super().__init__(engine, last_run)
         self.number = number
-        self.name, self.version = engine.name, engine.version
-        self.seed = seed_of(self.name, self.version)
         self.made_of: tuple[Any, ...] = ()  # see Want
         self.current = True  # it may be found; else it is here for those who still use its number
         self.held = False  # it is not found, and not unloaded: another one is to be loaded in its place
-        self.tally = Tally()
         self.when_changed: Callable[[], None] | None = None
-        self.results: LRU[Key, bytes] = LRU(0, 0)
-        self.aliases: LRU[Key, Key] = LRU(0, 0)
-        self._flying: dict[Key, Job] = {}  # what may be joined
         self._info: ModelInfo
         self.configure(settings or NodeSettings(), record or engine.record)
 
@@ -177,21 +162,6 @@ class Model(Batches):
             self._forget(asked)
             self._rest()
 
-    def keep(self, alias: Key, key: Key, output: bytes) -> None:
-        """Takes over another worker's result if there is room, as the first to be forgotten."""
-        kept = self.results.put_oldest(key, output, len(key) + len(output))
-        self.tally.kept += kept
-        if kept or key in self.results:
-            self.aliases.put_oldest(alias, key, len(alias) + len(key))
-
-    def flush(self) -> int:
-        """Forgets all results; how many there were. What is under way is neither joined nor kept."""
-        forgotten = len(self.results)
-        self._flying.clear()
-        self.results.clear()
-        self.aliases.clear()
-        return forgotten
-
     def configure(self, settings: NodeSettings, record: Record, share: int = 1) -> None:
         """Takes new settings, in force from the next request and the next batch on; `share` as for limits_of."""
         self.record, self._settings, self._share = record, settings, share
@@ -201,9 +171,6 @@ class Model(Batches):
         self.aliases.resize(2 * limits.cache_entries, limits.cache_bytes // 4)
         self.tune(limits)
         self._info = self._describe()
-
-    def _note_alias(self, alias: Key, key: Key) -> None:
-        self.aliases.put(alias, key, len(alias) + len(key))
 
     def _read_if_room(
         self, payload: bytes, token: Token, reply: Reply, began: float, watched: int | None
@@ -221,103 +188,12 @@ class Model(Batches):
             self._unreadable((token, reply, began, 0.0), error)
         return None
 
-    def _unreadable(self, waiter: Waiter, error: Exception) -> None:
-        """Tells why an ask has no sample."""
-        self.tally.fail(waiter[2])
-        if isinstance(error, ApiError):
-            hand_over(waiter, Tell.REFUSED, Cache.MISS, error.status, self._fault(error))
-        else:  # a bug of ours: another worker may do better, and this stream goes on
-            logger.error("an input could not be read", exc_info=error)
-            self.tally.errors += 1
-            hand_over(waiter, Tell.FAILED, Cache.MISS, 503, str(error).encode())
-
-    def _fault(self, error: ApiError) -> bytes:
-        """What is wrong with a request. Who has not named a model must know which one it was, if there are several."""
-        is_unclear = self._share > 1 and error.status == 422
-        return error_body(f"{self.name}: {error.message}" if is_unclear else error.message, error.code)
-
-    def _ask_aside(self, unread: Unread, token: Token, reply: Reply, began: float, left_ms: int) -> Unread | None:
-        """Has a large ask read in a thread; `_attend` goes on with it."""
-        if unread.watched is None and len(self.aside) >= self.batcher.limit:
-            self._refuse(token, reply)
-            return None
-        unread.join(token, reply, began, left_ms)
-        self.aside.put(unread)
-        return unread
-
-    async def _attend(self, unread: Unread) -> None:
-        try:
-            if self._awaited(unread):
-                await self._read_aside(unread)
-        except Exception as error:
-            for waiter in unread.waiters:
-                self._unreadable(waiter, error)
-        finally:
-            asyncio.get_running_loop().call_soon(self._rest)
-
-    async def _read_aside(self, unread: Unread) -> None:
-        """Goes on as `ask` does, with all that takes long in the thread."""
-        cached, key, alias, call = self.cached, None, None, self.aside.call
-        payload = unread.payload
-        if cached and not reads_at_once(payload):
-            alias = await call(alias_of, payload, self.seed)
-            key = self.aliases.get(alias)
-            if key is not None and self._settled(unread, key):
-                return
-        if self.batcher.full and unread.watched is None:  # so there is no point in reading it
-            self._refuse_all(unread)
-            return
-        sample = await call(self.engine.read, payload)
-        if cached and key is None:
-            key = await call(lambda: sample.key)
-            if alias is None:
-                routing = unread.routing or await call(asks.key_of, payload, self.seed)
-                alias = await call(alias_by_key, routing, key)
-            self._note_alias(alias, key)
-            if self._settled(unread, key):
-                return
-        if not self._awaited(unread):
-            return
-        job = Job(sample, unread.watched)
-        left_ms = 0 if unread.soonest == math.inf else max(1, int((unread.soonest - time.monotonic()) * 1000))
-        if not self._queue(job, left_ms, self.batcher.full):  # those that are not read yet came after it
-            self._refuse_all(unread)
-            return
-        unread.become(job)
-        if key is not None:
-            self._flying[key] = job
-
-    def _settled(self, unread: Unread, key: Key) -> bool:
-        """Whether nothing must be run for an ask, now that its key is known: nobody waits, it is cached or joined."""
-        if not self._awaited(unread):
-            return True
-        output = self.results.get(key)
-        for waiter in unread.waiters:
-            if output is None:
-                self.tally.miss(waiter[2])
-            else:
-                self.tally.hit(waiter[2])
-                hand_over(waiter, Tell.RESULT, Cache.HIT, 200, output)
-        job = self._flying.get(key) if output is None else None
-        if job is not None:
-            self.tally.joined += len(unread.waiters)
-            unread.become(job)
-        return output is not None or job is not None
-
-    def _queue(self, job: Job, left_ms: int, full: bool) -> bool:
-        """Queues a job, before all others if it is watched; False if there is no room, or not enough time."""
-        if job.watched is None or not self.batcher.put_first(job):
-            if full or (left_ms and self._too_late(left_ms)):
-                return False
-            if not self.batcher.put(job, job.sample.rows, job.sample.group):
-                return False
-            job.watched = None  # it will not run alone
-        self._work.set()
-        return True
-
-    def _refuse_all(self, unread: Unread) -> None:
-        for token, reply, *_ in unread.waiters:
-            self._refuse(token, reply)
+    def _finish(self, jobs: list[Job], run: Run, started: float) -> None:
+        super()._finish(jobs, run, started)
+        if self._info.batches != self.engine.batches:  # it has found that it does not, whatever the shapes say
+            self.configure(self._settings, self.record, self._share)
+            if self.when_changed is not None:
+                self.when_changed()
 
     def _describe(self) -> ModelInfo:
         engine, limits = self.engine, self.limits
@@ -338,62 +214,3 @@ class Model(Batches):
             deadline_ms=self.record.deadline_ms,
             provider=engine.provider,
         )
-
-    def _refuse(self, token: Token, reply: Reply) -> None:
-        """Says BUSY, and for how long."""
-        reply(token, Tell.BUSY, Cache.MISS, 503, b"", int(self.wait_s * 1e6))
-
-    def _wanted(self, job: Job) -> bool:
-        """Whether somebody waits for a job whose turn has come."""
-        wanted = self._awaited(job)
-        if not wanted:
-            self._forget(job)
-        return wanted
-
-    def _awaited(self, job: Waiting) -> bool:
-        """Whether somebody waits for it, now that it is its turn; whose time has passed is told so."""
-        now = time.monotonic()
-        if now < job.soonest:
-            return bool(job.waiters)
-        late = job.take_late(now)
-        if not job.is_check:
-            self.tally.expired += len(late)
-        for waiter in late:
-            if not job.is_check:
-                self.tally.fail(waiter[2])
-            hand_over(waiter, Tell.EXPIRED, Cache.MISS, 504, b"")
-        return bool(job.waiters)
-
-    def _finish(self, jobs: list[Job], run: Run, started: float) -> None:
-        tally = self.tally
-        if not jobs[0].is_check:  # which runs alone
-            tally.batch(jobs, run, started)
-        for job, result in zip(jobs, run.results, strict=True):
-            cache, count = Cache.MISS, tally.fail
-            keeps = self._forget(job) and self.cached
-            if isinstance(result, bytes):
-                kind, status, payload, count = Tell.RESULT, 200, b"" if job.is_check else result, tally.success
-                if keeps:
-                    key = job.sample.key
-                    self.results.put(key, result, len(key) + len(result))
-            elif isinstance(result, ApiError) and not job.is_check:
-                kind, status, payload = Tell.REFUSED, result.status, self._fault(result)
-            else:
-                tally.errors += 1
-                kind, status, payload = Tell.FAILED, 503, str(result).encode()
-            for waiter in job.waiters:
-                if not job.is_check:
-                    count(waiter[2])
-                hand_over(waiter, kind, cache, status, payload)
-                cache = Cache.JOINED
-        if self._info.batches != self.engine.batches:  # it has found that it does not, whatever the shapes say
-            self.configure(self._settings, self.record, self._share)
-            if self.when_changed is not None:
-                self.when_changed()
-
-    def _forget(self, job: Job) -> bool:
-        """Nobody can join this job any more; whether somebody could."""
-        if self._flying and self._flying.get(key := job.sample.key) is job:
-            del self._flying[key]
-            return True
-        return False

@@ -11,18 +11,17 @@ from typing import Any, Protocol
 import msgspec
 
 from inference_site.lib.catalog import ModelInfo, Models, State, Statistics
-from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
-from worker_app.batchsizes import Histogram, add_batches
 from worker_app.consumers import run_batches
 from worker_app.engine import Engine, ModelError
+from worker_app.finding import find
 from worker_app.lastrun import LastRun
 from worker_app.lastsettings import LastSettings
 from worker_app.loader import Loader, Make, Want, settle
 from worker_app.model import Model
+from worker_app.past import Past
 from worker_app.repository import Repository
-from worker_app.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +66,7 @@ class Node:
         self.draining = False
         self.gateways: set[GatewayStream] = set()
         self.models: dict[int, Model] = {}
-        self.past = Tally()  # of models that are not loaded any more
-        self.past_batches: Histogram = {}
-        self.past_rows = 0
-        self._past_of: dict[tuple[str, str], Statistics] = {}  # by name and version
+        self.past = Past()
         self.news = asyncio.Event()  # set, and another in its place, whenever something about the models has changed
         repository = repository or Repository()
         self.loader = Loader(
@@ -109,9 +105,8 @@ class Node:
         if not self.models and failed and not any(info.name in self.settings.models for info in failed):
             raise ModelError("\n".join(info.reason for info in failed))
         if not self.models:
-            why = (
-                "; ".join(f"{info.name}: {info.reason}" for info in self.loader.infos()) or f"{self._folder} holds none"
-            )
+            why = "; ".join(f"{info.name}: {info.reason}" for info in self.loader.infos())
+            why = why or f"{self.loader.repository.place} holds none"
             logger.warning("this worker serves nothing until a model is loaded: %s", why)
 
     def watch(self, last_run: LastRun) -> None:
@@ -144,7 +139,7 @@ class Node:
         """What exchange.Plane.find says."""
         model = self._found.get((name, version))
         if model is None:
-            model = self._found[name, version] = self._find(name, version)
+            model = self._found[name, version] = find(self, name, version)
         return model
 
     def infos(self) -> list[ModelInfo]:
@@ -154,8 +149,7 @@ class Node:
 
     def statistics(self, name: str, version: str) -> Statistics:
         """What a version has done in this process, however often it was loaded: so no count ever goes down."""
-        found = Statistics()
-        found.add(self._past_of.get((name, version), Statistics()))
+        found = self.past.statistics(name, version)
         for model in self.models.values():
             if (model.name, model.version) == (name, version):
                 found.add(model.tally.statistics)
@@ -235,44 +229,6 @@ class Node:
         for model in self.models.values():
             model.close()
 
-    @property
-    def _folder(self) -> object:
-        return self.loader.repository.folder or "its repository"
-
-    def _find(self, name: str | None, version: str | None) -> Model:
-        if name is None:
-            name = self.default
-            if not name and self.names:
-                message = (
-                    f'several models are here: {", ".join(self.names)}; name one in "model", or set the default model '
-                    "in the admin"
-                )
-                raise ApiError(400, "model_required", message)
-            if not name:
-                raise ApiError(503, "model_not_ready", f"this worker serves no model yet: {self._folder} holds none")
-        found = [model for model in self.models.values() if model.name == name and model.current]
-        for model in sorted(found, key=lambda model: (int(model.version), model.number), reverse=True):
-            if version is None or model.version == version:
-                return model
-        raise self._missing(name, version, [model.version for model in found])
-
-    def _missing(self, name: str, version: str | None, there: list[str]) -> ApiError:
-        infos = [info for info in self.loader.infos() if info.name == name and version in (None, info.version)]
-        if any(info.state is State.LOADING for info in infos):
-            return ApiError(
-                503, "model_not_ready", f"the model {name!r} is being loaded; try again soon", retry_after_s=1
-            )
-        if self.loader.unloaded(name):
-            return ApiError(404, "unknown_model", f"the model {name!r} is unloaded; load it to have it served")
-        if there:
-            message = f"the model {name!r} has no version {version!r}; it is served in: {', '.join(sorted(there))}"
-            return ApiError(404, "unknown_version", message)
-        if infos and name in self.loader.names:
-            reason = "; ".join(info.reason for info in infos)
-            return ApiError(503, "model_not_ready", f"the model {name!r} can't be loaded: {reason}")
-        served = sorted({model.name for model in self.models.values() if model.current})
-        return ApiError(404, "unknown_model", f"there is no model {name!r}; this worker serves: {', '.join(served)}")
-
     def _add_wanted(self, engine: Engine, want: Want) -> None:
         model = self.add(engine, want.record)
         model.made_of = want.made_of
@@ -287,7 +243,7 @@ class Node:
             loader = self.loader
             settle(models, loader.wanted, unloaded=loader.unloaded(name), pending=loader.is_pending(name))
         if self._holds_back is not None and not self.loader.pending:
-            self._keep_settings()
+            self._last_settings.keep_but(self.settings, self.loader.failed)
         for model in self.models.values():
             model.when_idle = None if model.current else self.collect
         self._share_out()
@@ -303,16 +259,6 @@ class Node:
             want = self.loader.wanted.get((model.name, model.version))
             fits = want is not None and want.answers_as(model.engine.record)
             model.held = not fits and self.loader.is_pending(model.name)
-
-    def _keep_settings(self) -> None:
-        """For the next start: those that are in force, for what can't be loaded by them the ones before."""
-        before = self._last_settings.found or NodeSettings()
-        models = dict(self.settings.models)
-        for name in self.loader.failed:
-            models.pop(name, None)
-            if name in before.models:
-                models[name] = before.models[name]
-        self._last_settings.keep(msgspec.structs.replace(self.settings, models=models))
 
     def _share_out(self) -> None:
         """Gives each model its settings, and its part of the cache's memory."""
@@ -336,10 +282,7 @@ class Node:
         model.close()
         for task in (self._tasks or {}).pop(model.number, ()):
             task.cancel()
-        self.past.add(model.tally)
-        self._past_of.setdefault((model.name, model.version), Statistics()).add(model.tally.statistics)
-        add_batches(self.past_batches, model.batcher.histogram)
-        self.past_rows += model.batcher.taken
+        self.past.add(model)
         self._share_out()
         self._found.clear()
         for gateway in tuple(self.gateways):

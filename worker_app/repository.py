@@ -44,6 +44,11 @@ class Repository:
         self.folder = folder
         self._ignored: set[Path] = set()
 
+    @property
+    def place(self) -> str:
+        """The folder; for people."""
+        return str(self.folder) if self.folder is not None else "its repository"
+
     def look(self) -> dict[str, dict[str, Source]]:
         """Every version of every model, by name and version."""
         found: dict[str, dict[str, Source]] = {}

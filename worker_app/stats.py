@@ -31,7 +31,7 @@ def node_stats(node: Node) -> dict[str, Any]:
     models = [
         {**model_stats(model, gateways), "statistics": _statistics(node, model)} for model in node.models.values()
     ]
-    past = node.past
+    past = node.past.tally
     totals: dict[str, Any] = dict(
         zip(
             _SUMMED,
@@ -43,8 +43,8 @@ def node_stats(node: Node) -> dict[str, Any]:
         totals[name] = totals.get(name, 0) + sum(model[name] for model in models)
     totals["rate"] = round(totals["rate"], 1)
     sizes: Histogram = {}
-    rows = node.past_rows + sum(model.batcher.taken for model in node.models.values())
-    for each in (node.past_batches, *(model.batcher.histogram for model in node.models.values())):
+    rows = node.past.rows + sum(model.batcher.taken for model in node.models.values())
+    for each in (node.past.batches, *(model.batcher.histogram for model in node.models.values())):
         add_batches(sizes, each)
     default = _default(node)
     return {

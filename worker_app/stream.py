@@ -16,7 +16,7 @@ from inference_site.lib.errors import error_body
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.streaming import PARTS
-from worker_app import handoff
+from worker_app import greeting, handoff
 from worker_app.explained import detail_of
 from worker_app.job import Waiting
 from worker_app.model import Model
@@ -67,12 +67,13 @@ class Stream:
         theirs = headers.get(handshake.CHALLENGE_HEADER.encode(), b"").decode("latin-1")
         await receive()  # websocket.connect
         await self._send({"type": "websocket.accept"})
-        await self._write(frames.tell(Tell.HELLO, 0, self._hello(theirs)))
+        hello = greeting.hello(self._node, self._token, theirs, self._challenge, self._max_ask_bytes)
+        await self._write(frames.tell(Tell.HELLO, 0, msgspec.json.encode(hello)))
         try:
             message = await asyncio.wait_for(receive(), HANDSHAKE_TIMEOUT_S)
         except TimeoutError:
             message = {"type": "nothing came"}
-        if not self._proven(message):
+        if not greeting.proves(message.get("bytes") or b"", self._token, self._challenge):
             await self._send({"type": "websocket.close", "code": 4401, "reason": "INFERENCE_TOKEN differs"})
             return
         self._start(self._write_replies())
@@ -218,34 +219,6 @@ class Stream:
     def _put(self, kind: Tell, ident: int, payload: bytes) -> None:
         self._out += frames.pack_tell_head(kind, 0, 0, ident, len(payload), 0, 0), payload
         self._ready.set()
-
-    def _hello(self, challenge: str) -> bytes:
-        node = self._node
-        return msgspec.json.encode(
-            handshake.Hello(
-                version=frames.PROTOCOL_VERSION,
-                node_id=node.node_id,
-                instance=node.instance,
-                draining=node.draining,
-                challenge=self._challenge,
-                proof=handshake.worker_proof(self._token, challenge, node.node_id, node.instance),
-                last_run=node.last_run.found,
-                max_ask_bytes=self._max_ask_bytes,
-            )
-        )
-
-    def _proven(self, message: dict[str, Any]) -> bool:
-        """Whether a gateway's first message shows that it holds the token."""
-        try:
-            (kind, _, _, _, payload), *_ = frames.asks(message.get("bytes") or b"")
-        except ValueError:
-            return False
-        if kind != Ask.PROOF or not handshake.same(
-            payload.decode("latin-1"), handshake.gateway_proof(self._token, self._challenge)
-        ):
-            logger.error("a gateway was turned away: it did not prove that it holds this worker's INFERENCE_TOKEN")
-            return False
-        return True
 
     async def _write_replies(self) -> None:
         with contextlib.suppress(OSError):  # the gateway has left: the reader ends the stream

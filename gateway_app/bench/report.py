@@ -50,7 +50,7 @@ def latency_figures(latencies_s: Sequence[float]) -> dict[str, float] | None:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def load_figures(plan: Plan, load: LoadResult) -> dict[str, Any]:
+def load_figures(load: LoadResult) -> dict[str, Any]:
     tally = load.tally
     total = tally.successes + tally.failed
     return {
@@ -89,7 +89,7 @@ def build_report(
         "seed": plan.seed,
     }
     if load is not None:
-        report |= load_figures(plan, load)
+        report |= load_figures(load)
     report["workers"] = None
     if workers is not None:
         report["workers"] = [

@@ -48,7 +48,7 @@ def compare(before: dict[str, Answer], after: dict[str, Answer]) -> list[WorkerF
         start: dict[str, Any] = then.data if then.data is not None and is_worker_health(then.data) else {}
         total, hits = _counts(now.data)
         old_total, old_hits = _counts(start)
-        if old_total > total or old_hits > hits:
+        if old_total > total or old_hits > hits or _uptime_s(now.data) < _uptime_s(start):
             problem = "restarted during the run: counts are since then"
         else:
             problem, total, hits = "", total - old_total, hits - old_hits
@@ -56,6 +56,11 @@ def compare(before: dict[str, Answer], after: dict[str, Answer]) -> list[WorkerF
                 problem = f"counts are since its start: before the run its /health gave {then.summary}"
         figures.append(WorkerFigures(url, str(now.data["node_id"]), total, hits, problem))
     return figures
+
+
+def _uptime_s(health: dict[str, Any]) -> float:
+    """0 for one that does not say."""
+    return float(health.get("uptime_s", 0.0))
 
 
 def _counts(health: dict[str, Any]) -> tuple[int, int]:

@@ -13,6 +13,9 @@ from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.errors import ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway_app.catalog import Key
     from gateway_app.served import ServedModel
 
 _ATTEMPTS = re.compile(rb"(?<=x-attempts: )\d+")
@@ -31,8 +34,9 @@ class CanaryModel:
 
     An ask whose key that worker owns goes to the new version. What this does not answer (its breaker is open, it is
     full, lost, slower than half of the request's time, or refuses the input) the stable version is asked, as if nothing
-    had been before. All other asks go to the stable version at once. Requests of the canary are not passed on for load
-    alone. What is under way is in `trying`; call `tick` some tens of times a second.
+    had been before: the one that answers for the model by then. Once that is the new version itself, its own router
+    does what can be done. All other asks go to the stable version at once. Requests of the canary are not passed on for
+    load alone. What is under way is in `trying`; call `tick` some tens of times a second.
     """
 
     def __init__(
@@ -80,13 +84,14 @@ class CanaryCounts:
         self.asked = 0
         self.answered = 0
         self.passed_on = 0  # to the stable version
-        self.last_reason = ""  # of that
 
 
 class Trying:
     """One ask that the new version got first; an Asker to it, and a Ticket to whoever asks."""
 
-    __slots__ = ("_asker", "_began", "_deadline", "_half", "_model", "_payload", "_since", "_ticket", "_told")
+    __slots__ = (
+        "_asker", "_began", "_deadline", "_half", "_model", "_payload", "_since", "_stable", "_ticket", "_told",
+    )  # fmt: skip
 
     def __init__(
         self, model: CanaryModel, payload: bytes, asker: Asker, timeout_ms: int | None, since: float | None
@@ -96,6 +101,7 @@ class Trying:
         left_s = usual_s if timeout_ms is None else timeout_ms / 1000
         now = inference.clock()
         self._model = model
+        self._stable = model.stable
         self._payload = payload
         self._asker = asker
         self._since = since
@@ -125,6 +131,9 @@ class Trying:
 
     def on_error(self, error: ApiError, headers: bytes, /) -> None:
         """It has none."""
+        if self._is_promoted:
+            self.tell().on_error(error, headers)
+            return
         inference = self._model.canary.inference
         if error.status < 500:
             inference.client_errors -= 1  # it is counted where it becomes the client's
@@ -142,10 +151,23 @@ class Trying:
 
     def look(self, now: float) -> None:
         """Asks the stable version if the new one will not answer, or not in time for another one to do so."""
+        if self._is_promoted:
+            return
         if self._model.is_lost:
             self._take_back("it is lost, or silent")
         elif now >= self._half:
             self._take_back("half of the request's time is over")
+
+    def follow(self, served: Mapping[Key, ServedModel], newest: Mapping[str, str]) -> None:
+        """Another version may answer for the model from now on."""
+        name = self._stable.name
+        if name in newest:
+            self._stable = served[name, newest[name]]
+
+    @property
+    def _is_promoted(self) -> bool:
+        """Whether the new version has become the one that answers."""
+        return self._stable is self._model.canary
 
     def _take_back(self, reason: str) -> None:
         router = self._model.canary.router
@@ -159,13 +181,12 @@ class Trying:
         model = self._model
         self._end()
         model.counts.passed_on += 1
-        model.counts.last_reason = reason
-        stable = model.stable
+        inference = self._stable.inference
         self._share_suspicion()
         self._told = False
         asker = Second(self._asker, self, attempts, self._earlier(reason))
-        self._ticket = stable.inference.ask(self._payload, asker, self._left_ms(), self._since)
-        stable.inference.requests -= 1  # the new version has counted it
+        self._ticket = inference.ask(self._payload, asker, self._left_ms(), self._since)
+        inference.requests -= 1  # the new version has counted it
 
     def _earlier(self, reason: str) -> Try:
         """For the trace of the answer."""
@@ -177,7 +198,7 @@ class Trying:
 
     def _share_suspicion(self) -> None:
         """An input that may have ended the worker runs alone elsewhere too."""
-        canary, stable = self._model.canary, self._model.stable
+        canary, stable = self._model.canary, self._stable
         if canary.router.suspects.watching:
             key = key_of(self._payload, canary.inference.seed)
             if canary.router.suspects.verdict(key, self._payload) is not Verdict.CLEAR:

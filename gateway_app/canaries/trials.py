@@ -71,6 +71,8 @@ class Trials:
     ) -> dict[str, ServedModel | CanaryModel]:
         """By name, what is to be asked for a model without a version."""
         found: dict[str, ServedModel | CanaryModel] = {name: served[name, each] for name, each in newest.items()}
+        for each in self.trying:
+            each.follow(served, newest)
         for model in served.values():
             router = model.router
             router.replaceable = False

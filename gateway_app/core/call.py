@@ -38,7 +38,7 @@ class Nobody:
 
 
 class Link(Protocol):
-    """How a router sends to one worker; the answer comes back through `Router.answered` or `Router.lost`."""
+    """How a router sends to one worker; the answer comes back through `Router.answered` or `Presence.lost`."""
 
     def send(self, call: Call) -> None: ...
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway_app.core.slowstart import leaves_out
+
 if TYPE_CHECKING:
     from gateway_app.core.call import Route
     from gateway_app.core.router import Router
 
-# What a worker that comes back gets of its share at once.
-RAMP_START = 0.1
-
 
 def obstacle(router: Router, route: Route, key: int, now: float) -> str:
     """Why a worker is passed over at first; "" if it is not."""
-    policy = router.policy
     if not route.up:
         return "it has not got the model" if route.connected else "it is not connected"
     if route.draining or route.leaving:
         return "it is draining"
-    if route.ramp_from is not None and policy.slow_start_s:
-        part = (now - route.ramp_from) / policy.slow_start_s
-        if part < 1 and key & 0xFFFF >= max(RAMP_START, part) * 0x10000:
-            return "it has just come back and gets only a part of its inputs yet"
+    if route.ramp_from is not None and leaves_out(route, key, now, router.policy.slow_start_s):
+        return "it has just come back and gets only a part of its inputs yet"
     if is_busy(router, route):
         return f"it has {route.in_flight} in flight, and from {router.bound():.0f} on others help"
     return refusal(route)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gateway_app.core.breaker import Breaker, BreakerConfig, Cause, State
@@ -141,19 +141,16 @@ class _Replay:
 
     def _failed(self, outcome: Outcome, count: int) -> None:
         """So many failures at one moment."""
-        self.requests += count
         self.failures += count
-        while count:
-            told = 1 if self.breaker.state is State.HALF_OPEN else count
-            permit = self.breaker.acquire()
-            if permit is None:
-                self.kept_away += told
-            else:
-                self.breaker.failure(permit, outcome.reason, Cause(outcome.cause), told)
-            count -= told
+        cause = Cause(outcome.cause)
+        self._ended(count, lambda permit, told: self.breaker.failure(permit, outcome.reason, cause, told))
 
     def _succeeded(self, count: int) -> None:
         """So many successes at one moment."""
+        self._ended(count, self.breaker.success)
+
+    def _ended(self, count: int, tell: Callable[[int, int], None]) -> None:
+        """The breaker is told of so many requests, but for those that it keeps away."""
         self.requests += count
         while count:
             told = 1 if self.breaker.state is State.HALF_OPEN else count
@@ -161,7 +158,7 @@ class _Replay:
             if permit is None:
                 self.kept_away += told
             else:
-                self.breaker.success(permit, told)
+                tell(permit, told)
             count -= told
 
     @staticmethod

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
+from gateway_app.core import slowstart
 from gateway_app.core.attempts import Attempts
 from gateway_app.core.breaker import RATE_S, Breaker, Cause, State
 from gateway_app.core.budget import RetryBudget
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Nobody, Owners, Route
-from gateway_app.core.obstacles import RAMP_START
 from gateway_app.core.outcomes import OutcomeLog
 from gateway_app.core.pace import Pace
 from gateway_app.core.policy import Policy
+from gateway_app.core.presence import Presence
 from gateway_app.core.quarantine import Quarantine
 from gateway_app.core.suspects import Suspects
 from gateway_app.core.watch import Watch
@@ -22,8 +23,6 @@ _REFUSED, _BUSY, _EXPIRED, _GONE = int(Tell.REFUSED), int(Tell.BUSY), int(Tell.E
 _ANSWERS = frozenset((int(Tell.RESULT), _REFUSED))
 _MISS, _HIT = int(Cache.MISS), int(Cache.HIT)
 _BLAME = b'"model_refused_input"'
-# Whoever is connected is neither of these any more.
-_CURED_BY_CONNECTING = frozenset((Cause.SILENT, Cause.UNREACHABLE))
 
 
 class Router:
@@ -47,6 +46,7 @@ class Router:
         self.suspects = Suspects(clock)
         self.quarantine = Quarantine(self, clock)
         self.attempts = Attempts(self, clock)
+        self.presence = Presence(self, clock)
         self.retries = 0
         self.spills = 0
         self.hedges = 0
@@ -107,7 +107,7 @@ class Router:
         """Nobody waits for this call any more."""
         self.cancelled += self.attempts.take_back(call)
 
-    # What a link reports.
+    # What a link reports; of the worker itself: see Presence.
 
     def answered(self, call: Call, kind: int, cache: int, status: int, payload: bytes, time_us: int) -> None:
         """The worker's answer to a call has come."""
@@ -169,68 +169,6 @@ class Router:
         else:
             route.breaker.success(permit)
 
-    def lost(self, route: Route, calls: Iterable[Call], reason: str, *, orderly: bool = False) -> None:
-        """The connection that these calls were sent on is gone. `orderly`: by nobody's fault."""
-        calls = list(calls)
-        if not orderly:
-            self.quarantine.lost(route, calls)
-        for call in calls:
-            if call.flying:  # not taken back meanwhile
-                route.in_flight -= 1
-                call.flying = False
-                self.quarantine.free(call)
-                if call.trace is not None:
-                    call.trace.ended(call, "lost", reason)
-                self.attempts.failed(call, reason, Cause.UNREACHABLE)
-
-    def silent(self, route: Route, reason: str) -> None:
-        """A worker that has calls says nothing, not even that it lives: others get them, if there are others."""
-        route.silent = True
-        if route.link is None or not route.breaker.trip(Cause.SILENT, reason):
-            return
-        for call in [each for each in route.link.pending() if each.route is route]:
-            if call.flying and self.attempts.pass_on(call, reason):
-                route.failures += 1
-
-    def speaks(self, route: Route) -> None:
-        """A worker that was silent has been heard again."""
-        route.silent = False
-        if route.breaker.cause is Cause.SILENT:
-            route.breaker.revive("it answers again")
-
-    def came_up(self, route: Route, instance: str, last_run: int | None = None) -> bool:
-        """A worker has the model, and its link is ready. Otherwise like `met`."""
-        route.connected = route.up = True
-        route.leaving = route.silent = False
-        returned = self.met(route, instance, last_run)
-        self.quarantine.dispatch_all()
-        return returned
-
-    def met(self, route: Route, instance: str, last_run: int | None = None) -> bool:
-        """This process answers at the worker's address. Whether it has taken the place of another one.
-
-        `last_run` is the key of the suspect that was running when that one ended, if any.
-        """
-        before, route.instance = route.instance, instance
-        if instance == before:
-            self.suspects.lives(route.name)
-            if route.breaker.cause in _CURED_BY_CONNECTING:
-                route.breaker.revive(f"{route.name} is connected again")
-        else:
-            self.suspects.ended(route.name, last_run)
-            route.breaker.revive(f"a new process of {route.name} has answered")
-            route.pace, route.slow_s = Pace(), 0.0
-            if before:
-                self._ramp(route)
-        return bool(before) and instance != before
-
-    def another(self, route: Route, number: int) -> None:
-        """A worker that is up answers with another file of the model from now on."""
-        route.number = number
-        route.pace, route.slow_s = Pace(), 0.0
-        if route.breaker.cause not in _CURED_BY_CONNECTING:
-            route.breaker.revive(f"{route.name} has loaded another file")
-
     def tick(self) -> None:
         """Lets time pass: to be called some tens of times a second."""
         now = self._clock()
@@ -255,7 +193,7 @@ class Router:
             route = routes[name]
             if not route.up or route.draining or route.leaving:
                 continue
-            if route.ramp_from is not None and self._is_ramping(route, call, now):
+            if route.ramp_from is not None and slowstart.passes_on(route, call.key, now, policy.slow_start_s):
                 passed_on = True
                 continue
             if policy.load_factor and route.in_flight >= policy.load_floor:
@@ -326,19 +264,6 @@ class Router:
             return MAX_IN_FLIGHT
         return max(self.policy.load_floor, self.policy.load_factor * (total + 1) / live) if live else MAX_IN_FLIGHT
 
-    def _ramp(self, route: Route) -> None:
-        """A worker comes back with nothing in its cache: it gets a growing part of its keys, if others can help."""
-        if self.policy.slow_start_s and any(other is not route and other.routable for other in self.routes.values()):
-            route.ramp_from = self._clock()
-
-    def _is_ramping(self, route: Route, call: Call, now: float) -> bool:
-        """Whether this call's key is not among those that a worker on its way up has already."""
-        part = (now - (route.ramp_from or 0.0)) / self.policy.slow_start_s if self.policy.slow_start_s else 1.0
-        if part >= 1:
-            route.ramp_from = None
-            return False
-        return call.key & 0xFFFF >= max(RAMP_START, part) * 0x10000
-
     # Breakers.
 
     def _new_route(self, name: str, policy: Policy) -> Route:
@@ -363,7 +288,7 @@ class Router:
     def _changed(self, route: Route, before: State, reason: str) -> None:
         if before is State.HALF_OPEN and route.breaker.state is State.CLOSED:
             route.pace = Pace()
-            self._ramp(route)
+            slowstart.begin(self, route, self._clock())
         if route.breaker.state is State.CLOSED:
             route.slow_s = 0.0
         self._on_breaker(route.name, before, route.breaker.state, reason)

@@ -10,6 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db import Error as DatabaseError
 
 from gateway_app import modelcontrol
+from gateway_app.databaseaway import does_not_answer
 from inference_site.lib.record import Record
 from worker_app.doctor.identity import FILE, name_of, record_of
 from worker_app.doctor.report import Chart
@@ -48,8 +49,6 @@ def apply(name: str, chart: Chart) -> None:
     except ValidationError as error:
         raise ApplyError(f"the settings of {name!r} can't be saved: {' '.join(error.messages)}") from None
     except DatabaseError as error:
-        reason = " ".join(str(error).split())
         raise ApplyError(
-            f"the settings of {name!r} can't be saved: the database does not answer ({reason}); check DATABASE_URL,"
-            " and run manage.py migrate if it is new"
+            f"the settings of {name!r} can't be saved: {does_not_answer(error)}, and run manage.py migrate if it is new"
         ) from None

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
 from rest_framework.views import APIView
 
+from gateway_app.databaseaway import does_not_answer
 from gateway_app.operating.actions import (
     ACTIONS,
     Action,
@@ -115,7 +116,7 @@ class ActionView(APIView):
     renderer_classes = (JSONRenderer,)
     throttle_classes = (ActionRate,)
     content_negotiation_class = JsonUnlessBrowser
-    http_method_names = ("get", "post")
+    http_method_names = ("get", "head", "post")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """The body before all else: whoever looks for a form in it would use it up."""
@@ -127,8 +128,7 @@ class ActionView(APIView):
     def handle_exception(self, exc: Exception) -> Response:
         """A database that is away is no bug."""
         if isinstance(exc, DatabaseUnavailable):
-            reason = " ".join(str(exc).split()) or type(exc).__name__
-            message = f"the database does not answer ({reason}), where users and orders are kept; check DATABASE_URL"
+            message = does_not_answer(exc, ", where users and orders are kept")
             exc = ApiError(503, "database_away", message, retry_after_s=5)
         return super().handle_exception(exc)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Further calls hear RESOURCE_EXHAUSTED at once.
 MAX_CALLS = 4096
-# New calls are still taken for so long after it is said that none should come.
+# New calls are still taken for so long, at least, after it is said that none should come.
 ACCEPT_S = 1.0
 # What is under way then may take this long.
 GRACE_S = 30.0
@@ -46,6 +47,7 @@ class RpcServer:
         self._max_message_bytes = max_message_bytes
         self._max_calls = max_calls
         self._server: Any = None  # until it serves
+        self._accept_until = 0.0
         self._task: asyncio.Task[None] | None = None  # that waits for the port, or for the end of the drain
 
     async def start_soon(self, *, succeeds: bool = False) -> None:
@@ -86,10 +88,15 @@ class RpcServer:
         logger.info("gRPC on %s:%d", self.host, self.port)
 
     def drain(self) -> None:
-        """Says that no more calls should come, and soon takes none; what is under way is answered."""
+        """Says that no more calls should come; those that do are answered."""
         self._cancel_task()
+        self._accept_until = time.monotonic() + ACCEPT_S
         if self._server is not None:
             self._health.leave()
+
+    def leave(self) -> None:
+        """Soon takes no more calls, after `drain`; what is under way is answered."""
+        if self._server is not None:
             self._task = asyncio.create_task(self._leave())
 
     async def stop(self, grace_s: float) -> None:
@@ -105,7 +112,7 @@ class RpcServer:
                 await self.start()
 
     async def _leave(self) -> None:
-        await asyncio.sleep(ACCEPT_S)
+        await asyncio.sleep(max(0.0, self._accept_until - time.monotonic()))
         await self._end(GRACE_S)
 
     async def _end(self, grace_s: float) -> None:

@@ -17,7 +17,7 @@ from gateway_app.core.breaker import Cause
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
 from gateway_app.core.policy import Policy
 from gateway_app.streams.channel import Channel, HandshakeError
-from gateway_app.streams.greeting import check_greeting
+from gateway_app.streams.greeting import open_channels
 from gateway_app.streams.linkowner import Owner
 from gateway_app.streams.vitals import Vitals
 from inference_site.lib import frames, handshake
@@ -27,7 +27,6 @@ from inference_site.lib.nodesettings import NodeSettings
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKE_TIMEOUT_S = 2.0
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 1.0
 # However short a worker's queue is, a gateway may have so many requests there: most may well be hits.
 MIN_LIMIT = 512
@@ -147,16 +146,16 @@ class WorkerLink:
         if not number:
             route.up, route.number = False, 0
             if route.instance != self.hello.instance:
-                router.met(route, self.hello.instance, self.hello.last_run)
+                router.presence.met(route, self.hello.instance, self.hello.last_run)
         elif not route.up or route.link is not self:
             route.link, route.number = self, number
             route.limit = MAX_IN_FLIGHT
-            returned = router.came_up(route, self.hello.instance, self.hello.last_run)
+            returned = router.presence.came_up(route, self.hello.instance, self.hello.last_run)
             route.leaving = self.leaving
             if self.vitals.silent:
-                router.silent(route, "it is silent")
+                router.presence.silent(route, "it is silent")
         elif route.number != number:
-            router.another(route, number)
+            router.presence.another(route, number)
         return returned
 
     def use(self) -> None:
@@ -246,7 +245,7 @@ class WorkerLink:
             each.calls.clear()
             each.close()
         for route, lost in calls.items():
-            route.router.lost(route, lost, reason, orderly=self._retired or self.leaving)
+            route.router.presence.lost(route, lost, reason, orderly=self._retired or self.leaving)
         self._owner.lost(self)
 
     async def retire(self, within_s: float) -> None:
@@ -297,23 +296,13 @@ class WorkerLink:
             backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
 
     async def _connect(self) -> None:
-        opened: list[Channel] = []
-        try:
-            opened.append(await self._open("/stream"))
-            opened.append(await self._open("/stream?bulk"))
-            small, bulk = (channel.hello.result() for channel in opened)
-            if small.instance != bulk.instance:
-                raise HandshakeError("two processes answered in turn; one of them is about to stop")
-            if self._retired:
-                raise HandshakeError("it is no longer configured")
-            if not all(channel.connected for channel in opened):
-                raise HandshakeError("the connection was lost at once; does INFERENCE_TOKEN differ?")
-        except BaseException:
-            for channel in opened:
+        channels = await open_channels(self, self.address, self._token, self._expected_name)
+        if self._retired:
+            for channel in channels:
                 channel.close()
-            raise
-        self._channels = tuple(opened)
-        self._greeted(small)
+            raise HandshakeError("it is no longer configured")
+        self._channels = channels
+        self._greeted(channels[0].hello.result())
 
     def _greeted(self, hello: handshake.Hello) -> None:
         """Both channels are open: the worker is told its settings, and says what it has."""
@@ -327,18 +316,6 @@ class WorkerLink:
         logger.info("%s is connected at %s", self.name, self.address)
         if hello.draining:
             self.worker_leaves()
-
-    async def _open(self, path: str) -> Channel:
-        challenge = handshake.new_challenge()
-        channel = await Channel.open(self, f"ws://{self.address}{path}", challenge, HANDSHAKE_TIMEOUT_S)
-        hello = channel.hello.result()
-        try:
-            check_greeting(hello, challenge, self._token, self._expected_name)
-        except HandshakeError:
-            channel.close()
-            raise
-        channel.order(Ask.PROOF, handshake.gateway_proof(self._token, hello.challenge).encode())
-        return channel
 
     async def _let_go(self) -> None:
         """Closes the link to a leaving worker once it is idle and has handed over its results, if others are there."""

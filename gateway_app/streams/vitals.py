@@ -83,7 +83,7 @@ class Vitals:
             if self.silent:
                 self.silent = False
                 for route in link.routes:
-                    route.router.speaks(route)
+                    route.router.presence.speaks(route)
         elif not silence_s:
             self._pinged_at = None
         elif self._pinged_at is None:
@@ -95,6 +95,7 @@ class Vitals:
             if now - self._pinged_at >= silence_s + PATIENCE_S_PER_BYTE * link.bulk_bytes:
                 self.silent = True
                 waited_ms = (now - self._heard_at) * 1000
+                reason = f"nothing was heard for {waited_ms:.0f} ms, a ping has no answer"
                 for route in link.routes:
                     if route.up and route.breaker.state is not State.OPEN:
-                        route.router.silent(route, f"nothing was heard for {waited_ms:.0f} ms, a ping has no answer")
+                        route.router.presence.silent(route, reason)

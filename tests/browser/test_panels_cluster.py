@@ -22,7 +22,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def sign_in(browser: Browser, cluster: Cluster) -> None:
     """By the way that the page offers."""
-    password = cluster.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
+    password = cluster.password
     browser.open(f"{cluster.gateway_url}/")
     browser.driver.find_element(By.CSS_SELECTOR, "[data-actions=worker_1] > button").click()
     browser.wait_for(lambda: browser.shows("#actions-sign-in"), "the menu is open")

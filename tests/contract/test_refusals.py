@@ -183,6 +183,46 @@ def test_the_wrong_verb_is_405(door: Door, method: str, path: str):
     assert reply.headers["allow"]
 
 
+@pytest.mark.parametrize("path", ["/", "/static/inference/page.css"])
+def test_so_it_is_for_pages_and_files(door: Door, path: str):
+    reply = door.ask("OPTIONS", path)
+    content = assert_error(reply, 405, code="method_not_allowed")
+    assert reply.headers["allow"] == "GET, HEAD"
+    assert content["error"] == f"OPTIONS is not for {path}; use GET or HEAD"
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/v2", "/v2/health/ready", "/nowhere", "/infer", "/v2/x"])
+def test_a_head_is_that_of_the_answer(door: Door, path: str):
+    whole = door.ask("GET", path)
+    with Wire.to(door.url) as client:
+        client.send(request("HEAD", path, None, ["Connection: close"]))
+        head = client.read(bodiless=True)
+        assert client.at_end()
+    assert head.status == whole.status
+    assert head.headers.keys() == whole.headers.keys()
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+def test_what_is_there_is_said_where_nothing_is(door: Door):
+    content = assert_error(door.ask("GET", "/nowhere"), 404, code="not_found")
+    named = content["error"].partition("see ")[2].split(", ")
+    assert ("/stats" in named) == door.gateway
+    for path in named:
+        assert door.ask("OPTIONS", path).status in (200, 405)
+
+
+def test_a_websocket_that_is_asked_for_as_a_page_says_what_it_is(gateway: Door):
+    for method in ("GET", "POST"):
+        reply = gateway.ask(method, "/live", b"" if method == "POST" else None)
+        assert_error(reply, 426, code="upgrade_required")
+        assert reply.headers["upgrade"] == "websocket"
+
+
+def test_the_admin_is_found_without_its_slash(gateway: Door):
+    reply = gateway.ask("GET", "/admin")
+    assert (reply.status, reply.headers["location"]) == (302, "/admin/")
+
+
 def test_the_wrong_verb_for_stats_is_405(gateway: Door):
     assert_error(gateway.ask("POST", "/stats", b"{}"), 405)
 

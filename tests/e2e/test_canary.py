@@ -174,8 +174,7 @@ def test_while_its_worker_is_away_the_others_version_answers(running: Cluster, r
 
 def test_aborted_no_answer_of_it_comes_from_anywhere(running: Cluster, repository: Path) -> None:
     publish(repository, "alpha", 2, marked(2))
-    password = running.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
-    admin = AdminSite(running.gateway_url, "admin", password)
+    admin = AdminSite(running.gateway_url, "admin", running.password)
     marks = Marks({1, 2})
     with Load(running.gateway_url, cases(marks), connections=10, rate=400) as load:
         page = admin.send(PAGE, worker=CANARY, model="alpha", version="2", comment="is it better?")

@@ -8,24 +8,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.adminsite import AdminSite
-from tests.support import onnx_models
 from tests.support.cluster import Cluster
-from tests.support.load import Case, Load, Oracle
+from tests.support.load import Load
 from tests.support.processes import wait_until
 
 RATE = 300.0
 # It takes 5 s of requests and 3 s of certainty; a machine that is busy with other tests gets more.
 VERDICT_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return onnx_models.mlp(tmp_path_factory.mktemp("model") / "small.onnx", (64, 128, 10))
-
-
-@pytest.fixture(scope="module")
-def cases(model: Path) -> list[Case]:
-    return Oracle(model).random_cases(300, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +25,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[C
 
 @pytest.fixture(scope="module")
 def admin(running: Cluster) -> Iterator[AdminSite]:
-    password = running.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
-    site = AdminSite(running.gateway_url, "admin", password)
+    site = AdminSite(running.gateway_url, "admin", running.password)
     yield site
     site.close()
 

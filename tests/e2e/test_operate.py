@@ -11,25 +11,14 @@ from typing import Any
 import pytest
 
 from tests.e2e.adminsite import AdminSite
-from tests.support import onnx_models
 from tests.support.cluster import Cluster
 from tests.support.http import request as send
-from tests.support.load import Case, Load, Oracle
+from tests.support.load import Case, Load
 from tests.support.processes import wait_until
 
 MODEL = "small"
 IN_FORCE_S = 10.0  # on a busy machine; a second on an idle one
 Act = Callable[[str, str, str], None]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return onnx_models.mlp(tmp_path_factory.mktemp("model") / f"{MODEL}.onnx", (64, 128, 10))
-
-
-@pytest.fixture(scope="module")
-def cases(model: Path) -> list[Case]:
-    return Oracle(model).random_cases(300, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[C
 
 @pytest.fixture(scope="module")
 def password(running: Cluster) -> str:
-    return running.wait_for_line(r"user admin, password (\S+)").group(1)
+    return running.password
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +143,7 @@ def test_workers_under_load(running: Cluster, act: Act, load: Load, request: pyt
     done("flush", "cache flushed")
 
 
-def test_after_a_flush_everything_is_computed_again(running: Cluster, act: Act, cases: list[Case]) -> None:
+def test_after_a_flush_everything_is_computed_again(running: Cluster, act: Act) -> None:
     running.wait_until_connected()
     asked = [[float(number), *[1.0] * 63] for number in range(20)]
 

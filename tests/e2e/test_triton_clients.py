@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from tests.support.cluster import Cluster
+from tests.support.onnx_types import ELEMENTS
 from tests.support.processes import wait_until
-from tests.support.repository import STEP, TYPES, every_type, marked, publish, sample_of
+from tests.support.repository import STEP, every_type, marked, publish, sample_of
 
 VALUES = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], np.float32)
 
@@ -83,7 +84,7 @@ def test_what_a_client_asks_of_the_server(client: triton.InferenceServerClient) 
 @pytest.mark.parametrize("taken", ["json", "binary"])
 def test_every_datatype(client: triton.InferenceServerClient, sent: str, taken: str) -> None:
     rng = np.random.default_rng(1)
-    samples = {name: sample_of(name, (3, 5), rng) for name in TYPES}
+    samples = {name: sample_of(name, (3, 5), rng) for name in ELEMENTS}
     inputs = [
         # Half floats have no text in this client.
         tensor(f"in_{name}", values, name, binary=sent == "binary" or name == "FP16")
@@ -91,12 +92,12 @@ def test_every_datatype(client: triton.InferenceServerClient, sent: str, taken: 
     ]
     outputs = [
         triton.InferRequestedOutput(f"out_{name}", binary_data=taken == "binary" or name == "FP16")
-        for name in reversed(TYPES)
+        for name in reversed(ELEMENTS)
     ]
     answer = client.infer("types", inputs, outputs=outputs, request_id="every type")
     said = answer.get_response()
     assert said["id"] == "every type"
-    assert [each["name"] for each in said["outputs"]] == [f"out_{name}" for name in reversed(TYPES)]
+    assert [each["name"] for each in said["outputs"]] == [f"out_{name}" for name in reversed(ELEMENTS)]
     for name, values in samples.items():
         got = answer.as_numpy(f"out_{name}")
         if name == "BYTES" and taken == "json":
@@ -106,9 +107,9 @@ def test_every_datatype(client: triton.InferenceServerClient, sent: str, taken: 
 
 def test_without_names_of_outputs_all_come(client: triton.InferenceServerClient) -> None:
     rng = np.random.default_rng(2)
-    inputs = [tensor(f"in_{name}", sample_of(name, (1, 2), rng), name) for name in TYPES]
+    inputs = [tensor(f"in_{name}", sample_of(name, (1, 2), rng), name) for name in ELEMENTS]
     said = client.infer("types", inputs).get_response()
-    assert [each["name"] for each in said["outputs"]] == [f"out_{name}" for name in TYPES]
+    assert [each["name"] for each in said["outputs"]] == [f"out_{name}" for name in ELEMENTS]
     assert (said["model_name"], said["model_version"]) == ("types", "1")
 
 

@@ -32,8 +32,7 @@ def test_an_uploaded_model_is_served_and_its_next_version_follows(make_cluster, 
     repository = tmp_path / "models"
     repository.mkdir()
     running = make_cluster(workers=2, arguments=["--repository", str(repository)])
-    password = running.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
-    admin = AdminSite(running.gateway_url, "admin", password)
+    admin = AdminSite(running.gateway_url, "admin", running.password)
     try:
         for number, width in (("1", 16), ("2", 32)):
             file = onnx_models.mlp(tmp_path / f"{number}.onnx", (8, width, 4))

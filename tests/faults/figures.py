@@ -1,4 +1,4 @@
-"""What a fault test has measured, for the README's table."""
+"""What a fault test has measured, for the table in docs/faults.md."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Runs the fault matrix at full scale and writes its table into README.md: `make faults`. Arguments go to pytest."""
+"""Runs the fault matrix at full scale and writes its table into docs/faults.md, and how many faults met their bars into
+README.md: `make faults`. Arguments go to pytest."""
 
 import datetime
 import os
@@ -14,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from tests.faults.figures import Figures, read
 from tests.faults.rows import ROWS
 
-README = ROOT / "README.md"
+SUMMARY, TABLE = ROOT / "README.md", ROOT / "docs" / "faults.md"
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 
 
@@ -37,6 +38,13 @@ def table(found: list[Figures], when: datetime.date, machine: str) -> str:
     return "\n".join(lines)
 
 
+def summary(found: list[Figures], when: datetime.date, machine: str) -> str:
+    """How many met their bars, and which did not."""
+    others = [f"row {each.row} ({ROWS[each.row].fault}) {verdict(each)}" for each in found if verdict(each) != "met"]
+    met = f"{len(found)} kinds of faults, {len(found) - len(others)} met every bar{':' if others else '.'}"
+    return "\n".join([f"Measured on {when:%Y-%m-%d}, {machine}: {met}", *(f"{each}." for each in others)])
+
+
 def verdict(figures: Figures) -> str:
     """met, missed (what is only aimed at on a busy machine), or FAILED."""
     if not figures.passed:
@@ -44,12 +52,13 @@ def verdict(figures: Figures) -> str:
     return "missed: " + "; ".join(figures.missed) if figures.missed else "met"
 
 
-def put(text: str, new: str) -> str:
-    """The text with `new` between the markers. Raises NoMarkers."""
+def put(page: Path, new: str) -> str:
+    """The page's text with `new` between the markers. Raises NoMarkers."""
+    text = page.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise NoMarkers(f"README.md has no {BEGIN} … {END}: add both lines where the table is to be")
+        raise NoMarkers(f"{page.name} has no {BEGIN} … {END}: add both lines where the table is to be")
     return f"{before}{BEGIN}\n{new}\n{END}{after}"
 
 
@@ -63,16 +72,19 @@ def main(arguments: list[str]) -> int:
         status = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
         found = read(results)
     machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    shown = table(found, datetime.datetime.now(datetime.UTC).date(), machine)
+    today = datetime.datetime.now(datetime.UTC).date()
+    shown = table(found, today, machine)
     print(shown)
     if missing := sorted(set(ROWS) - {each.row for each in found}):
-        print(f"README.md stays as it is: rows {missing} were not measured", file=sys.stderr)
+        print(f"docs/faults.md and README.md stay as they are: rows {missing} were not measured", file=sys.stderr)
         return status
     try:
-        README.write_text(put(README.read_text(), shown))
+        texts = {TABLE: put(TABLE, shown), SUMMARY: put(SUMMARY, summary(found, today, machine))}
     except NoMarkers as error:
         print(error, file=sys.stderr)
         return 2
+    for page, text in texts.items():
+        page.write_text(text)
     return status
 
 

@@ -69,7 +69,7 @@ def test_identical_requests_are_one_inference(proxied: tuple[Sickbay, Proxies], 
     count = int(scaled(300, 1000))
     (case,) = fresh(1)
     for name in fleet.names:
-        fleet.sicken(name, run_ms=250)
+        fleet.sicken(name, run_ms=1000)
     before = second_attempts(fleet)
     report = burst(fleet.gateway_url, [case] * count, leave=1, leave_after_s=0.02)
     report.assert_no_failure()
@@ -176,10 +176,11 @@ def test_clients_that_leave_take_their_work_along(
     opens = sum(each["opens"] for each in fleet.stats()["circuit_breakers"])
     at_once = 250
     waves = int(scaled(2, 40))
-    fleet.tune(batch_size=4)  # what runs when they leave is run to its end: that is to be little
+    # What runs when they leave is run to its end: that is to be little, however long it takes them to leave.
+    fleet.tune(batch_size=4, queue_ms=20_000)
     try:
         for name in fleet.names:
-            fleet.sicken(name, run_ms=0, sample_ms=20)
+            fleet.sicken(name, run_ms=0, sample_ms=50)
         for _ in range(waves):
             burst(fleet.gateway_url, fresh(at_once), leave=at_once, leave_after_s=0.1)
             wait_until("nothing is in flight", lambda: fleet.stats()["gateway"]["in_flight"] == 0)
@@ -187,7 +188,7 @@ def test_clients_that_leave_take_their_work_along(
         wait_until("the workers are idle", lambda: all(fleet.health(name)["queue"] == 0 for name in fleet.names))
         time.sleep(1)  # for the last batch, which is in no queue
     finally:
-        fleet.tune(batch_size=32)
+        fleet.tune(batch_size=32, queue_ms=2_000)
     answered = sum(proxy.told.total() for proxy in proxies.of.values())
     dropped = 1 - answered / asked
     figures.say(f"{waves * at_once:,} left", "in flight back to 0")

@@ -129,7 +129,7 @@ def test_one_bad_item_in_a_full_batch_fails_alone(fleet: Sickbay, fresh: Fresh, 
     fleet.tune(load_factor=0, hedging=False, slow_start_seconds=0)
     try:
         before = fleet.health(owner)["batch_processor"]["full_batches"]
-        fleet.sicken(owner, run_ms=500)  # while one runs, the others gather
+        fleet.sicken(owner, run_ms=1500)  # while one runs, the others gather
         time.sleep(0.1)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(burst, fleet.gateway_url, theirs[31:32])

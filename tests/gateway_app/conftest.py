@@ -1,4 +1,4 @@
-"""Databases as gateways have them: files, open to all threads and processes."""
+"""Gateways over workers of the test, and databases as gateways have them: files, open to all threads and processes."""
 
 from collections.abc import AsyncIterator
 
@@ -6,6 +6,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
+from tests.gateway_app.lineup import Cluster
 from tests.gateway_app.scripted import Bench
 from tests.support.database import database_file
 
@@ -14,6 +15,14 @@ from tests.support.database import database_file
 async def bench() -> AsyncIterator[Bench]:
     """Links to servers of the test."""
     made = Bench()
+    yield made
+    await made.end()
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """A gateway over scripted workers, to be started with their models."""
+    made = Cluster()
     yield made
     await made.end()
 

@@ -15,7 +15,7 @@ import uvicorn
 from xxhash import xxh3_64_intdigest
 
 from gateway_app.core.breaker import BreakerConfig
-from gateway_app.core.call import Call, Route
+from gateway_app.core.call import Route
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
 from gateway_app.core.router import Router
@@ -23,9 +23,10 @@ from gateway_app.streams.links import WorkerLink
 from inference_site.lib import frames, handshake
 from inference_site.lib.asks import key_of, seed_of
 from inference_site.lib.catalog import ModelInfo, Models, State
-from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Ask, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from tests.gateway_app.core.fleet import RecordingCall
+from tests.support.waiting import until
 from worker_app.node import Node
 from worker_app.stream import Stream
 
@@ -185,21 +186,8 @@ class ScriptedWorker:
         connection.open = False
 
 
-class WaitingCall(Call):
+class WaitingCall(RecordingCall):
     """A call that a test waits for."""
-
-    def __init__(self, payload: bytes, key: int) -> None:
-        super().__init__(key, payload)
-        self.outcomes: list[tuple[str, Any]] = []
-
-    def on_result(self, cache: int, payload: bytes, time_us: int) -> None:
-        self.outcomes.append(("result", payload))
-
-    def on_refusal(self, status: int, payload: bytes) -> None:
-        self.outcomes.append(("refusal", status))
-
-    def on_error(self, error: ApiError) -> None:
-        self.outcomes.append(("error", error))
 
     async def outcome(self, within_s: float = 30.0) -> tuple[str, Any]:
         await until(lambda: self.outcomes, within_s)
@@ -211,12 +199,6 @@ def result(ident: int, text: bytes, output: bytes, seed: int = SEED) -> bytes:
     """A worker's answer to a request for this text."""
     key = KEYS.get(text, key_of(text, seed))
     return frames.tell(Tell.RESULT, ident, output, 200, check=frames.check_of(output, key))
-
-
-async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Bench:
@@ -279,7 +261,7 @@ class Bench:
         while first is not None and self.router.ring.owners(key)[0] != first:
             key = (key + 2**56) % 2**64
         KEYS[payload] = key
-        call = WaitingCall(payload, key)
+        call = WaitingCall(key, payload)
         self.router.submit(call)
         return call
 

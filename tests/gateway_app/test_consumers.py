@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,6 +77,28 @@ async def test_pages_of_other_sites_are_not(gateway: Gateway, origin: tuple[byte
     assert not gateway.live.clients
 
 
+@pytest.mark.parametrize("host", [b"127.0.0.1:8000", b"localhost", b"[::1]:8000"])
+async def test_by_its_own_names_it_is_reached(gateway: Gateway, host: bytes) -> None:
+    listener = await opened((b"host", host), HERE)
+    assert (await hear(listener))["type"] == "start"
+    await listener.disconnect()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"host", b"elsewhere.example:8000")],
+        [(b"host", b"elsewhere.example"), HERE],
+        [(b"host", b"localhost"), (b"host", b"elsewhere.example")],
+        [(b"host", b"")],
+    ],
+)
+async def test_by_another_name_it_is_not(gateway: Gateway, headers: list[tuple[bytes, bytes]]) -> None:
+    """A page of a site whose name has been made to point here says so itself."""
+    assert not (await page(*headers).connect(timeout=20))[0]
+    assert not gateway.live.clients
+
+
 async def test_an_event_is_told_at_once(gateway: Gateway) -> None:
     gateway.events.listeners.add(gateway.live.poke)
     listener = await opened(HERE)
@@ -109,7 +131,18 @@ async def test_one_page_too_many_is_told_to_try_again_later(gateway: Gateway) ->
     assert await closed(await opened(HERE)) == 1013
 
 
-async def test_a_page_that_takes_nothing_is_cut_off(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def never(message: dict[str, Any]) -> None:
+    await asyncio.Event().wait()  # its socket is full for ever
+
+
+async def fail(message: dict[str, Any]) -> None:
+    raise RuntimeError("what nobody has thought of")
+
+
+@pytest.mark.parametrize("stuck", [never, fail])
+async def test_a_page_that_cannot_be_told_is_cut_off(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, stuck: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
     monkeypatch.setattr(consumers, "STUCK_S", 0.05)
     aborted = asyncio.Event()
     received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -117,7 +150,7 @@ async def test_a_page_that_takes_nothing_is_cut_off(gateway: Gateway, monkeypatc
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "websocket.send":
-            await asyncio.Event().wait()  # its socket is full for ever
+            await stuck(message)
 
     def abort() -> None:
         aborted.set()

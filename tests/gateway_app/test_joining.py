@@ -64,7 +64,7 @@ class Bench:
         self.router.configure(Ring(dict.fromkeys(NAMES, 1.0), 10, xxh3_64_intdigest), (), policy)
         for name in NAMES:
             self.router.routes[name].link = self
-            self.router.came_up(self.router.routes[name], "1")
+            self.router.presence.came_up(self.router.routes[name], "1")
 
     def send(self, call: Call) -> None:
         """Router's `Link`."""

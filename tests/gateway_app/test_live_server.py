@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +20,7 @@ from inference_site import lifecycle
 from inference_site.streaming import StreamProtocol
 from tests.support.manyworkers import gateway_of
 from tests.support.ports import free_ports
+from tests.support.waiting import until
 
 UPGRADE = (
     b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -40,12 +41,6 @@ class Site:
     def unsent(self) -> list[int]:
         """Bytes that each connection has not taken."""
         return [each.transport.get_write_buffer_size() for each in self.server.server_state.connections]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

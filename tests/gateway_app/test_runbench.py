@@ -108,6 +108,20 @@ def test_a_worker_that_restarts_during_the_run_is_told(cluster: StubCluster) -> 
     assert report["workers"][0]["requests"] == cluster.workers[0].total
 
 
+def test_a_restart_shows_in_the_uptime_even_if_counts_have_grown(cluster: StubCluster) -> None:
+    first = cluster.workers[0]
+    first.total, first.hits, first.health_extra = 50, 0, {"uptime_s": 100.0}
+
+    def restart(body: dict[str, Any]) -> None:
+        if cluster.asked == 1:
+            first.total, first.hits, first.health_extra = 60, 55, {"uptime_s": 0.1}
+
+    cluster.fault = restart
+    row = bench(cluster, "--requests", "30", "--threads", "1")["workers"][0]
+    assert "restarted" in row["problem"]
+    assert (row["requests"], row["cache_hits"]) == (first.total, first.hits)
+
+
 def test_refusals_are_counted_by_status_with_their_first_message(cluster: StubCluster) -> None:
     refusal = {"error": "all workers are away: try again in 17 s", "code": "unavailable"}
     cluster.fault = lambda body: (503, refusal) if int(body["request_id"].split("-")[1]) % 4 == 0 else None

@@ -1,6 +1,5 @@
 """Servers of the hot path, each in a thread of the test's own process."""
 
-import logging
 from collections.abc import Iterator
 
 import pytest
@@ -16,8 +15,7 @@ def strict_server(caplog: pytest.LogCaptureFixture) -> Iterator[HotServer]:
     """With a small limit for bodies. Whatever a test does to it, nothing may be raised or logged as an error."""
     with HotServer(max_body_bytes=LIMIT_BYTES) as running:
         yield running
-        assert running.errors == []
-        assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
+        running.assert_quiet(caplog)
 
 
 @pytest.fixture(params=["at once", "later"])
@@ -26,5 +24,4 @@ def server(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> 
     with HotServer() as running:
         running.plane.at_once = request.param == "at once"
         yield running
-        assert running.errors == []
-        assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
+        running.assert_quiet(caplog)

@@ -1,8 +1,6 @@
 """`/infer` through Django, before a plane that a test controls; the server is uvicorn with this project's protocol."""
 
-import logging
 import socket
-import struct
 from collections.abc import Iterator
 from typing import cast
 
@@ -13,7 +11,7 @@ from inference_site import lifecycle
 from inference_site.exchange import Plane
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
-from tests.support.wire import Wire, request
+from tests.support.wire import close, post, reset
 
 
 class EchoService(lifecycle.Service):
@@ -32,21 +30,7 @@ def server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
         running.protocol.leaves_all_to_django = True
         monkeypatch.setattr(lifecycle, "_service", EchoService(running))
         yield running
-        assert running.errors == []
-        assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
-
-
-def close(client: Wire) -> None:
-    client.socket.close()
-
-
-def reset(client: Wire) -> None:
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.socket.close()
+        running.assert_quiet(caplog)
 
 
 def test_a_timeout_is_handed_on(server: HotServer):

@@ -94,3 +94,42 @@ def test_a_missing_token_is_a_warning_beyond_this_machine_only(settings, caplog)
         settings.INFERENCE_TOKEN = "shared"
         require_public_settings("0.0.0.0")
         assert caplog.text == ""
+
+
+def deployed(capsys: pytest.CaptureFixture[str]) -> str:
+    call_command("check", "--deploy")
+    return "".join(capsys.readouterr())
+
+
+def test_who_deploys_without_tls_is_told_what_to_set(settings, capsys):
+    said = deployed(capsys)
+    assert "inference.W001" in said
+    assert "CSRF_TRUSTED_ORIGINS" in said
+    assert "docs/nginx.conf" in said
+    assert "security.W004" not in said  # these name settings that are no environment variables
+    settings.IS_BEHIND_TLS = True
+    settings.CSRF_TRUSTED_ORIGINS = ["https://localhost"]
+    assert "inference.W001" not in deployed(capsys)
+
+
+@pytest.mark.parametrize(
+    ("origin", "hosts", "fits"),
+    [
+        ("https://a.example", ["a.example"], True),
+        ("https://a.example:8443", ["localhost", "a.example"], True),
+        ("https://A.Example", ["a.example"], True),
+        ("https://a.example", [".example"], True),
+        ("https://*.a.example", [".a.example"], True),
+        ("https://a.example", ["*"], True),
+        ("https://a.example", ["localhost", "127.0.0.1"], False),
+        ("https://*.a.example", ["b.a.example"], False),
+    ],
+)
+def test_an_origin_that_is_no_allowed_host_is_said(settings, capsys, origin, hosts, fits):
+    settings.CSRF_TRUSTED_ORIGINS, settings.ALLOWED_HOSTS = [origin], hosts
+    call_command("check")
+    said = "".join(capsys.readouterr())
+    assert ("inference.W002" in said) == (not fits)
+    if not fits:
+        assert origin in said
+        assert "to ALLOWED_HOSTS" in said

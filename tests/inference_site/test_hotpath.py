@@ -9,13 +9,9 @@ import pytest
 
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
-from tests.support.wire import chunked, request
+from tests.support.wire import chunked, post, request
 
 GET_PAGE = request("GET", "/livez")
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
 
 
 def test_keep_alive_of_many_requests(server: HotServer):

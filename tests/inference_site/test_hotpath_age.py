@@ -9,11 +9,7 @@ from inference_site.connection import BYTES_PER_S, KEEP_ALIVE_S, LINGER_S, MESSA
 from tests.inference_site.conftest import LIMIT_BYTES
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
-from tests.support.wire import Wire, request
-
-
-def post(body: bytes, path: str = "/infer") -> bytes:
-    return request("POST", path, body)
+from tests.support.wire import Wire, post, request
 
 
 @pytest.mark.parametrize(
@@ -23,7 +19,7 @@ def post(body: bytes, path: str = "/infer") -> bytes:
         b"POST /infer HTTP/1.1\r\nHost: localh",
         post(b"12345")[:-5],
         post(b"12345")[:-1],
-        post(b"12345", "/page")[:-1],
+        post(b"12345", path="/page")[:-1],
     ],
 )
 @pytest.mark.parametrize("before", [b"", post(b"before"), request("GET", "/livez")])
@@ -120,7 +116,7 @@ def fill(client: Wire, path: str = "/infer") -> None:
     client.socket.settimeout(0.5)
     with suppress(TimeoutError):
         for _ in range(1000):
-            client.send(post(ANSWER, path))
+            client.send(post(ANSWER, path=path))
     client.socket.settimeout(20)
 
 
@@ -179,7 +175,7 @@ def test_a_client_that_reads_no_answer_is_nobody_to_wait_for_at_the_end(strict_s
         strict_server.wait_until_left()
 
 
-@pytest.mark.parametrize("begun", [b"PO", post(b"12345")[:-1], post(b"12345", "/page")[:-1]])
+@pytest.mark.parametrize("begun", [b"PO", post(b"12345")[:-1], post(b"12345", path="/page")[:-1]])
 def test_what_has_not_come_whole_at_the_end_is_told_so(strict_server: HotServer, begun: bytes):
     with strict_server.connect() as client:
         client.send(begun)

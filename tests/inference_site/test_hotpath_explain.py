@@ -8,13 +8,9 @@ import pytest
 from tests.inference_site.conftest import LIMIT_BYTES
 from tests.support.hot_server import HotServer
 from tests.support.v2_plane import V2Plane
-from tests.support.wire import chunked, request
+from tests.support.wire import chunked, post, request
 
 EXPLAIN = "X-Explain: 1"
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
 
 
 def test_it_is_handed_on_with_the_moment_at_which_the_request_had_come(server: HotServer):
@@ -76,6 +72,16 @@ def test_what_is_refused_before_the_plane_has_it_is_explained_too(strict_server:
         assert (reply.status, reply.headers["x-explain"]) == (413, "413")
 
 
+def test_a_body_that_is_not_even_read_is_explained(strict_server: HotServer):
+    too_much = f"Content-Length: {LIMIT_BYTES + 1}"
+    for headers, told in (([EXPLAIN, "Expect: 100-continue"], "413"), (["X-Explain: 0"], None), ([], None)):
+        with strict_server.connect() as client:
+            reply = client.ask(request("POST", "/infer", None, [too_much, *headers]))
+            assert (reply.status, reply.headers.get("x-explain"), reply.interim) == (413, told, ())
+            assert client.at_end()
+    assert strict_server.plane.explained == [(413, reply.json["error"])]
+
+
 def test_of_v2_only_inferences_are_explained():
     plane = V2Plane()
     with HotServer(plane=plane) as server, server.connect() as client:
@@ -85,3 +91,8 @@ def test_of_v2_only_inferences_are_explained():
         assert (reply.status, reply.headers["x-explain"]) == (404, "404")
         reply = client.ask(request("POST", "/v2/models/nothing/infer", b"{}", ["X-Explain: whatever"]))
         assert (reply.status, reply.json["code"]) == (400, "invalid_explain")
+        too_much = [EXPLAIN, f"Content-Length: {2**40}"]
+        for path, told in (("/v2/repository/index", None), ("/v2/models/nothing/infer", "413")):
+            with server.connect() as other:
+                reply = other.ask(request("POST", path, None, too_much))
+                assert (reply.status, reply.headers.get("x-explain")) == (413, told)

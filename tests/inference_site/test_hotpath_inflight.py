@@ -8,7 +8,7 @@ from inference_site import reading
 from inference_site.inflight import SMALL_BYTES, InFlightBytes
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
-from tests.support.wire import Reply, Wire, chunked, request
+from tests.support.wire import Reply, Wire, chunked, post, request
 
 LIMIT = 1_000_000
 LARGE = b"later" + b"x" * 400_000
@@ -21,10 +21,6 @@ def server() -> Iterator[HotServer]:
         yield running
         assert running.errors == []
         wait_until("all is given back", lambda: running.protocol.in_flight.used == 0)
-
-
-def post(body: bytes, path: str = "/infer") -> bytes:
-    return request("POST", path, body)
 
 
 def assert_overloaded(reply: Reply) -> None:
@@ -74,13 +70,13 @@ def test_what_has_no_length_is_counted_as_it_comes(server: HotServer, path: str)
 
 def test_bodies_for_the_application_are_counted(server: HotServer):
     with server.connect() as first, server.connect() as second:
-        first.send(post(b"x" * 600_000, "/held"))
+        first.send(post(b"x" * 600_000, path="/held"))
         wait_until("it is counted", lambda: server.protocol.in_flight.used == 600_000)
-        assert_overloaded(second.ask(post(b"x" * 600_000, "/held")))
+        assert_overloaded(second.ask(post(b"x" * 600_000, path="/held")))
         server.open_gate()
         assert first.read().status == 200
         assert server.protocol.in_flight.used == 0
-        first.send(post(b"x" * 600_000, "/page")[:-1])
+        first.send(post(b"x" * 600_000, path="/page")[:-1])
         wait_until("it is counted", lambda: server.protocol.in_flight.used > 500_000)
 
 
@@ -89,10 +85,10 @@ def test_bodies_for_the_application_are_counted(server: HotServer):
     [
         post(LARGE),
         post(LARGE)[:-1],
-        post(LARGE, "/page")[:-1],
-        post(LARGE, "/held") + post(LARGE),
+        post(LARGE, path="/page")[:-1],
+        post(LARGE, path="/held") + post(LARGE),
         post(b"later") + post(LARGE),
-        post(b"later") + post(LARGE, "/page"),
+        post(b"later") + post(LARGE, path="/page"),
         post(b"later") + request("POST", "/infer", None, CHUNKED) + chunked(LARGE)[:-5],
     ],
 )

@@ -2,31 +2,16 @@
 
 import resource
 import socket
-import struct
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
-from tests.support.wire import Wire, request
+from tests.support.wire import Wire, close, post, request, reset
 
 GET_HELD = request("GET", "/held")
 Leave = Callable[[Wire], None]
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
-
-
-def close(client: Wire) -> None:
-    """As a client does whose own time is over: its side sends FIN, and RST to whatever comes after."""
-    client.socket.close()
-
-
-def reset(client: Wire) -> None:
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.socket.close()
 
 
 def wait_until_half_closed(server: HotServer) -> None:

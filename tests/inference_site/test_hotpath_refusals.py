@@ -7,15 +7,11 @@ import pytest
 from inference_site.reading import MAX_HEAD_BYTES
 from tests.inference_site.conftest import LIMIT_BYTES
 from tests.support.hot_server import HotServer
-from tests.support.wire import Reply, Wire, chunked, request
+from tests.support.wire import Reply, Wire, chunked, post, request
 
 GET_PAGE = request("GET", "/livez")
 NEXT = request("GET", "/next")
 CHUNKED = "Transfer-Encoding: chunked"
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
 
 
 def head(*lines: str, path: str = "/infer") -> bytes:

@@ -1,26 +1,15 @@
 """What the hot path leaves to the application, and clients that misbehave while they are served."""
 
 import socket
-import struct
 
 import pytest
 
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
-from tests.support.wire import Wire, request
+from tests.support.wire import post, request, reset
 
 H2C = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"]
 GET_PAGE = request("GET", "/livez")
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
-
-
-def reset(client: Wire) -> None:
-    """The client vanishes: its side sends RST instead of an orderly end."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.socket.close()
 
 
 @pytest.mark.parametrize(

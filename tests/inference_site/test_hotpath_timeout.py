@@ -3,11 +3,7 @@
 import pytest
 
 from tests.support.hot_server import HotServer
-from tests.support.wire import chunked, request
-
-
-def post(body: bytes, *headers: str) -> bytes:
-    return request("POST", "/infer", body, headers)
+from tests.support.wire import chunked, post, request
 
 
 def test_it_is_handed_on_and_remembered_with_its_head(server: HotServer):

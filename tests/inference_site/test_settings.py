@@ -163,6 +163,7 @@ def test_a_worker_loads_nothing_that_asks_for_a_database_and_keeps_no_secret(tmp
         ("GRPC_PORT", "65536", "whole number from 0 to 65535"),
         ("CSRF_TRUSTED_ORIGINS", "a.example", "https://a.example"),
         ("DATABASE_URL", "mysql://h/x", "sqlite:///"),
+        ("LOG_LEVEL", "verbose", "INFO, WARNING, ERROR"),
     ],
 )
 def test_a_bad_value_stops_every_command_with_one_sentence(tmp_path, name, value, fix):
@@ -192,6 +193,20 @@ async def test_the_admins_styles_are_served_through_asgi_without_collectstatic(a
         assert response.status_code == 200
         assert response["Content-Type"].startswith("text/css")
         assert len(b"".join([part async for part in response])) > 1000
+
+
+@pytest.mark.parametrize(
+    ("level", "written"), [("", ["info", "warning", "error"]), ("WARNING", ["warning", "error"]), ("ERROR", ["error"])]
+)
+def test_the_level_of_the_log_is_a_setting(tmp_path, level, written):
+    program = (
+        "import django, logging; django.setup()\n"
+        "for name in ('gateway_app.gateway', 'django', 'uvicorn'):\n"
+        "    log = logging.getLogger(name); log.info('info'); log.warning('warning'); log.error('error')"
+    )
+    env = {"DJANGO_SETTINGS_MODULE": "inference_site.settings", "STATE_DIR": str(tmp_path), "LOG_LEVEL": level}
+    said = run("-c", program, **env).stderr.splitlines()
+    assert [line.split()[-1] for line in said] == written * 3
 
 
 def test_without_django_manage_py_says_make_run():

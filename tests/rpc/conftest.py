@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import grpc
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2_grpc
 
 from tests.support.processes import Running
 
@@ -49,3 +51,10 @@ def gateway() -> Iterator[FakeGateway]:
 def client(gateway: FakeGateway) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(gateway.url) as made:
         yield made
+
+
+@pytest.fixture
+def stub(gateway: FakeGateway) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
+    """For requests that the client would not let us make."""
+    with grpc.insecure_channel(gateway.url) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -1,6 +1,7 @@
 """The real gRPC server with a plane of its own, as a process: its messages and a client's can't be in one.
 
-What the plane is asked is written to the output, a line each. TERM drains and stops it, as a gateway does.
+What the plane is asked is written to the output, a line each. TERM drains and stops it, as a gateway does; with
+--holds it takes calls until it is told twice, as one does whose successor is not ready yet.
 """
 
 from __future__ import annotations
@@ -189,6 +190,7 @@ async def main() -> None:
     parser.add_argument("--in-flight", type=int, default=2**29)
     parser.add_argument("--succeeds", action="store_true")
     parser.add_argument("--soon", action="store_true")
+    parser.add_argument("--holds", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     plane = FakePlane()
@@ -208,6 +210,10 @@ async def main() -> None:
     plane.draining = True
     server.drain()
     say("draining")
+    if options.holds:
+        told.clear()
+        await told.wait()
+    server.leave()
     await asyncio.sleep(2)
     await server.stop(1)
     await asyncio.sleep(0.2)

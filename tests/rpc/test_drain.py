@@ -4,6 +4,7 @@ import queue
 import signal
 import socket
 import threading
+import time
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -33,6 +34,19 @@ def test_a_drain_answers_what_is_under_way_and_says_not_ready(make_gateway):
         assert error is None and result.as_numpy("out_x").tolist() == [[1]]
         assert own.wait() == 0
         assert "stopped" in own.log and "Traceback" not in own.log
+
+
+def test_one_that_drains_takes_calls_until_it_is_to_leave(make_gateway):
+    with make_gateway("--holds") as own:
+        with triton.InferenceServerClient(own.url) as client:
+            own.process.send_signal(signal.SIGTERM)
+            own.wait_for_line("^draining$")
+            time.sleep(1.5)  # after which it would take none if nobody held it
+            assert not client.is_server_ready()
+            assert client.infer("echo", floats(1)).as_numpy("out_x").tolist() == [[1]]
+        with triton.InferenceServerClient(own.url) as client:
+            assert client.infer("echo", floats(2)).as_numpy("out_x").tolist() == [[2]]
+        assert own.terminate() == 0
 
 
 def test_a_drain_ends_streams_after_their_last_answer(make_gateway):

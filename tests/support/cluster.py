@@ -152,6 +152,11 @@ class Cluster(Endpoints, Running):
         self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=(\S+)", self.ready_line)}
         return self
 
+    @property
+    def password(self) -> str:
+        """Of the user admin, who is made at the first start."""
+        return self.wait_for_line(r"^Administrator made: user admin, password (\S+)").group(1)
+
     def pids(self) -> dict[str, int]:
         return {name: self.pid(name) for name in [*self.names, "gateway"]}
 

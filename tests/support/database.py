@@ -1,7 +1,6 @@
 """A database file of a test's own, seen by all threads, and what tests on an event loop do with it."""
 
 import asyncio
-import time
 
 from django.db import connection, connections
 
@@ -24,13 +23,6 @@ class database_file:
         connections["default"].close()
         connections.settings["default"] = self.before
         connections["default"] = self.connection
-
-
-async def until(condition):
-    deadline = time.monotonic() + PROMPTLY_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 async def in_thread(function, *args, **kwargs):

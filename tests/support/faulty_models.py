@@ -1,15 +1,16 @@
 """Models with one fault each that a look at their shapes does not show, and healthy ones that look like them."""
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-OPSET = 17
-IR_VERSION = 8
+from tests.support.onnx_models import IR_VERSION, OPSET, float_info, write
+
+_write = partial(write, full_check=False)  # which would find some of what is wrong with them
 IDS = 12
 WIDTH = 6
 
@@ -19,8 +20,8 @@ def softmax_over_the_batch(path: Path) -> Path:
     return _write(
         path,
         [helper.make_node("Softmax", ["input"], ["output"], axis=0)],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
     )
 
 
@@ -32,8 +33,8 @@ def normalised_over_the_batch(path: Path) -> Path:
             helper.make_node("ReduceMean", ["input"], ["mean"], axes=[0], keepdims=1),
             helper.make_node("Sub", ["input", "mean"], ["output"]),
         ],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
     )
 
 
@@ -45,8 +46,8 @@ def quantised_over_the_batch(path: Path) -> Path:
             helper.make_node("DynamicQuantizeLinear", ["input"], ["small", "scale", "zero"]),
             helper.make_node("DequantizeLinear", ["small", "scale", "zero"], ["output"]),
         ],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
     )
 
 
@@ -59,8 +60,8 @@ def reshaped_to_one_row(path: Path) -> Path:
             helper.make_node("Reshape", ["input", "hidden_shape"], ["row"]),
             helper.make_node("Relu", ["row"], ["output"]),
         ],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
         {"shape": np.array([1, 4], np.int64), "nothing": np.array(0, np.int64)},
     )
 
@@ -70,8 +71,8 @@ def openly_reshaped_to_one_row(path: Path) -> Path:
     return _write(
         path,
         [helper.make_node("Reshape", ["input", "shape"], ["output"])],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
         {"shape": np.array([1, 4], np.int64)},
     )
 
@@ -84,8 +85,8 @@ def flattened_batch(path: Path) -> Path:
             *_hidden_shape(),
             helper.make_node("Reshape", ["input", "hidden_shape"], ["output"]),
         ],
-        [_float("input", "batch", 4)],
-        [_float("output", "rows", "values")],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "rows", "values")],
         {"shape": np.array([1, -1], np.int64), "nothing": np.array(0, np.int64)},
     )
 
@@ -98,8 +99,8 @@ def noisy(path: Path) -> Path:
             helper.make_node("RandomNormalLike", ["input"], ["noise"], scale=0.1),
             helper.make_node("Add", ["input", "noise"], ["output"]),
         ],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
     )
 
 
@@ -111,8 +112,8 @@ def not_a_number(path: Path) -> Path:
             helper.make_node("Add", ["input", "two"], ["sum"]),
             helper.make_node("Acos", ["sum"], ["output"]),
         ],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
         {"two": np.array(2, np.float32)},
     )
 
@@ -156,7 +157,7 @@ def sentence(path: Path, *, heeds_mask: bool, masked_input: bool = True, longest
         ]
     else:
         nodes.append(helper.make_node("ReduceMean", [words], ["output"], axes=[1], keepdims=0))
-    return _write(path, nodes, inputs, [_float("output", "batch", WIDTH)], constants)
+    return _write(path, nodes, inputs, [float_info("output", "batch", WIDTH)], constants)
 
 
 def float_label(path: Path) -> Path:
@@ -168,8 +169,8 @@ def float_label(path: Path) -> Path:
             helper.make_node("ArgMax", ["probabilities"], ["position"], axis=1, keepdims=0),
             helper.make_node("Cast", ["position"], ["label"], to=TensorProto.FLOAT),
         ],
-        [_float("input", "batch", 4)],
-        [_float("label", "batch"), _float("probabilities", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("label", "batch"), float_info("probabilities", "batch", 4)],
     )
 
 
@@ -184,15 +185,15 @@ def endless(path: Path) -> Path:
         [
             helper.make_tensor_value_info("number", TensorProto.INT64, []),
             helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            _float("state", "rows", 4),
+            float_info("state", "rows", 4),
         ],
-        [helper.make_tensor_value_info("still_on", TensorProto.BOOL, []), _float("next_state", "rows", 4)],
+        [helper.make_tensor_value_info("still_on", TensorProto.BOOL, []), float_info("next_state", "rows", 4)],
     )
     return _write(
         path,
         [helper.make_node("Loop", ["turns", "on", "input"], ["output"], body=body)],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
         {"turns": np.array(10**12, np.int64), "on": np.array(True)},
     )
 
@@ -205,8 +206,8 @@ def only_one_width(path: Path, width: int) -> Path:
             helper.make_node("Add", ["input", "two"], ["sum"]),
             helper.make_node("MatMul", ["sum", "weights"], ["output"]),
         ],
-        [_float("input", "batch", "width")],
-        [_float("output", "batch", 2)],
+        [float_info("input", "batch", "width")],
+        [float_info("output", "batch", 2)],
         {"two": np.array(2, np.float32), "weights": np.ones((width, 2), np.float32)},
     )
 
@@ -217,7 +218,7 @@ def words(path: Path) -> Path:
         path,
         [helper.make_node("Cast", ["text"], ["number"], to=TensorProto.FLOAT)],
         [helper.make_tensor_value_info("text", TensorProto.STRING, ["batch", 1])],
-        [_float("number", "batch", 1)],
+        [float_info("number", "batch", 1)],
     )
 
 
@@ -227,8 +228,8 @@ def external(path: Path) -> Path:
     _write(
         path,
         [helper.make_node("MatMul", ["input", "weights"], ["output"])],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 100)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 100)],
         {"weights": weights},
     )
     model = onnx.load(path)
@@ -240,7 +241,7 @@ def stamped(path: Path, *, opset: int = OPSET, ir_version: int = IR_VERSION, ope
     """One operator [batch, 4] -> [batch, 4], with what may be too new for ONNX Runtime."""
     domain, _, kind = operator.rpartition(":")
     node = helper.make_node(kind, ["input"], ["output"], domain=domain)
-    graph = helper.make_graph([node], "stamped", [_float("input", "batch", 4)], [_float("output", "batch", 4)])
+    graph = helper.make_graph([node], "stamped", [float_info("input", "batch", 4)], [float_info("output", "batch", 4)])
     opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     path.write_bytes(
         helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString(deterministic=True)
@@ -255,22 +256,3 @@ def _hidden_shape() -> list[onnx.NodeProto]:
         helper.make_node("Mul", ["own_shape", "nothing"], ["zeros"]),
         helper.make_node("Add", ["zeros", "shape"], ["hidden_shape"]),
     ]
-
-
-def _float(name: str, *shape: int | str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
-
-
-def _write(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    constants: dict[str, NDArray[np.generic]] | None = None,
-) -> Path:
-    initializers = [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()]
-    graph = helper.make_graph(nodes, path.stem, inputs, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return path

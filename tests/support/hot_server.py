@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -259,6 +261,11 @@ class HotServer:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._server.loop
+
+    def assert_quiet(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Whatever was done to it, nothing has been raised or logged as an error."""
+        assert self.errors == []
+        assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
     def connect(self) -> Wire:
         return Wire("127.0.0.1", self.port)

@@ -109,6 +109,23 @@ def said_in(head: bytes, name: bytes) -> str:
     return head.partition(b"\r\n" + name + b": ")[2].partition(b"\r\n")[0].decode()
 
 
+def answerer(head: bytes, answer: dict[str, Any]) -> tuple[str, bool]:
+    """Which worker has answered, and whether from a cache; as the body says it, or else the head."""
+    cached = answer.get("cached", said_in(head, b"x-cache") in ("hit", "gateway"))
+    return answer.get("node_id") or said_in(head, b"x-node"), cached
+
+
+def judged(case: Sendable, ident: str, head: bytes, content: bytes, allow_503: bool) -> tuple[int, dict[str, Any], str]:
+    """Status and body of an answer, and what is wrong with it; "": nothing."""
+    status = int(head.split(b" ", 2)[1])
+    answer: dict[str, Any] = {}
+    try:
+        answer = json.loads(content)
+        return status, answer, case.fault_of(ident, status, head, answer, allow_503)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        return status, answer, f"{error!r} in {content[:300]!r}"
+
+
 def attempts_of(head: bytes) -> int:
     """What X-Attempts says in a head in lower case; 0 without it."""
     return int(said_in(head, b"x-attempts") or 0)
@@ -267,18 +284,10 @@ class _Client:
         except OSError as error:
             return ("truncated" if head else "reset"), repr(error)
         latency_s = time.monotonic() - began
-        status = int(head.split(b" ", 2)[1])
-        try:
-            answer = json.loads(content)
-            fault = case.fault_of(ident, status, head, answer, self._load.allow_503)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            fault = f"{error!r} in {content[:300]!r}"
+        status, answer, fault = judged(case, ident, head, content, self._load.allow_503)
         if fault:
             return ("status" if status != case.status else "wrong"), fault
-        node, cached = (
-            answer.get("node_id") or said_in(head, b"x-node"),
-            answer.get("cached", said_in(head, b"x-cache") in ("hit", "gateway")),
-        )
+        node, cached = answerer(head, answer)
         attempts = attempts_of(head)
         self._load.report.answers.append(Answer(position, status, node, cached, began, latency_s, attempts=attempts))
         self._new_connection = False

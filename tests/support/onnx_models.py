@@ -28,8 +28,8 @@ def linear(path: Path, n_in: int = 4, n_out: int = 3, batch: Dim = "batch") -> P
     return write(
         path,
         [helper.make_node("Gemm", ["input", "weights", "bias"], ["output"])],
-        [_float("input", batch, n_in)],
-        [_float("output", batch, n_out)],
+        [float_info("input", batch, n_in)],
+        [float_info("output", batch, n_out)],
         {"weights": weights, "bias": bias},
     )
 
@@ -49,10 +49,10 @@ def classifier(path: Path) -> Path:
             helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
             helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
         ],
-        [_float("input", "batch", 4)],
+        [float_info("input", "batch", 4)],
         [
             helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]),
-            _float("probabilities", "batch", 3),
+            float_info("probabilities", "batch", 3),
         ],
         {"pick": np.eye(4, 3, dtype=np.float32)},
     )
@@ -72,8 +72,8 @@ def gather(path: Path) -> Path:
             helper.make_node("Squeeze", ["whole", "axis"], ["rows"]),
             helper.make_node("Gather", ["table", "rows"], ["output"], axis=0),
         ],
-        [_float("input", "batch", 1)],
-        [_float("output", "batch", 3)],
+        [float_info("input", "batch", 1)],
+        [float_info("output", "batch", 3)],
         {"table": table, "axis": np.array([1], dtype=np.int64)},
     )
 
@@ -92,8 +92,8 @@ def touchy(path: Path, n_in: int = 8, n_out: int = 4) -> Path:
             helper.make_node("Gather", ["only_row", "rows"], ["nothing"], axis=0),
             helper.make_node("Add", ["answer", "nothing"], ["output"]),
         ],
-        [_float("input", "batch", n_in)],
-        [_float("output", "batch", n_out)],
+        [float_info("input", "batch", n_in)],
+        [float_info("output", "batch", n_out)],
         {
             "weights": weights,
             "bias": bias,
@@ -115,7 +115,7 @@ def integer_input(path: Path) -> Path:
             helper.make_node("ReduceSum", ["floats", "axis"], ["output"], keepdims=1),
         ],
         [helper.make_tensor_value_info("input", TensorProto.INT64, ["batch", 4])],
-        [_float("output", "batch", 1)],
+        [float_info("output", "batch", 1)],
         {"axis": np.array([1], dtype=np.int64)},
     )
 
@@ -136,7 +136,9 @@ def mlp(path: Path, sizes: Sequence[int] = (512, 2048, 2048, 100)) -> Path:
         if layer != last:
             value = f"relu{layer}"
             nodes.append(helper.make_node("Relu", [out], [value]))
-    return write(path, nodes, [_float("input", "batch", sizes[0])], [_float("output", "batch", sizes[-1])], constants)
+    return write(
+        path, nodes, [float_info("input", "batch", sizes[0])], [float_info("output", "batch", sizes[-1])], constants
+    )
 
 
 SLOW_WIDTH = 256
@@ -160,9 +162,9 @@ def slow(path: Path, work: int = 10_000) -> Path:
         [
             helper.make_tensor_value_info("turn_number", TensorProto.INT64, []),
             helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            _float("state", 1, SLOW_WIDTH),
+            float_info("state", 1, SLOW_WIDTH),
         ],
-        [helper.make_tensor_value_info("still_on", TensorProto.BOOL, []), _float("next_state", 1, SLOW_WIDTH)],
+        [helper.make_tensor_value_info("still_on", TensorProto.BOOL, []), float_info("next_state", 1, SLOW_WIDTH)],
     )
     return write(
         path,
@@ -172,8 +174,8 @@ def slow(path: Path, work: int = 10_000) -> Path:
             helper.make_node("Gemm", ["input", "weights", "bias"], ["answer"]),
             helper.make_node("Add", ["answer", "constant_row"], ["output"]),
         ],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 3)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 3)],
         {
             "weights": weights,
             "bias": bias,
@@ -193,8 +195,8 @@ def dynamic(path: Path) -> Path:
     return write(
         path,
         [helper.make_node("ReduceSum", ["input", "axis"], ["output"], keepdims=1)],
-        [_float("input", "batch", "n")],
-        [_float("output", "batch", 1)],
+        [float_info("input", "batch", "n")],
+        [float_info("output", "batch", 1)],
         {"axis": np.array([1], dtype=np.int64)},
     )
 
@@ -204,8 +206,8 @@ def nan(path: Path) -> Path:
     return write(
         path,
         [helper.make_node("Log", ["input"], ["output"])],
-        [_float("input", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("input", "batch", 4)],
+        [float_info("output", "batch", 4)],
         {},
     )
 
@@ -215,13 +217,14 @@ def two_inputs(path: Path) -> Path:
     return write(
         path,
         [helper.make_node("Sub", ["a", "b"], ["output"])],
-        [_float("a", "batch", 4), _float("b", "batch", 4)],
-        [_float("output", "batch", 4)],
+        [float_info("a", "batch", 4), float_info("b", "batch", 4)],
+        [float_info("output", "batch", 4)],
         {},
     )
 
 
-def _float(name: str, *shape: Dim) -> onnx.ValueInfoProto:
+def float_info(name: str, *shape: Dim) -> onnx.ValueInfoProto:
+    """An input or an output of floats."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
@@ -230,12 +233,22 @@ def write(
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
-    constants: dict[str, NDArray[np.generic]],
+    constants: dict[str, NDArray[np.generic]] | None = None,
+    *,
+    full_check: bool = True,
 ) -> Path:
-    """Check the model and write it: deterministic bytes, so equal builders give equal digests."""
-    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    """Check the model and write it: deterministic bytes, so equal builders give equal digests. `full_check`: shapes
+    too."""
+    initializers = [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()]
     graph = helper.make_graph(nodes, path.stem, inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model, full_check=full_check)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
+def save(path: Path, graph: onnx.GraphProto, domains: tuple[str, ...] = ("",), opset: int = 18) -> Path:
+    """Write a model that the checker may not know."""
+    versions = [helper.make_opsetid(each, opset if not each else 1) for each in domains]
+    onnx.save(helper.make_model(graph, opset_imports=versions, ir_version=IR_VERSION), path)
     return path

@@ -1,13 +1,12 @@
 """An open loop for tests: requests leave at their planned times, whatever becomes of the answers."""
 
 import asyncio
-import json
 import random
 import time
 from collections import deque
 from collections.abc import Sequence
 
-from tests.support.load import ANSWER_WITHIN_S, Answer, Failure, Sendable, Sender, attempts_of, said_in
+from tests.support.load import ANSWER_WITHIN_S, Answer, Failure, Sendable, Sender, answerer, attempts_of, judged
 
 IDLE_S = 2.0  # a connection that was not needed for this long is closed, as clients do
 TURN_S = 0.002  # how often what is due is sent: asyncio's timers are no finer than about 1 ms
@@ -142,22 +141,14 @@ class _Wire(asyncio.Protocol):
             return self.close()
         latency_s = time.monotonic() - self.planned
         position, case, ident = self._asked
-        status = int(head.split(b" ", 2)[1])
-        try:
-            answer = json.loads(content)
-            fault = case.fault_of(ident, status, head, answer, self._load.allow_503)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            fault = f"{error!r} in {content[:300]!r}"
+        status, answer, fault = judged(case, ident, head, content, self._load.allow_503)
         if fault:
             return self.fail("status" if status != case.status else "wrong", fault)
         self._asked = None
         self._new = False
         load = self._load
         load.busy.discard(self)
-        node, cached = (
-            answer.get("node_id") or said_in(head, b"x-node"),
-            answer.get("cached", said_in(head, b"x-cache") in ("hit", "gateway")),
-        )
+        node, cached = answerer(head, answer)
         load.report.answers.append(
             Answer(position, status, node, cached, self.planned, latency_s, self._late_s, attempts_of(head))
         )

@@ -7,10 +7,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
+# What a supervisor logs of each process that it starts.
+STARTED = re.compile(r"cluster +\| .* \S+ started, pid (\d+)$")
 
 
 def wait_until(what: str, condition: Callable[[], object], timeout_s: float = 15.0) -> None:
@@ -29,6 +32,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def start_of(pid: int) -> str:
+    """When a process began, in the system's ticks: with its pid this names it, for pids are given out again. Empty if
+    there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
 class Running:
     """A process in a session of its own; leaving the context kills it and every process that it logged as started."""
 
@@ -36,6 +48,7 @@ class Running:
         self.argv = list(argv)
         self._env = dict(env)
         self._lines: list[str] = []
+        self._starts: dict[int, str] = {}  # by pid, of this process and of those that it has logged as started
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
@@ -49,17 +62,18 @@ class Running:
             errors="replace",
             start_new_session=True,
         )
+        self._starts[self.process.pid] = start_of(self.process.pid)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for pid in [self.process.pid, *self.started_pids()]:
+            if start_of(pid) not in ("", self._starts[pid]):
+                continue  # that one has ended long ago, and its pid is somebody else's
             # A child leads its own session: a group whose leader is gone has other members, or does not exist.
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         self.process.wait(timeout=10)
         self._reader.join(timeout=2)
 
@@ -69,7 +83,7 @@ class Running:
 
     def started_pids(self, name: str = r"\S+") -> list[int]:
         """In the order in which the supervisor reported them."""
-        return [int(pid) for pid in re.findall(rf"^cluster +\| {name} started, pid (\d+)$", self.log, re.MULTILINE)]
+        return [int(pid) for pid in re.findall(rf"^cluster +\| .* {name} started, pid (\d+)$", self.log, re.MULTILINE)]
 
     def pid(self, name: str) -> int:
         """Of the named child as it runs now."""
@@ -105,4 +119,7 @@ class Running:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            if started := STARTED.match(line):
+                pid = int(started.group(1))
+                self._starts[pid] = start_of(pid)
             self._lines.append(line)

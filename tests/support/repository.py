@@ -10,27 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from inference_site.lib.datatypes import BYTES, NUMPY
+from tests.support.onnx_models import float_info, write
+from tests.support.onnx_types import ELEMENTS
 
-OPSET, IR_VERSION = 17, 8  # as onnx_models
 STEP = 1000.0  # from version to version
-TYPES: dict[str, int] = {
-    "BOOL": TensorProto.BOOL,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "UINT32": TensorProto.UINT32,
-    "UINT64": TensorProto.UINT64,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "FP16": TensorProto.FLOAT16,
-    "FP32": TensorProto.FLOAT,
-    "FP64": TensorProto.DOUBLE,
-    "BYTES": TensorProto.STRING,
-}
 
 
 def publish(repository: Path, name: str, version: int, make: Callable[[Path], Path], record: Any = None) -> Path:
@@ -62,11 +48,11 @@ def marked(mark: int, work: int = 0) -> Callable[[Path], Path]:
 
     def make(path: Path) -> Path:
         if not work:
-            return _write(
+            return write(
                 path,
                 [helper.make_node("Add", ["input", "mark"], ["output"])],
-                [_float("input", "batch", 4)],
-                [_float("output", "batch", 4)],
+                [float_info("input", "batch", 4)],
+                [float_info("output", "batch", 4)],
                 {"mark": np.array(mark * STEP, np.float32)},
             )
         body = helper.make_graph(
@@ -79,11 +65,11 @@ def marked(mark: int, work: int = 0) -> Callable[[Path], Path]:
             [
                 helper.make_tensor_value_info("turn_number", TensorProto.INT64, []),
                 helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-                _float("state", 128, 128),
+                float_info("state", 128, 128),
             ],
-            [helper.make_tensor_value_info("still_on", TensorProto.BOOL, []), _float("next_state", 128, 128)],
+            [helper.make_tensor_value_info("still_on", TensorProto.BOOL, []), float_info("next_state", 128, 128)],
         )
-        return _write(
+        return write(
             path,
             [
                 helper.make_node("Loop", ["turns", "on", "start"], ["settled"], body=body),
@@ -91,8 +77,8 @@ def marked(mark: int, work: int = 0) -> Callable[[Path], Path]:
                 helper.make_node("Add", ["input", "mark"], ["sum"]),
                 helper.make_node("Add", ["sum", "zero"], ["output"]),
             ],
-            [_float("input", "batch", 4)],
-            [_float("output", "batch", 4)],
+            [float_info("input", "batch", 4)],
+            [float_info("output", "batch", 4)],
             {
                 "mark": np.array(mark * STEP, np.float32),
                 "turns": np.array(work, np.int64),
@@ -114,12 +100,12 @@ def mark_of(values: Sequence[float], answer: Sequence[float]) -> int | None:
 
 def every_type(path: Path) -> Path:
     """For each datatype of the protocol an input `in_X` [batch, n], given back as `out_X`."""
-    names = list(TYPES)
-    return _write(
+    names = list(ELEMENTS)
+    return write(
         path,
         [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in names],
-        [helper.make_tensor_value_info(f"in_{name}", TYPES[name], ["batch", "n"]) for name in names],
-        [helper.make_tensor_value_info(f"out_{name}", TYPES[name], ["batch", "n"]) for name in names],
+        [helper.make_tensor_value_info(f"in_{name}", ELEMENTS[name], ["batch", "n"]) for name in names],
+        [helper.make_tensor_value_info(f"out_{name}", ELEMENTS[name], ["batch", "n"]) for name in names],
         {},
     )
 
@@ -129,8 +115,8 @@ def typed(datatype: str, mark: int = 0) -> Callable[[Path], Path]:
     `mark`, a constant, int64: an answer says what was asked, and of whom."""
 
     def make(path: Path) -> Path:
-        kind = TYPES[datatype]
-        return _write(
+        kind = ELEMENTS[datatype]
+        return write(
             path,
             [
                 helper.make_node("Identity", ["a"], ["a_again"]),
@@ -168,22 +154,3 @@ def sample_of(datatype: str, shape: tuple[int, ...], rng: np.random.Generator) -
 
 def _any(name: str, kind: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, ["rows", "columns"])
-
-
-def _float(name: str, *shape: int | str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
-
-
-def _write(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    constants: dict[str, NDArray[np.generic]],
-) -> Path:
-    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "model", inputs, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return path

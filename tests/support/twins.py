@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from inference_site.lib import asks
 from inference_site.lib.datatypes import BYTES, NUMPY
-from tests.support.repository import TYPES, typed
+from tests.support.onnx_types import ELEMENTS
+from tests.support.repository import typed
 
 RAWS, RAW_BYTES = 40, 48
 VERSIONS = ("1", "2")
@@ -161,7 +162,7 @@ def sequence(count: int, seed: int) -> list[Twin]:
 
 def mark_of(datatype: str, version: str) -> int:
     """What each typed model says of itself."""
-    return 10 * list(TYPES).index(datatype) + int(version)
+    return 10 * list(ELEMENTS).index(datatype) + int(version)
 
 
 def models() -> dict[tuple[str, str], Callable[[Path], Path]]:
@@ -171,7 +172,7 @@ def models() -> dict[tuple[str, str], Callable[[Path], Path]]:
             typed(datatype, mark_of(datatype, version)) if kind == "typed" else echo(datatype, version)
         )
         for kind in ("typed", "echo")
-        for datatype in TYPES
+        for datatype in ELEMENTS
         for version in VERSIONS
     }
 
@@ -181,7 +182,7 @@ def echo(datatype: str, version: str) -> Callable[[Path], Path]:
     [batch, 1]: n."""
 
     def make(path: Path) -> Path:
-        kind = TYPES[datatype]
+        kind = ELEMENTS[datatype]
         constants = {
             "start": np.array([0 if version == "1" else -1], np.int64),
             "end": np.array([2**31 if version == "1" else -(2**31)], np.int64),
@@ -286,7 +287,7 @@ def _outputs(twin: Twin, rng: random.Random) -> Twin:
 _CHANGES: tuple[Callable[[Twin, random.Random], Twin], ...] = (
     _shape,
     _outputs,
-    lambda twin, rng: replace(twin, datatype=rng.choice(list(TYPES)), wrong=""),
+    lambda twin, rng: replace(twin, datatype=rng.choice(list(ELEMENTS)), wrong=""),
     lambda twin, rng: replace(twin, version=rng.choice(VERSIONS)),
     lambda twin, rng: replace(twin, kind=rng.choice(("typed", "echo"))),
     lambda twin, rng: replace(twin, swapped=not twin.swapped),

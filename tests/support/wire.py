@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -36,6 +37,11 @@ def request(
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+
+
+def post(body: bytes, *headers: str, path: str = "/infer") -> bytes:
+    """An inference, unless told otherwise."""
+    return request("POST", path, body, headers)
 
 
 def chunked(*parts: bytes, extension: bytes = b"", trailers: bytes = b"") -> bytes:
@@ -135,3 +141,14 @@ class Wire:
             self._until(b"\r\n")
             return b"".join(parts)
         return self._exactly(int(headers.get("content-length", "0")))
+
+
+def close(client: Wire) -> None:
+    """As a client does whose own time is over: its side sends FIN, and RST to whatever comes after."""
+    client.socket.close()
+
+
+def reset(client: Wire) -> None:
+    """The client vanishes: its side sends RST instead of an orderly end."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.socket.close()

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from tests.worker_app.file_engine import Shelf
+from tests.worker_app.gateway_side import Connect, GatewaySide
 from worker_app.consumers import run_batches
 from worker_app.model import Model
 from worker_app.node import Node
@@ -18,6 +21,12 @@ class Start(Protocol):
     """start(node), or start(model): runs its batches until the test ends."""
 
     def __call__(self, what: T, /) -> T: ...
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    """A model repository whose models answer a word."""
+    return Shelf(tmp_path)
 
 
 @pytest.fixture
@@ -41,3 +50,17 @@ async def start() -> AsyncIterator[Start]:
             await task
     for each in started:
         each.close()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Streams to nodes; they end with the test."""
+    sides: list[GatewaySide] = []
+
+    def make(node: Node, token: str = "secret", **more: Any) -> GatewaySide:
+        sides.append(GatewaySide(node, token, **more))
+        return sides[-1]
+
+    yield make
+    for side in sides:
+        await side.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from inference_site.lib import asks
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
+from tests.support.waiting import until
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_model, echo_node
@@ -46,12 +47,6 @@ def values_of(result: bytes) -> list[float]:
     outputs, _ = asks.unpack_v2_result(result)
     data: list[float] = orjson.loads(outputs)[0]["data"]
     return data
-
-
-async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_only_equal_shapes_run_together(start: Start) -> None:

@@ -56,8 +56,8 @@ async def test_one_of_two_who_wait_for_the_same_expires(start: Start) -> None:
 
 
 async def test_who_expires_while_it_runs_gets_the_result(start: Start) -> None:
-    asker = Asker(start(echo_model(EchoEngine(takes_s=0.1))))
-    asker.ask([1, 0, 0, 0], "late", left_ms=50)
+    asker = Asker(start(echo_model(EchoEngine(takes_s=0.6))))
+    asker.ask([1, 0, 0, 0], "late", left_ms=500)
     await asker.everything()
     assert asker.answers["late"][0] is Tell.RESULT
 

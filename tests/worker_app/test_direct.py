@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from inference_site.lib.catalog import ModelSettings
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
+from tests.support.waiting import until
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from tests.worker_app.file_engine import Shelf
@@ -118,12 +118,6 @@ class Waiter:
 
     def on_error(self, error: ApiError, headers: bytes, /) -> None:
         self.errors.append((error.status, error.code, headers))
-
-
-async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def to(model: str, number: int = 1) -> bytes:

@@ -110,6 +110,14 @@ def test_one_bad_sample_among_32_is_the_only_one_refused(tmp_path: Path, place: 
     assert run(engine, asks(rows[:place] if place else rows[1:])) == (expected[:place] if place else expected[1:])
 
 
+def test_of_a_clients_mistake_onnx_runtime_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = load(onnx_models.gather(tmp_path / "m.onnx"))
+    capfd.readouterr()
+    (result,) = run(engine, asks(np.array([[10]], "f4")))
+    assert isinstance(result, ApiError)
+    assert "onnxruntime:" not in capfd.readouterr().err
+
+
 def test_a_bad_sample_alone_is_refused_too(tmp_path: Path) -> None:
     engine = load(onnx_models.gather(tmp_path / "m.onnx"))
     (result,) = run(engine, [b"[-11]"])

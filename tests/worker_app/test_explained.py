@@ -15,11 +15,9 @@ from inference_site.lib.trace import Detail
 from inference_site.plain import PlainAsker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_node
-from tests.worker_app.test_stream import Connect, GatewaySide, connect, infer, proven, the_model
+from tests.worker_app.gateway_side import Connect, GatewaySide, infer, proven, the_model
 from worker_app.direct import DirectInfer
 from worker_app.node import Node
-
-__all__ = ["connect"]  # a fixture
 
 
 def explain(ident: int, *values: float, kind: Ask = Ask.EXPLAIN, model: int = 1) -> bytes:

@@ -16,14 +16,13 @@ class LRU(Generic[K, V]):
     The size of an entry, in bytes, is what `put` was told. An entry larger than the whole byte budget is not kept.
     """
 
-    __slots__ = ("_entries", "evictions", "max_bytes", "max_entries", "size_bytes")
+    __slots__ = ("_entries", "max_bytes", "max_entries", "size_bytes")
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.max_entries = max_entries
         self.max_bytes = max_bytes
         self.size_bytes = 0
-        self.evictions = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,4 +83,3 @@ class LRU(Generic[K, V]):
         while self._entries and (len(self._entries) > self.max_entries or self.size_bytes > self.max_bytes):
             _, (_, size_bytes) = self._entries.popitem(last=False)
             self.size_bytes -= size_bytes
-            self.evictions += 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from typing import Any
@@ -14,12 +12,12 @@ from django.db import Error as DatabaseUnavailable
 
 from gateway_app.canaries import canary
 from gateway_app.canaries.canarytext import tried, word
+from gateway_app.databaseaway import does_not_answer
 from gateway_app.models import Canary
-from gateway_app.probe import ask, base_url, open_session
+from gateway_app.terminal import add_gateway, author, confirm, gateway_stats, gateway_url
 
 STEPS = ("show", "start", "promote", "abort")
 NOTHING_TRIED = "No worker tries anything now."
-TIMEOUT_S = 5.0
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
 
@@ -40,12 +38,7 @@ class Command(BaseCommand):
         parser.add_argument("--model", default="", metavar="NAME/VERSION", help="start: the version that it is to try")
         parser.add_argument("--yes", action="store_true", help="promote, abort: do it without asking")
         parser.add_argument("--comment", default="", metavar="TEXT", help="why: kept with the revision")
-        parser.add_argument(
-            "--gateway",
-            default="http://127.0.0.1:8000",
-            metavar="URL",
-            help="who compares, and says which version answers now (default: %(default)s)",
-        )
+        add_gateway(parser, "who compares, and says which version answers now (default: %(default)s)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         step, comment = options["step"], options["comment"]
@@ -61,13 +54,13 @@ class Command(BaseCommand):
             else:
                 if not options["yes"]:
                     self._show(options["gateway"])
-                    self._ask(step)
-                self.stdout.write((canary.promote if step == "promote" else canary.abort)(_author(), comment))
+                    what = "All workers get it" if step == "promote" else "It does again what all others do"
+                    confirm(self.stdout, f"{what}: {step}")
+                self.stdout.write((canary.promote if step == "promote" else canary.abort)(author(), comment))
         except ValidationError as error:
             raise CommandError(f"{error.messages[0]} Nothing has been changed.") from None
         except DatabaseUnavailable as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CommandError(f"the database does not answer ({reason}); check DATABASE_URL") from None
+            raise CommandError(does_not_answer(error)) from None
 
     def _start(self, options: dict[str, Any], comment: str) -> str:
         if not options["worker"]:
@@ -79,7 +72,7 @@ class Command(BaseCommand):
         return canary.start(
             options["worker"],
             _values(options["values"]),
-            _author(),
+            author(),
             comment,
             model=model,
             version=version,
@@ -108,25 +101,10 @@ class Command(BaseCommand):
         self.stdout.write(shown["verdict"])
 
     def _stats(self, gateway: str) -> dict[str, Any]:
-        try:
-            url = base_url(gateway)
-        except ValueError as error:
-            raise CommandError(str(error)) from None
-        with open_session() as session:
-            answer = ask(session, "GET", f"{url}/stats", timeout_s=TIMEOUT_S)
-        if answer.status == 200 and isinstance(answer.data, dict):
-            return answer.data
-        self.stderr.write(f"Without the figures of {url} ({answer.summary})")
-        return {}
-
-    def _ask(self, step: str) -> None:
-        if not sys.stdin.isatty():
-            raise CommandError("nothing has been changed: standard input is no terminal to ask at; add --yes to do it")
-        what = "All workers get it" if step == "promote" else "It does again what all others do"
-        self.stdout.write(f"{what}: {step}? [y/N] ", ending="")
-        self.stdout.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise CommandError("nothing has been changed")
+        stats, whose = gateway_stats(gateway_url(gateway))
+        if stats is None:
+            self.stderr.write(f"Without the figures of {whose}")
+        return stats or {}
 
 
 def _values(given: Iterable[str]) -> dict[str, Any]:
@@ -148,11 +126,3 @@ def _values(given: Iterable[str]) -> dict[str, Any]:
 def _figure(measure: dict[str, Any], side: str) -> str:
     value = measure[side]
     return "–" if value is None else f"{word(value)} {measure['unit']}"
-
-
-def _author() -> str:
-    """Whoever runs this, for the history."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (OSError, KeyError):  # a user without a name, as in some containers
-        return "cli:unknown"

@@ -13,8 +13,9 @@ from gateway_app.canaries.canarycompare import NEEDED, Measure, compare, verdict
 from gateway_app.canaries.canarywatch import Tally
 from gateway_app.canaries.trial import Trial
 from inference_site.lib.catalog import ModelInfo, ModelSettings, State
-from tests.gateway_app.scripted import ready, until
-from tests.gateway_app.test_lineup import POLICY, Cluster, inputs
+from tests.gateway_app.lineup import POLICY, Cluster, inputs
+from tests.gateway_app.scripted import ready
+from tests.support.waiting import until
 
 CANARY = "worker_2"
 TUNING = Trial(CANARY, {"batch_size": 64})

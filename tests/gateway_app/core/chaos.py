@@ -113,10 +113,10 @@ class Chaos(StrictWorld):
         route = self.some_route(number)
         if route is None or not route.up:
             return
-        self.router.silent(route, "not a word")
+        self.router.presence.silent(route, "not a word")
         if speaks:
             silenced = route.breaker.state is State.OPEN and route.breaker.cause is Cause.SILENT
-            self.router.speaks(route)
+            self.router.presence.speaks(route)
             assert not silenced or route.breaker.state is State.HALF_OPEN
 
     def worker_has_a_pace(self, number: int, takes_s: float) -> None:

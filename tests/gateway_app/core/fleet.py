@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
@@ -33,7 +34,7 @@ class RecordingCall(Call):
 
     def __init__(self, key: int, payload: bytes = b"[1]", timeout_s: float = 0.0) -> None:
         super().__init__(key, payload, timeout_s)
-        self.outcomes: list[tuple[str, object]] = []
+        self.outcomes: list[tuple[str, Any]] = []
         self.sent_to: list[Route] = []
         self.full = 0  # workers that said so
         self.cancelled = False
@@ -122,7 +123,7 @@ class World:
         route = self.router.routes[name]
         route.link = link = FakeLink(self, route)
         self.links.append(link)
-        self.router.came_up(route, f"{name} #{len(self.links)}" if instance is None else instance, last_run)
+        self.router.presence.came_up(route, f"{name} #{len(self.links)}" if instance is None else instance, last_run)
         return link
 
     def reconnect(self, name: str) -> FakeLink:
@@ -185,7 +186,7 @@ class World:
         if link.route.link is link:
             link.route.up = link.route.connected = False
         calls, link.calls = link.calls, []
-        self.router.lost(link.route, calls, reason, orderly=link.route.leaving)
+        self.router.presence.lost(link.route, calls, reason, orderly=link.route.leaving)
 
     def kill(self, name: str) -> None:
         """A worker's process ends, and nothing takes its place yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -192,6 +193,26 @@ def test_a_client_that_leaves_takes_both_attempts_along():
     assert world.router.cancelled == 1
 
 
+ENDS: dict[str, Callable[[World, RecordingCall], object]] = {
+    "the first answers": lambda world, call: world.answer(world.owners()[0]),
+    "the second answers": lambda world, call: world.answer(world.owners()[1]),
+    "both fail": lambda world, call: [world.answer(name, Tell.FAILED, b"x") for name in world.owners()[:2]],
+    "its time is over": lambda world, call: ticks(world, 5.0),
+    "its client leaves": lambda world, call: world.cancel(call),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_over_is_not_kept_by_its_second_attempt(end: str):
+    world = World(["a", "b", "c"], CALM)
+    call = world.submit()
+    ticks(world, 5.1)
+    assert call.hedge is not None
+    ENDS[end](world, call)
+    assert not world.flying
+    assert call.hedge is None
+
+
 # Silence.
 
 
@@ -199,9 +220,9 @@ def test_what_a_silent_worker_has_goes_to_another_one_once():
     world = World(["a", "b", "c"], CALM)
     first, second, _ = world.owners()
     call = world.submit()
-    world.router.silent(world.route(first), "not a word")
+    world.router.presence.silent(world.route(first), "not a word")
     assert spread(world, call) == [second]
-    world.router.silent(world.route(second), "not a word")
+    world.router.presence.silent(world.route(second), "not a word")
     assert spread(world, call) == [second]  # a third attempt there is not; it may speak again
     world.answer(second)
     assert call.outcomes == [("result", b"[2]")]
@@ -213,7 +234,7 @@ def test_a_second_attempt_on_a_worker_that_falls_silent_is_not_an_end():
     call = world.submit()
     ticks(world, 5.1)
     world.answer(first, Tell.FAILED, b"sick")
-    world.router.silent(world.route(second), "not a word")
+    world.router.presence.silent(world.route(second), "not a word")
     assert not call.outcomes
     world.answer(second)
     assert call.outcomes == [("result", b"[2]")]

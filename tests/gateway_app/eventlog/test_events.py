@@ -13,7 +13,8 @@ from gateway_app.core.storms import BURST
 from gateway_app.eventlog import eventrows
 from gateway_app.eventlog.events import LOOK_S, EventLog
 from gateway_app.models import Event, Revision, Worker, recorded
-from tests.support.database import PROMPTLY_S, in_thread, until
+from tests.support.database import PROMPTLY_S, in_thread
+from tests.support.waiting import until
 
 
 @asynccontextmanager

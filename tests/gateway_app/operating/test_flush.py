@@ -15,8 +15,9 @@ from inference_site.lib import frames
 from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask
 from inference_site.lib.handoff import Entries, Entry, encode
-from tests.gateway_app.scripted import Connection, Server, ready, until
-from tests.gateway_app.test_lineup import Cluster
+from tests.gateway_app.lineup import Cluster
+from tests.gateway_app.scripted import Connection, Server, ready
+from tests.support.waiting import until
 
 HOT = b"[7]"
 

@@ -14,7 +14,8 @@ from gateway_app.core.vigil import Figures
 from gateway_app.models import Event, Guard, Revision, Tuning, Worker
 from gateway_app.operating import guards
 from gateway_app.operating.guards import GuardWatcher, Wish, arm, keep, revert
-from tests.support.database import in_thread, until
+from tests.support.database import in_thread
+from tests.support.waiting import until
 
 State = Guard.State
 

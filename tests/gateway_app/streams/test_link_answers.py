@@ -16,16 +16,8 @@ from inference_site.lib import frames
 from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask, Cache, Tell
 from inference_site.lib.trace import BatchRun, Detail
-from tests.gateway_app.scripted import (
-    INFERENCES,
-    KEYS,
-    SEED,
-    Bench,
-    ScriptedWorker,
-    WaitingCall,
-    result,
-    until,
-)
+from tests.gateway_app.scripted import INFERENCES, KEYS, SEED, Bench, ScriptedWorker, WaitingCall, result
+from tests.support.waiting import until
 
 
 async def test_a_late_answer_is_dropped(bench: Bench) -> None:
@@ -220,7 +212,7 @@ async def test_what_a_worker_says_of_a_traced_call(bench: Bench) -> None:
     worker.answers = False
     await bench.connected("a", bench.serve(worker).port)
     plain = bench.call([1, 2, 3, 4])
-    call = TracedCall(b"[5]", key_of(b"[5]", SEED))
+    call = TracedCall(key_of(b"[5]", SEED), b"[5]")
     call.trace = trail = Trail(time.monotonic)
     bench.router.submit(call)
     await until(lambda: len(worker.asked) == 2)
@@ -243,7 +235,7 @@ async def test_what_a_worker_says_of_a_traced_call(bench: Bench) -> None:
 async def test_a_traced_call_that_is_watched_runs_first(bench: Bench) -> None:
     worker = ScriptedWorker("a")
     await bench.connected("a", bench.serve(worker).port)
-    call = TracedCall(b"[5]", key_of(b"[5]", SEED))
+    call = TracedCall(key_of(b"[5]", SEED), b"[5]")
     call.trace = Trail(time.monotonic)
     bench.router.suspects.lost(call.key, call.payload, "b", alone=False)
     bench.router.submit(call)

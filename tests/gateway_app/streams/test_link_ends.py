@@ -12,19 +12,12 @@ from xxhash import xxh3_64_intdigest
 from gateway_app.core.breaker import State
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.streams import links
+from gateway_app.streams import greeting, links
 from inference_site.lib import frames
 from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask, Tell
-from tests.gateway_app.scripted import (
-    INFERENCES,
-    SEED,
-    Bench,
-    ScriptedWorker,
-    WaitingCall,
-    result,
-    until,
-)
+from tests.gateway_app.scripted import INFERENCES, SEED, Bench, ScriptedWorker, WaitingCall, result
+from tests.support.waiting import until
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
 
 
@@ -65,7 +58,7 @@ async def test_a_kill_under_load_loses_nothing_and_mixes_nothing_up(bench: Bench
     asked: list[tuple[list[float], WaitingCall]] = []
     for number in range(1500):
         values = [float(number % 700), 1.0, 2.0, float(number % 3)]
-        call = WaitingCall(text := json.dumps(values).encode(), key_of(text, SEED))
+        call = WaitingCall(key_of(text := json.dumps(values).encode(), SEED), text)
         bench.router.submit(call)
         asked.append((values, call))
         if number == 700:
@@ -140,7 +133,7 @@ async def test_a_worker_that_reads_nothing_any_more_holds_no_request_back_at_the
 
 
 async def test_retire_while_connecting_leaves_no_connection(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "HANDSHAKE_TIMEOUT_S", 300)
+    monkeypatch.setattr(greeting, "HANDSHAKE_TIMEOUT_S", 300)
     worker = ScriptedWorker()
     worker.greets = lambda connection: not connection.bulk
     link = bench.link("worker_1", bench.serve(worker).port)

@@ -8,18 +8,12 @@ from typing import Any
 import pytest
 
 from gateway_app.core.breaker import BreakerConfig, State
-from gateway_app.streams import links
+from gateway_app.streams import greeting as greeting_module
 from inference_site.lib import frames
 from inference_site.lib.frames import Tell
 from inference_site.lib.nodesettings import NodeSettings
-from tests.gateway_app.scripted import (
-    INFERENCES,
-    TOKEN,
-    Bench,
-    Connection,
-    ScriptedWorker,
-    until,
-)
+from tests.gateway_app.scripted import INFERENCES, TOKEN, Bench, Connection, ScriptedWorker
+from tests.support.waiting import until
 from tests.worker_app.echo_engine import echo_node
 from worker_app.stream import Stream
 
@@ -109,7 +103,7 @@ async def test_a_gateway_with_a_wrong_token_is_told_by_the_worker(bench: Bench) 
 async def test_what_is_no_worker_is_refused(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, greeting: bytes, says: str
 ) -> None:
-    monkeypatch.setattr(links, "HANDSHAKE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(greeting_module, "HANDSHAKE_TIMEOUT_S", 0.1)
     worker = ScriptedWorker()
     worker.greeting = lambda challenge: greeting
     link = bench.link("worker_1", bench.serve(worker).port)
@@ -207,7 +201,7 @@ async def test_what_is_ready_in_one_turn_goes_out_together(bench: Bench) -> None
 async def test_a_bulk_connection_that_fails_leaves_no_other_behind(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "HANDSHAKE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(greeting_module, "HANDSHAKE_TIMEOUT_S", 0.1)
     worker = ScriptedWorker()
     failures = 3
 

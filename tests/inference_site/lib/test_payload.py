@@ -110,6 +110,9 @@ def test_the_last_of_two_equal_members_counts_as_everywhere() -> None:
         (b"   ", "empty_body", "empty"),
         (b"nonsense", "invalid_json", "not valid JSON"),
         (b'{"request_id":"a","input_data":[1', "invalid_json", "ends too early"),
+        (b'{"request_id":"a","input_data":[1,NaN]}', "invalid_json", "NaN is no number in JSON (byte 34)"),
+        (b'{"request_id":"a","input_data":[-Infinity]}', "invalid_json", "Infinity is no number in JSON"),
+        (b'{"request_id":"a\\ud800"}', "invalid_json", "half of a surrogate pair"),
         (b'{"request_id":"a","input_data":[1]} x', "invalid_json", "trailing"),
         (b"[]", "invalid_body", "array"),
         (b"null", "invalid_body", "null"),
@@ -151,9 +154,9 @@ def test_what_is_wrong_is_named(body: bytes, code: str, says: str) -> None:
     ],
 )
 def test_nesting_is_refused_soon(body: bytes) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     error = refusal(body)
-    took_s = time.perf_counter() - began
+    took_s = time.thread_time() - began
     assert error.status == 400
     assert request_id_of(body) is None
     assert took_s < 0.25

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,8 +35,7 @@ def server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
         running.protocol.leaves_all_to_django = True
         monkeypatch.setattr(lifecycle, "_service", V2Service(running))
         yield running
-        assert running.errors == []
-        assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
+        running.assert_quiet(caplog)
 
 
 def test_the_real_client(server: V2Server):
