@@ -102,7 +102,10 @@ async def test_a_version_is_compared_with_the_one_that_the_others_have(cluster: 
     assert figures(cluster)["left to the other version"] == (0.0, 0.0)
     for _ in range(5):
         cluster.gateway.lineup.served["echo", "2"].router.routes[CANARY].breaker.count_failure("out of memory")
-    assert told(cluster)["verdict"] == f"The breaker of {CANARY} for version 2 is open: out of memory."
+    assert (
+        told(cluster)["verdict"]
+        == f"The breaker of {CANARY} for version 2 is open: 5 failures in a row, the last: out of memory."
+    )
     assert told(cluster)["state"] == "idle"
 
 

@@ -115,7 +115,7 @@ def gateway(*answers):
     class Gateway(BaseHTTPRequestHandler):
         def do_GET(self):
             answer = left.pop(0) if len(left) > 1 else left[0]
-            body = json.dumps(answer() if callable(answer) else answer).encode()
+            body = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -128,11 +128,6 @@ def gateway(*answers):
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-def following():
-    """What a gateway says that follows the newest revision."""
-    return {"gateway": {"revision": Revision.objects.latest("id").pk}}
 
 
 @pytest.mark.parametrize(
@@ -158,9 +153,9 @@ def test_the_figures_are_those_of_a_gateway_if_it_has_some(workers, types, answe
     assert "worker_2: cache flushed" in out
 
 
-@pytest.mark.django_db(transaction=True)
 def test_it_says_so_once_the_gateway_follows(workers, nobody):
-    earlier = following()
+    newest = Revision.objects.latest("id").pk
+    earlier, following = ({"gateway": {"revision": each}} for each in (newest, newest + 1))
     with gateway(earlier, earlier, following) as url:
         out, err = operate("drain", "worker_2", yes=True, gateway=url)
     assert (out, err) == (f"worker_2: draining; the gateway at http://{url} follows\n", "")
