@@ -12,6 +12,8 @@ import orjson
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.templatetags.static import static
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
@@ -91,6 +93,11 @@ class ReadyView(APIView):
         """200 or 503."""
         reason = lifecycle.service().not_ready()
         return Response({"ready": False, "reason": reason}, status=503) if reason else Response({"ready": True})
+
+
+def favicon(request: HttpRequest) -> HttpResponse:
+    """The icon for pages that name none: DRF's."""
+    return redirect(static("inference/icon.svg"))
 
 
 @csrf_exempt
