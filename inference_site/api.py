@@ -171,7 +171,11 @@ def _body(request: Request) -> bytes:
 
 
 def _run(request: Request) -> Reply:
-    body, since = _body(request), None
+    since = None
+    try:
+        body = _body(request)
+    except ApiError as error:
+        return _refused(error, since=time.monotonic() if request.headers.get("X-Explain") == "1" else None)
     try:
         since = _since(request)
         timeout_ms = _timeout_ms(request)
