@@ -195,7 +195,7 @@ class Reading(Connection):
             or not is_allowed_host(self.headers)
         ):
             return False
-        path = self.url.partition(b"?")[0] if self.parser.get_method() == b"POST" else b""
+        path = self.url.partition(b"?")[0]
         return path == _PATH or (is_v2(path) and target_of(path.decode("latin-1")).what is What.INFER)
 
     def _enqueue(self, exchange: Exchange) -> None:
