@@ -182,7 +182,8 @@ def _refuse(error: Exception, kind: str, place: Place) -> NoReturn:
         where = text.rpartition("`$")[2].rstrip("`") if "`$" in text else ""
         what = text.partition(" - at")[0].rpartition("got ")[2].replace("`", "")
         what = "out of range" if "out of range" in what else what
-        raise ApiError(400, place.code, f"{place.name}{where} is {what}; every item must be {_WANTED[kind]}") from None
+        wanted = f"every item must be {_WANTED[kind]}" if where else f"send a list, each item {_WANTED[kind]}"
+        raise ApiError(400, place.code, f"{place.name}{where} is {what}; {wanted}") from None
     if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
         reason = text.removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
         raise ApiError(400, "invalid_json", f"{place.name} is not valid JSON: {reason}") from None

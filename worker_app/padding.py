@@ -75,9 +75,9 @@ class Padder:
         )
 
     def bucket(self, length: int) -> int:
-        """What a length is filled up to; itself, beyond the largest bucket."""
+        """What a length is filled up to; itself, beyond the largest bucket or if it is 0: the filler would be all."""
         place = bisect_left(self.buckets, length)
-        return self.buckets[place] if place < len(self.buckets) else length
+        return self.buckets[place] if length and place < len(self.buckets) else length
 
     def padded(self, index: int, shape: tuple[int, ...], bucket: int) -> tuple[int, ...]:
         """The shape of an input once it is filled up."""

@@ -148,6 +148,8 @@ class Reader:
             for dim, size in zip(spec.dims, array.shape, strict=True):
                 if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
                     raise wrong_shape(spec, array.shape, f"{dim!r} is {sizes[dim]} elsewhere; make them equal")
+            if self._batch_axis and not len(array):
+                raise wrong_shape(spec, array.shape, "a batch without rows can't be run; send one at least")
             if self._batch_axis and (rows := rows or len(array)) != len(array):
                 raise wrong_shape(spec, array.shape, f"another input has a batch of {rows}; make them equal")
         return sizes

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inference_site.lib.errors import ApiError
-from worker_app.signature import Tensor
+from worker_app.signature import Tensor, size_of
+
+# An empty tensor costs its sender nothing, however many rows it claims; what a model makes of them takes memory.
+_MOST_EMPTY = 2**16
 
 
 def check_shape(spec: Tensor, shape: Sequence[int]) -> None:
-    """Raises ApiError 422 for another number of dimensions, an empty one, or one that differs from a fixed size."""
+    """Raises ApiError 422 for another rank, or a size that differs from a fixed one. A size that varies may be 0, as it
+    is of a decoder's past at its first step."""
     if len(shape) != len(spec.dims):
-        raise wrong_shape(spec, shape, f"it has {len(shape)} dimensions instead of {len(spec.dims)}")
+        raise wrong_shape(spec, shape, f"it has rank {len(shape)} instead of {len(spec.dims)}")
     for axis, (dim, size) in enumerate(zip(spec.dims, shape, strict=True)):
-        if size == 0:
-            raise wrong_shape(spec, shape, "an empty tensor can't be run")
         if isinstance(dim, int) and dim != size:
             raise wrong_shape(spec, shape, f"dimension {axis} has to be {dim}")
+    if 0 in shape:
+        free = size_of(size for dim, size in zip(spec.dims, shape, strict=True) if size and not isinstance(dim, int))
+        if free > _MOST_EMPTY:
+            why = f"the sizes of an empty tensor that may vary, but for the 0, multiply to {_MOST_EMPTY} at the most"
+            raise wrong_shape(spec, shape, why)
 
 
 def wrong_shape(spec: Tensor, shape: Sequence[int], why: str) -> ApiError:

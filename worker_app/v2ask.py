@@ -124,14 +124,14 @@ def pack_strings(array: np.ndarray) -> bytes:
     return b"".join(parts)
 
 
-def _decode(decode: Callable[[Any], Any], text: memoryview | msgspec.Raw) -> Any:
+def _decode(decode: Callable[[Any], Any], text: memoryview | msgspec.Raw, what: str = "the request") -> Any:
     try:
         return decode(text)
     except RecursionError:
-        raise ApiError(400, "nested_too_deep", "the request is nested too deep") from None
+        raise ApiError(400, "nested_too_deep", f"{what} is nested too deep") from None
     except (msgspec.DecodeError, ValueError) as error:
         reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
-        raise ApiError(400, "invalid_request", f"the request can't be read: {reason}") from None
+        raise ApiError(400, "invalid_request", f"{what} can't be read: {reason}") from None
 
 
 def _shape_of(each: _Input) -> list[int]:
@@ -142,7 +142,13 @@ def _shape_of(each: _Input) -> list[int]:
             "invalid_shape",
             f"input {each.name[:100]!r} has a shape of {size} bytes; {_SHAPE_BYTES} is the limit",
         )
-    shape: list[int] = _decode(_decode_shape, each.shape)
+    try:
+        shape: list[int] = _decode_shape(each.shape)
+    except (msgspec.DecodeError, ValueError):
+        sent = bytes(each.shape)[:40].decode("utf-8", "replace")
+        raise ApiError(
+            400, "invalid_shape", f"input {each.name[:100]!r} has the shape {sent}; send a list of whole numbers"
+        ) from None
     for dim in shape:
         if dim < 0:
             raise ApiError(
@@ -174,7 +180,9 @@ def _binary_size(each: _Input) -> int | None:
     if len(size) < 16 and size.isascii() and size.isdigit():
         return int(size)
     raise ApiError(
-        400, "wrong_binary_size", f"input {each.name!r} has the binary_data_size {size}; it is a number of bytes"
+        400,
+        "wrong_binary_size",
+        f"input {each.name!r} has the binary_data_size {size}; send how many of the bytes after the JSON are its own",
     )
 
 
@@ -183,7 +191,9 @@ def _from_json(each: _Input, wanted: list[int]) -> np.ndarray:
     place = Place(f"data of input {each.name!r}", "invalid_data")
     depth = max(depth_of(text), 1)
     items, shape = decode_nested(text, kind_of(each.datatype), depth, place)
-    if len(items) != size_of(wanted) or (depth > 1 and shape != tuple(wanted)):
+    # Lists show no more of an empty tensor's shape than what is before its 0.
+    shown = tuple(wanted[: wanted.index(0) + 1] if 0 in wanted else wanted)
+    if len(items) != size_of(wanted) or (depth > 1 and shape != shown):
         got = f"is nested as {list(shape)}" if depth > 1 else f"has {len(items)} values"
         raise ApiError(
             400,
@@ -233,7 +243,8 @@ def _strings(name: str, data: memoryview, count: int) -> np.ndarray:
             f"input {name!r}: string {len(found)} is not valid UTF-8, which the model's strings are: {error}",
         ) from None
     if place > end:
-        raise ApiError(400, "wrong_binary_size", f"input {name!r}: string {late} ends {place - end} bytes too late")
+        short = f"{place - end} byte{'s' * (place - end != 1)}"
+        raise ApiError(400, "wrong_binary_size", f"input {name!r}: string {late} is cut off, {short} short")
     if place != end or len(found) != count:
         raise ApiError(
             400,
@@ -252,7 +263,7 @@ def _view(head: _Head, outputs: Mapping[str, int]) -> View:
         raise ApiError(
             400, "invalid_request", f"outputs is {size} bytes long; the model has {len(outputs)}, ask for each once"
         )
-    asked: list[_Output] | None = _decode(_decode_outputs, head.outputs)
+    asked: list[_Output] | None = _decode(_decode_outputs, head.outputs, "outputs")
     if not asked:
         return tuple((index, head.binary_data_output) for index in outputs.values())
     view: dict[int, bool] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from inference_site.lib.errors import ApiError
@@ -27,6 +29,11 @@ class Identified(msgspec.Struct):
 _decode = msgspec.json.Decoder(InferRequest).decode
 _decode_id = msgspec.json.Decoder(Identified).decode
 _encode = msgspec.json.encode
+
+# Where a decoder met what it can't read; what is often met there; and what it takes for the end of a text.
+_PLACE = re.compile(r"\(byte (\d+)\)$")
+_NO_NUMBER = re.compile(rb"NaN|Infinity")
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
 def decode_request(body: bytes) -> tuple[str, bytes, str | None]:
@@ -98,17 +105,20 @@ def _explain(body: bytes, error: Exception) -> ApiError:
             400, "invalid_body", f"the body is of type {got}; send an object with request_id and input_data"
         )
     if isinstance(error, UnicodeDecodeError):
-        return ApiError(
-            400, "invalid_encoding", f"the body is not valid UTF-8: {sentence_of(error)}; encode it as UTF-8"
-        )
+        return ApiError(400, "invalid_encoding", f"the body is not valid UTF-8: {error}; encode it as UTF-8")
     if not body.strip():
         return ApiError(400, "empty_body", "the body is empty; send a JSON object with request_id and input_data")
-    return ApiError(400, "invalid_json", f"the body is not valid JSON: {sentence_of(error)}")
+    return ApiError(400, "invalid_json", f"the body is not valid JSON: {sentence_of(error, body)}")
 
 
-def sentence_of(error: Exception) -> str:
-    """What a decoder has found, for people."""
-    return str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
+def sentence_of(error: Exception, text: bytes) -> str:
+    """What a decoder has found in a text, for people."""
+    said = str(error).removeprefix("JSON is malformed: ")
+    if (place := _PLACE.search(said)) and (found := _NO_NUMBER.match(text, int(place[1]))):
+        return f"{found[0].decode()} is no number in JSON (byte {place[1]}); a binary tensor of /v2 can hold it"
+    if said != "Input data was truncated":
+        return said
+    return "half of a surrogate pair is in a string" if _LONE_SURROGATE.search(text) else "it ends too early"
 
 
 def _kind(text: bytes) -> str:

@@ -67,6 +67,8 @@ def read_request(parts: Sequence[Bytes], header_length: int | None = None) -> In
     inputs, outputs, parameters = memoryview(head.inputs), bytes(head.outputs), head.parameters
     if bytes(inputs[:1]) != b"[":
         raise ApiError(400, "invalid_inputs", 'inputs is no list; send [{"name", "shape", "datatype", "data"}, ...]')
+    if outputs == b"null":  # as clients write a member that is not set
+        outputs = b""
     if outputs and outputs[:1] != b"[":
         raise ApiError(400, "invalid_outputs", 'outputs is no list; send [{"name"}, ...], or leave it out')
     timeout_ms, binary = None, False
@@ -126,5 +128,5 @@ def _explain(text: bytes, error: Exception, binary: bool) -> ApiError:
         return ApiError(400, "empty_body", "the body is empty; send a JSON object with inputs")
     hint = "" if binary else "; a body with binary data needs the header Inference-Header-Content-Length"
     if isinstance(error, UnicodeDecodeError):
-        return ApiError(400, "invalid_encoding", f"the body's JSON is not valid UTF-8: {sentence_of(error)}{hint}")
-    return ApiError(400, "invalid_json", f"the body's JSON is not valid: {sentence_of(error)}{hint}")
+        return ApiError(400, "invalid_encoding", f"the body's JSON is not valid UTF-8: {error}{hint}")
+    return ApiError(400, "invalid_json", f"the body's JSON is not valid: {sentence_of(error, text)}{hint}")

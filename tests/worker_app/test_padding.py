@@ -30,6 +30,14 @@ def ids_of(length: int, rows: int = 1) -> NDArray[np.int64]:
     return RNG.integers(0, 9, (rows, length))
 
 
+def test_nothing_is_not_filled_up(path: Path) -> None:
+    plain, padded = load(path, Record()), load(path, PADDED)
+    nothing = binary_ask({"ids": np.zeros((2, 0), np.int64), "mask": np.zeros((2, 0), np.int64)})
+    assert padded.read(nothing).group != padded.read(binary_ask({"ids": ids_of(1), "mask": ids_of(1)})).group
+    for name, expected in answers(ask(plain, nothing)).items():
+        np.testing.assert_array_equal(answers(ask(padded, nothing))[name], expected)
+
+
 def rows_run(engine: Engine) -> list[tuple[int, ...]]:
     """Makes an engine note the shapes of `ids` in its runs."""
     shapes: list[tuple[int, ...]] = []

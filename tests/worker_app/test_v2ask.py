@@ -118,6 +118,37 @@ def test_any_byte_but_zero_is_true(tmp_path: Path) -> None:
     assert answers(ask(engine, other))["output"].tolist() == [[False, True, True]]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("datatype", ["FP32", "INT64", "BOOL", "BYTES"])
+def test_a_size_that_varies_may_be_zero(tmp_path: Path, datatype: str, nested: bool) -> None:
+    engine = load(onnx_types.identity(tmp_path / "m.onnx", datatype, ("batch", "past", 2, "n")))
+    for shape in ((2, 0, 2, 3), (1, 3, 2, 0), (1, 0, 2, 0)):
+        array = np.empty(shape, NUMPY[datatype])
+        for payload in (binary_ask({"input": array}), json_ask({"input": array}, nested=nested)):
+            found = answers(ask(engine, payload))["output"]
+            assert (found.shape, found.dtype) == (shape, array.dtype)
+    # Only with what is as empty does it form a batch.
+    groups = {engine.read(binary_ask({"input": np.empty((1, past, 2, 1), NUMPY[datatype])})).group for past in (0, 1)}
+    assert len(groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        ([0, 0], "send one at least"),
+        ([0, 3], "send one at least"),
+        ([2**17, 0], "multiply to 65536 at the most"),
+        ([2**70, 0], "multiply to 65536 at the most"),
+    ],
+)
+def test_an_empty_tensor_has_rows_and_no_more_than_it_could_need(tmp_path: Path, shape: list[int], named: str) -> None:
+    engine = load(onnx_types.identity(tmp_path / "m.onnx", "FP32", ("batch", "n")))
+    for inputs in (size(0, shape=shape), changed(shape=shape, data=[])):
+        with pytest.raises(ApiError, match=named) as caught:
+            engine.read(raw_ask(inputs))
+        assert (caught.value.status, caught.value.code) == (422, "wrong_shape")
+
+
 def changed(**members: Any) -> list[dict[str, Any]]:
     return [{name: value for name, value in {**TENSOR, **members}.items() if value is not None}]
 
@@ -189,7 +220,7 @@ def test_what_is_malformed_is_400_and_what_does_not_fit_422(linear: Engine, name
     ("name", "parts"),
     [
         ("another size", ["'input'", "[1, 5]", "[batch, 4]", "dimension 1 has to be 4"]),
-        ("too few dimensions", ["'input'", "[4]", "[batch, 4]", "1 dimensions instead of 2"]),
+        ("too few dimensions", ["'input'", "[4]", "[batch, 4]", "rank 1 instead of 2"]),
         ("another datatype", ["'input'", "FP64", "FP32"]),
         ("an unknown input", ["'other'", "'input'"]),
         ("no input", ["'input'"]),
@@ -197,6 +228,11 @@ def test_what_is_malformed_is_400_and_what_does_not_fit_422(linear: Engine, name
         ("not the shape's size", ["'input'", "12", "16"]),
         ("out of range", ["'input'", "[2]", "1e+39"]),
         ("too little data", ["'input'", "3 values", "4"]),
+        ("a shape of text", ["'input'", '["1", 4]', "whole numbers"]),
+        ("no rows in binary", ["'input'", "[0, 4]", "send one at least"]),
+        ("data is no list", ["'input'", "int", "send a list"]),
+        ("an output without a name", ["outputs", "`name`", "$[0]"]),
+        ("a negative number of bytes", ["'input'", "-1", "bytes after the JSON"]),
     ],
 )
 def test_an_error_names_input_got_and_expected(linear: Engine, name: str, parts: list[str]) -> None:
@@ -236,9 +272,9 @@ def test_an_ask_that_cannot_be_read_harms_nobody(linear: Engine, payload: bytes,
         (b"\1\0\0\0a\1\0\0\0b", None, ""),
         (b"\1\0\0\0a\1\0\0\0bc", 400, "2 fill 10 of 11 bytes"),
         (b"\1\0\0\0a", 400, "1 fill 5 of 5 bytes"),
-        (b"\1\0\0\0a\5\0\0\0b", 400, "string 1 ends 4 bytes too late"),
-        (b"\1\0\0\0a\1\0", 400, "string 1 ends 2 bytes too late"),
-        (b"\xff\xff\xff\xffa", 400, "string 0 ends"),
+        (b"\1\0\0\0a\5\0\0\0b", 400, "string 1 is cut off, 4 bytes short"),
+        (b"\1\0\0\0a\1\0", 400, "string 1 is cut off, 2 bytes short"),
+        (b"\xff\xff\xff\xffa", 400, "string 0 is cut off"),
         (b"\1\0\0\0\xff\0\0\0\0", 422, "string 0 is not valid UTF-8"),
     ],
 )

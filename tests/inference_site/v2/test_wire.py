@@ -68,6 +68,14 @@ def test_an_inference_and_its_headers(v2: V2Server):
         assert reply.body[length:] == body[-20:]
 
 
+def test_what_is_null_is_as_left_out(v2: V2Server):
+    said = {"inputs": json.loads(json_body())["inputs"]}
+    unset = {**said, "id": None, "parameters": None, "outputs": None}
+    with v2.connect() as client:
+        reply, other = (client.ask(request("POST", FP32, json.dumps(each).encode())) for each in (unset, said))
+        assert (reply.status, reply.json) == (200, other.json)
+
+
 def test_a_known_head_is_not_parsed_again(v2: V2Server):
     body, line = binary_body(3)
     with v2.connect() as client:
@@ -176,6 +184,7 @@ def test_paths_that_only_look_like_it_are_the_sites(v2: V2Server):
         (b"", "empty_body", "empty"),
         (b"hello", "invalid_json", "not valid"),
         (b'{"inputs":[', "invalid_json", "too early"),
+        (b'{"inputs":[{"data":[NaN]}]}', "invalid_json", "a binary tensor of /v2 can hold it"),
         (b'{"inputs":[]}\xff', "invalid_encoding", "UTF-8"),
         (b"[]", "invalid_body", "array"),
         (b"{}", "missing_inputs", "inputs is missing"),
