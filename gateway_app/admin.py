@@ -11,11 +11,13 @@ from gateway_app.adminpages.modeladmin import ModelRecordAdmin
 from gateway_app.adminpages.tuningadmin import TuningAdmin
 from gateway_app.adminpages.workeradmin import WorkerAdmin
 from gateway_app.models import Canary, Event, ModelRecord, Revision, Tuning, Worker
+from gateway_app.signin import SignInForm
 
 admin.site.site_header = "Inference gateway"
 admin.site.site_title = "Inference gateway"
 admin.site.index_title = "Configuration"
 admin.site.site_url = "/"
+admin.site.login_form = SignInForm
 admin.site.register(ModelRecord, ModelRecordAdmin)
 admin.site.register(Revision, RevisionAdmin)
 admin.site.register(Tuning, TuningAdmin)

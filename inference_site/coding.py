@@ -106,18 +106,17 @@ class InThread(Generic[T]):
         self._cancelled = True
 
     def _over(self, future: asyncio.Future[T]) -> None:
+        # Looked at, not raised: the traceback would lead back here, and keep the body until the garbage is collected.
+        error = None if future.cancelled() else future.exception()
         if self._cancelled or future.cancelled():
-            future.cancelled() or future.exception()
             return
-        try:
-            result = future.result()
-        except ApiError as error:
+        if error is None:
+            self._done(future.result())
+        elif isinstance(error, ApiError):
             self._failed(error)
-        except Exception:
-            logger.exception("a body could not be packed or unpacked")
-            self._failed(a_bug())
         else:
-            self._done(result)
+            logger.error("a body could not be packed or unpacked", exc_info=error)
+            self._failed(a_bug())
 
 
 @lru_cache(maxsize=1)

@@ -133,11 +133,12 @@ class Attempts:
         self._router.quarantine.free(call)
 
     def take_back(self, call: Call) -> bool:
-        """Takes back all that is under way for a call; whether anything was."""
+        """Takes back all that is under way for a call, which is over; whether anything was."""
         waited = self._router.quarantine.leave(call)
         flying = [each for each in (call, call.hedge) if each is not None and each.flying]
         for each in flying:
             self.withdraw(each)
+        call.hedge = None
         return waited or bool(flying)
 
     def settled(self, call: Call) -> None:
@@ -151,6 +152,8 @@ class Attempts:
                 other.route.pace.add(self._clock() - other.sent_at)
             self.withdraw(other, outcome="hedged", reason=f"{call.route.name} was quicker")
         self._router.hedge_wins += call.first is not None
+        # Here and wherever a call ends: the two would keep each other, and their input, until the garbage is collected.
+        (call.first or call).hedge = None
 
     def time_out(self, call: Call) -> None:
         """Its deadline has passed."""
@@ -180,12 +183,14 @@ class Attempts:
         if verdict not in (Verdict.PENDING, Verdict.GUILTY):
             return False
         self._router.suspects_refused += 1
+        call.hedge = None
         call.on_error(refusals.ends_workers() if verdict is Verdict.GUILTY else refusals.under_suspicion())
         return True
 
     def _refuse_failed(self, call: Call, reason: str) -> None:
         if call.suspect and self.is_refused(call):
             return
+        call.hedge = None
         if call.blamed_by is not None and call.refusal is not None:  # nobody has said otherwise
             call.route = call.blamed_by
             call.on_refusal(*call.refusal)

@@ -152,7 +152,7 @@ def test_the_default_model(running: Cluster, site: AdminSite) -> None:
     assert "errorlist" in site.tune(default_model="not a name/")
 
 
-def test_an_invalid_value_is_refused(running: Cluster, site: AdminSite) -> None:
+def test_an_invalid_value_is_refused(site: AdminSite) -> None:
     before = site.newest_revision()
     assert "errorlist" in site.set_model("quick", batch_size=0)
     assert "errorlist" in site.set_model("quick", padding_buckets="16, 32")

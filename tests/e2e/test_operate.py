@@ -143,7 +143,7 @@ def test_workers_under_load(running: Cluster, act: Act, load: Load, request: pyt
     done("flush", "cache flushed")
 
 
-def test_after_a_flush_everything_is_computed_again(running: Cluster, act: Act, cases: list[Case]) -> None:
+def test_after_a_flush_everything_is_computed_again(running: Cluster, act: Act) -> None:
     running.wait_until_connected()
     asked = [[float(number), *[1.0] * 63] for number in range(20)]
 

@@ -53,7 +53,7 @@ def test_a_killed_gateway_is_started_again_on_the_same_port(cluster):
     assert cluster.infer(VALUES)[0] == 200
 
 
-def test_an_administrator_is_made_once_and_the_password_works(make_cluster, tmp_path):
+def test_an_administrator_is_made_once_and_the_password_works(make_cluster):
     first = make_cluster(workers=1)
     password = first.password
     script = (

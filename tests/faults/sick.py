@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime as Right
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class Control:
         now = time.monotonic()
         if now - self._looked > LOOK_EVERY_S:
             self._looked = now
-            self._values = json.loads(self._path.read_text()) if self._path.exists() else {}
+            with suppress(OSError):  # no descriptor is left: it is as sick as before
+                self._values = json.loads(self._path.read_text()) if self._path.exists() else {}
         return self._values.get(name, 0.0)
 
 

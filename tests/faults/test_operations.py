@@ -13,6 +13,7 @@ import requests
 
 from tests.e2e.adminsite import AdminSite
 from tests.faults.figures import FULL, Figures, scaled
+from tests.faults.measures import descriptors, resident_kb
 from tests.faults.sickbay import CAPACITY, HALF, Sickbay
 from tests.support import onnx_models
 from tests.support.cluster import Cluster
@@ -126,27 +127,6 @@ def test_a_rolling_restart_loses_nothing(tmp_path: Path, figures: Figures) -> No
 
 def restarted(cluster: Cluster, times: int) -> bool:
     return cluster.log.count("all have been restarted, in") >= times
-
-
-def resident_kb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])
-
-
-def descriptors(pid: int, port: int) -> int:
-    """How many files a process has open, but for the connections that were made to a port: how many of those
-    there are is the clients' affair, and after an overload they let go of them when they please."""
-    links = Path(f"/proc/{pid}/fd").iterdir()
-    rows = (line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
-    accepted = {f"socket:[{row[9]}]" for row in rows if int(row[1].partition(":")[2], 16) == port and row[3] != "0A"}
-    return sum(target_of(link) not in accepted for link in links)
-
-
-def target_of(link: Path) -> str:
-    try:
-        return str(link.readlink())
-    except FileNotFoundError:  # closed meanwhile
-        return ""
 
 
 def kill_and_revive(fleet: Sickbay, load: OpenLoad) -> None:

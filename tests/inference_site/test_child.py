@@ -150,7 +150,7 @@ async def test_who_waits_for_one_that_is_only_starting_is_answered_before_it_goe
         await part.until("it has read what it was told", lambda: part.count("told drain 1 1") == 1)
 
 
-async def test_one_that_does_not_end_after_its_drain_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+async def test_one_that_does_not_end_after_its_drain_is_killed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(process, "TAIL_S", 0.1)
     monkeypatch.setattr("inference_site.child.FINISH_S", 0.1)
     async with running("ignore-term") as part:

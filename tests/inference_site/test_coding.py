@@ -1,13 +1,16 @@
 """Compressed bodies: what goes in comes out, within bounds, and what is none is refused."""
 
+import asyncio
+import gc
 import gzip
+import weakref
 import zlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_site.coding import Unpacker, pack, read_accepted, read_coding
+from inference_site.coding import InThread, Unpacker, pack, read_accepted, read_coding
 from inference_site.lib.errors import ApiError
 
 BODIES = st.binary(max_size=300) | st.integers(0, 200_000).map(bytes)
@@ -87,3 +90,19 @@ def test_the_names_of_codings() -> None:
     assert [read_accepted(value) for value in ("gzip", "deflate", "gzip, deflate", "GZIP", "*", "")] == [
         "gzip", "deflate", "", "", "", "",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b"1" * 20_000), b"no stream"], ids=["too large", "no stream"])
+async def test_what_was_refused_is_let_go_at_once(body: bytes) -> None:
+    unpacker = Unpacker("gzip", body, 10_000)
+    gone, failures = weakref.ref(unpacker), []
+    gc.disable()  # a body that only the collector finds is one of many by then
+    try:
+        InThread(unpacker.unpack, lambda body: None, lambda error: failures.append(error.status))
+        del unpacker
+        async with asyncio.timeout(30):
+            while not failures or gone() is not None:
+                await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
+    assert failures[0] in (400, 413)

@@ -166,7 +166,7 @@ def test_health(running):
         assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x01"
 
 
-async def test_many_at_once_each_get_their_own(running, client, input_name, output_name):
+async def test_many_at_once_each_get_their_own(running, input_name, output_name):
     expected = {seed: running.infer(image(seed))[1]["output_data"] for seed in range(300, 340)}
     async with triton_aio.InferenceServerClient(running.grpc_url) as many:
 
@@ -204,7 +204,7 @@ class Asking(threading.Thread):
         self.join(timeout=30)
 
 
-def test_a_worker_that_dies_costs_no_answer(running, client, input_name):
+def test_a_worker_that_dies_costs_no_answer(running, input_name):
     asking = [Asking(running.grpc_url, input_name, 1000 * (number + 1)) for number in range(4)]
     for each in asking:
         each.start()

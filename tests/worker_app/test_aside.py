@@ -156,7 +156,7 @@ async def test_who_leaves_is_not_read_for(start: Start) -> None:
     assert asker.model.tally.abandoned == 2
 
 
-async def test_who_leaves_after_it_was_read_is_not_run_for(start: Start) -> None:
+async def test_who_leaves_after_it_was_read_is_not_run_for() -> None:
     engine = SlowReader()
     engine.open.set()
     asker = Asker(echo_model(engine))  # nobody runs its batches

@@ -104,7 +104,7 @@ async def test_what_it_has_already_stays_as_it_is(start: Start) -> None:
     assert len(shared(taker.model)) == 2
 
 
-async def test_another_models_results_are_ignored(start: Start) -> None:
+async def test_another_models_results_are_ignored() -> None:
     model = echo_model()
     entry = Entry(asks.key_of(b"[1,0,0,0]", model.seed), b"[1,0,0,0]", bytes(16), b"[7]")
     keep([model], handoff.encode(Entries("echo", "1", "another", [entry])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -190,6 +191,26 @@ def test_a_client_that_leaves_takes_both_attempts_along():
     assert world.router.in_flight == 0
     assert not world.flying
     assert world.router.cancelled == 1
+
+
+ENDS: dict[str, Callable[[World, RecordingCall], object]] = {
+    "the first answers": lambda world, call: world.answer(world.owners()[0]),
+    "the second answers": lambda world, call: world.answer(world.owners()[1]),
+    "both fail": lambda world, call: [world.answer(name, Tell.FAILED, b"x") for name in world.owners()[:2]],
+    "its time is over": lambda world, call: ticks(world, 5.0),
+    "its client leaves": lambda world, call: world.cancel(call),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_over_is_not_kept_by_its_second_attempt(end: str):
+    world = World(["a", "b", "c"], CALM)
+    call = world.submit()
+    ticks(world, 5.1)
+    assert call.hedge is not None
+    ENDS[end](world, call)
+    assert not world.flying
+    assert call.hedge is None
 
 
 # Silence.
