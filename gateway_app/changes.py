@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from django.apps import apps
+
 from gateway_app.canaries import canarytext
 
 Payload = Mapping[str, Any]
@@ -16,7 +18,7 @@ ORDERED = {
 
 
 def describe(before: Payload, after: Payload) -> str:
-    """One sentence part per change: `worker_1 weight 1 → 2; virtual nodes 150 → 300`."""
+    """One sentence part per change: `worker_1 weight 1 → 2; requests per batch 32 → 64`."""
     old, new = _by_name(before, "workers"), _by_name(after, "workers")
     parts = [f"{name} removed" for name in old if name not in new]
     for name, worker in new.items():
@@ -26,7 +28,7 @@ def describe(before: Payload, after: Payload) -> str:
             parts += [f"{name} {change}" for change in _worker_changes(old[name], worker)]
     parts += _model_changes(_by_name(before, "models"), _by_name(after, "models"))
     if before:
-        parts += _differences(before.get("tuning", {}), after["tuning"])
+        parts += _differences(before.get("tuning", {}), after["tuning"], _labels("Tuning"))
     parts += canarytext.changes(before.get("canary", ()), after.get("canary", ()))
     return "; ".join(parts) or "defaults"
 
@@ -49,9 +51,10 @@ def _model_changes(old: Mapping[str, Payload], new: Mapping[str, Payload]) -> It
         # An order says already whether the model is to be loaded.
         shown = {key: value for key, value in row.items() if not (ordered and key in ("order_number", "loaded"))}
         if name in old:
-            yield from (f"model {name} {change}" for change in _differences(before, shown, _labels()))
+            yield from (f"model {name} {change}" for change in _differences(before, shown, _labels("ModelRecord")))
         else:
-            said = _differences({}, {key: value for key, value in shown.items() if _is_said(key, value)}, _labels())
+            own = {key: value for key, value in shown.items() if _is_said(key, value)}
+            said = _differences({}, own, _labels("ModelRecord"))
             yield f"settings of model {name} added" + (f" ({', '.join(said)})" if said else "")
         if ordered:
             yield f"model {name} ordered to {'load' if row['loaded'] else 'unload'}"
@@ -63,11 +66,10 @@ def _is_said(key: str, value: object) -> bool:
 
 
 @cache
-def _labels() -> dict[str, str]:
-    """A model's settings as their form calls them."""
-    from gateway_app.modelrecord import ModelRecord  # whose base class needs this module
-
-    return {each.name: str(each.verbose_name) for each in ModelRecord._meta.fields}
+def _labels(table: str) -> dict[str, str]:
+    """Its fields as their form calls them."""
+    fields = apps.get_model("gateway_app", table)._meta.fields
+    return {each.name: str(each.verbose_name) for each in fields}
 
 
 def _differences(before: Payload, after: Payload, labels: Mapping[str, str] | None = None) -> list[str]:

@@ -53,6 +53,7 @@ class ConfigWatcher:
         # Workers of the command line that could not be written to the database yet: in force before they are.
         self.given: Sequence[Address] = ()
         self.current = Snapshot()
+        self.earlier: Snapshot | None = None  # what a gateway here followed last, before this process
         self.error = ""
         self.loads = 0
         self._on_change = on_change
@@ -68,6 +69,7 @@ class ConfigWatcher:
         """Takes the configuration from the database, else from the last good file, else the defaults; then follows."""
         self._loop = asyncio.get_running_loop()
         revision_saved.connect(self._revision_saved)
+        self.earlier = await asyncio.to_thread(lastgood.load)
         if self.given:  # a moment ago it did not answer: who waits for this process need not wait for that again
             self.error = "the database does not answer; check DATABASE_URL"
         snapshot = None if self.given else await self._read()

@@ -37,6 +37,7 @@ class InForce:
         gateway = self._gateway
         first, self._wanted = self._wanted is None, snapshot
         if first:
+            self._make_up_for(gateway.watcher.earlier, snapshot)
             self._apply(snapshot, table_of(snapshot))
             return
         enabled = {entry.name for entry in snapshot.workers if entry.enabled}
@@ -54,6 +55,11 @@ class InForce:
         if link.name in self._unflushed:
             self._unflushed.remove(link.name)
             link.order(Ask.FLUSH)
+
+    def _make_up_for(self, earlier: Snapshot | None, snapshot: Snapshot) -> None:
+        """Of what was ordered while no gateway ran, a flush holds still: workers may have kept their results."""
+        before = {entry.name: entry for entry in earlier.workers} if earlier is not None else {}
+        self._unflushed.update(entry.name for entry in snapshot.workers if _is_to_forget(entry, before.get(entry.name)))
 
     def _fits(self, snapshot: Snapshot) -> bool:
         gateway = self._gateway

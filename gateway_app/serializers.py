@@ -18,7 +18,9 @@ class CircuitBreakerSerializer(serializers.Serializer):
     failure_threshold = serializers.IntegerField()
     success_threshold = serializers.IntegerField()
     last_error = serializers.CharField(allow_blank=True)
+    last_error_age_s = serializers.FloatField(allow_null=True, help_text="seconds since then")
     cause = serializers.CharField(allow_blank=True, help_text="what its last change of state was due to")
+    reason = serializers.CharField(allow_blank=True, help_text="the same, in words")
 
 
 class EventSerializer(serializers.Serializer):

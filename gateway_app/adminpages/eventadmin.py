@@ -12,9 +12,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import cached_property
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 
-from gateway_app.adminpages.recordedadmin import ReadOnlyAdmin
+from gateway_app.adminpages.recordedadmin import ZONE, ReadOnlyAdmin, moment_of
 from gateway_app.models import Event, Worker
 
 # Counting stops here, and so do the pages: what is older is found by a filter or a search.
@@ -95,22 +96,24 @@ class AuthorFilter(admin.SimpleListFilter):
 class EventAdmin(ReadOnlyAdmin):
     """What happened, as each gateway saw it, and what operators did."""
 
-    list_display = ("moment", "kind", "subject", "change", "reason", "author")
+    heading = "Events: what happened, the newest first"
+    list_display = ("moment", "kind", "subject", "told")
     list_filter = ("kind", WorkerFilter, TimeFilter, AuthorFilter)
     search_fields = ("reason", "author", "model", "gateway")
     sortable_by = ()
     show_facets = admin.ShowFacets.NEVER
     paginator = Newest
 
-    @admin.display(description="at")
-    def moment(self, event: Event) -> str:
-        at = f"{timezone.localtime(event.at):%Y-%m-%d %H:%M:%S}"  # several may be of one minute
-        return format_html('<span class="nowrap">{}</span>', at)
+    @admin.display(description=f"at ({ZONE})")
+    def moment(self, event: Event) -> SafeString:
+        return moment_of(event.at)
 
     @admin.display(description="of")
-    def subject(self, event: Event) -> str:
-        return " ".join(filter(None, (event.worker, event.model)))
+    def subject(self, event: Event) -> SafeString:
+        return format_html_join(mark_safe("<br>"), "{}", ((name,) for name in (event.worker, event.model) if name))
 
-    @admin.display(description="change")
-    def change(self, event: Event) -> str:
-        return f"{event.before} → {event.after}" if event.before else event.after
+    @admin.display(description="what happened")
+    def told(self, event: Event) -> SafeString:
+        change = f"{event.before} → {event.after}" if event.before else event.after
+        author = f"by {event.author}" if event.author else ""
+        return format_html('<strong>{}</strong> {} <span class="quiet">{}</span>', change, event.reason, author)

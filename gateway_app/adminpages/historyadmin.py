@@ -13,12 +13,11 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, register_converter, reverse
 from django.urls.converters import IntConverter
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from gateway_app.adminpages.recordedadmin import ReadOnlyAdmin
+from gateway_app.adminpages.recordedadmin import ZONE, ReadOnlyAdmin, moment_of
 from gateway_app.adminpages.savingform import SavingForm
 from gateway_app.core.vigil import Figures
 from gateway_app.models import Guard, Revision
@@ -45,6 +44,7 @@ register_converter(Number, "revision")
 class RevisionAdmin(ReadOnlyAdmin):
     """What was configured, by whom and why; each revision can be compared and restored."""
 
+    heading = "Revisions: what was configured, the newest first, and the way back"
     list_display = ("number", "moment", "who", "what", "comment", "guarded", "restoring")
     list_display_links = ("number",)
     search_fields = ("author", "summary", "comment")
@@ -58,9 +58,9 @@ class RevisionAdmin(ReadOnlyAdmin):
     def number(self, revision: Revision) -> int:
         return revision.pk
 
-    @admin.display(description="saved", ordering="id")
-    def moment(self, revision: Revision) -> str:
-        return f"{timezone.localtime(revision.created):%Y-%m-%d %H:%M:%S}"
+    @admin.display(description=f"saved ({ZONE})", ordering="id")
+    def moment(self, revision: Revision) -> SafeString:
+        return moment_of(revision.created)
 
     @admin.display(description="who", ordering="author")
     def who(self, revision: Revision) -> str:

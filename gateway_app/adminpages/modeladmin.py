@@ -59,7 +59,7 @@ class ModelRecordAdmin(OperatedAdmin):
         def now(row: ModelRecord) -> str | SafeString:
             return _told(states.get(row.name, ())) or "No worker has it."
 
-        return ("name", "loaded", versions, now, "changed")
+        return ("name", "loaded", versions, now, "moment")
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         context = {

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from gateway_app.adminpages.previewedadmin import PreviewedAdmin
-from gateway_app.adminpages.recordedadmin import ModelAdmin
+from gateway_app.adminpages.recordedadmin import ZONE, ModelAdmin, moment_of
 from gateway_app.operating.actions import ACTIONS, MAX_COMMENT, Action, ActionError, effects_of, perform_each
 
 TEMPLATE = "admin/gateway_app/operate.html"
@@ -24,6 +25,10 @@ class OperatedAdmin(PreviewedAdmin):
     """Adds the actions of one kind of target to its list. Who may do them need not be allowed to edit."""
 
     kind: str
+
+    @admin.display(description=f"changed ({ZONE})", ordering="changed")
+    def moment(self, row: Any) -> SafeString:
+        return moment_of(row.changed)
 
     @property
     def operations(self) -> dict[str, Action]:

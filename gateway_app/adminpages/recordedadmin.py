@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from gateway_app.adminpages.numberfields import form_class_of
 from gateway_app.models import recorded
 
 COMMENT_LENGTH = 1000
+ZONE = settings.TIME_ZONE
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -44,10 +50,14 @@ class RecordedAdmin(ModelAdmin):
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """A history: to read."""
+    """A history: to read. `heading` is what its list is called."""
 
+    heading = ""
     list_per_page = 50
     show_full_result_count = False
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        return super().changelist_view(request, {"title": self.heading, **(extra_context or {})})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -57,6 +67,11 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def moment_of(at: datetime) -> SafeString:
+    """A time to the second, as logs have it; its column's title has the zone."""
+    return format_html('<span class="nowrap">{}</span>', f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}")
 
 
 def comment_of(request: HttpRequest) -> str:

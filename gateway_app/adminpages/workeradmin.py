@@ -38,7 +38,7 @@ class WorkerAdmin(OperatedAdmin):
     """Where each one is, its share, and whether it is used; with the actions of those who operate them."""
 
     kind = "worker"
-    list_display = ("name", "host", "port", "weight", "enabled", "draining", "isolated", "changed")
+    list_display = ("name", "host", "port", "weight", "enabled", "draining", "isolated", "moment")
     list_editable = ("weight", "enabled", "draining", "isolated")
     search_fields = ("name", "host")
     fieldsets = (

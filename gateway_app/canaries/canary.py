@@ -69,6 +69,11 @@ def promote(author: str = "", comment: str = "") -> str:
             _full_clean(row)
             row.save()
         said = f"All workers get what {canary.worker} has tried: {tried(_row(canary))}."
+        if canary.model:
+            said += (
+                f" Versions of {canary.model} are listed as {row.versions}: a later one is served once it is written"
+                " there, or the list is emptied in the model's settings."
+            )
         canary.delete()
     return said
 

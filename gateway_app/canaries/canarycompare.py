@@ -171,7 +171,7 @@ def _why_no_version(gateway: Gateway, trial: Trial) -> str:
         reasons = gateway.lineup.catalog.reasons(name, version)
         return f"{worker} has no version {version} of {name} ready{reasons and ': '}{reasons}."
     if route.breaker.state is State.OPEN:
-        return f"The breaker of {worker} for version {version} is open: {route.breaker.last_error}."
+        return f"The breaker of {worker} for version {version} is open: {route.breaker.why}."
     return ""
 
 

@@ -77,6 +77,7 @@ class Breaker:
         "failures",
         "isolated",
         "last_error",
+        "last_error_at",
         "may_open",
         "on_change",
         "opens",
@@ -85,6 +86,7 @@ class Breaker:
         "since",
         "state",
         "successes",
+        "why",
     )
 
     def __init__(
@@ -114,7 +116,8 @@ class Breaker:
         self.successes = 0
         self.probes = 0
         self.opens = 0
-        self.last_error = ""
+        self.why = ""  # of its last change, in words
+        self.last_error, self.last_error_at = "", 0.0
         self._calls = self._failed = 0  # of the current second; those of the seconds before are in _past
         self._past: deque[tuple[int, int]] = deque(maxlen=RATE_S - 1)
         self._noted = 0  # successes of the current second that are among the outcomes
@@ -154,7 +157,7 @@ class Breaker:
     def failure(self, permit: int, reason: str, cause: Cause = Cause.FAILURES, count: int = 1) -> None:
         """The worker failed a request; `reason` is kept as the last error, `cause` as for `count_failure`, `count` as
         for `success`."""
-        self.last_error = reason
+        self._erred(reason)
         if permit == self._period:
             self._note(Kind.FAILURE, cause, reason)
             self._calls += count
@@ -196,7 +199,8 @@ class Breaker:
         """Opens, for what else is known of the worker; whether it is open now."""
         self._note(Kind.TRIP, cause, reason)
         if self.state is not State.OPEN and (cause is Cause.OPERATOR or self.may_open()):
-            self.last_error = reason
+            if cause is not Cause.OPERATOR:
+                self._erred(reason)
             self._change(State.OPEN, cause, reason)
         return self.state is State.OPEN
 
@@ -269,7 +273,7 @@ class Breaker:
             self._change(State.CLOSED, Cause.PROBE, f"{self.successes} probes succeeded")
 
     def _count(self, reason: str, cause: Cause) -> None:
-        self.last_error = reason
+        self._erred(reason)
         if self.state is not State.CLOSED:
             return
         self.failures += 1
@@ -279,6 +283,9 @@ class Breaker:
                 self._change(State.OPEN, cause, f"{count} in a row, the last: {reason}")
         elif self.config.error_ratio:
             self._judge_rate(reason)
+
+    def _erred(self, reason: str) -> None:
+        self.last_error, self.last_error_at = reason, self._clock()
 
     def _judge_rate(self, reason: str) -> None:
         seconds = [(self._calls, self._failed), *reversed(self._past)]
@@ -302,7 +309,7 @@ class Breaker:
     def _change(self, state: State, cause: Cause, reason: str) -> None:
         self._note_late()
         before, self.state = self.state, state
-        self.cause = cause
+        self.cause, self.why = cause, reason
         self.since = self._clock()
         self._period += 1
         self.failures = self.successes = 0

@@ -36,7 +36,7 @@ def under_suspicion() -> ApiError:
 
 def no_workers() -> ApiError:
     """None is configured."""
-    return _unavailable("no_workers", "there are no enabled workers; add one in the admin or start the cluster", 1)
+    return _unavailable("no_workers", "no worker is enabled; enable or add one in the admin, or start the cluster", 1)
 
 
 def overloaded(call: Call) -> ApiError:

@@ -188,7 +188,8 @@ def _check_routing(check: Check, target: Target, targets: Targets) -> None:
     elif state == "OPEN":
         wait_s = breaker.get("retry_after_s")
         again = f"tried again in {wait_s:.0f} s" if isinstance(wait_s, int | float) else "tried again soon"
-        check.bad(f"{label}: its breaker is OPEN{because}", f"mend the cause, it is {again}")
+        why = f": {breaker['reason']}" if breaker.get("reason") else because
+        check.bad(f"{label}: its breaker is OPEN{why}", f"mend the cause, it is {again}")
     else:
         draining = ", draining" if row.get("draining") else ""
         check.good(f"{label}: connected, breaker {state}{draining}")

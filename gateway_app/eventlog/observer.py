@@ -30,7 +30,7 @@ class Observer:
         name = link.name
         if name not in self._there:
             self._there.add(name)
-            self._worker(name, "lost" if name in self._before else "", "connected", f"connected at {link.address}")
+            self._worker(name, "lost" if name in self._before else "", "connected", f"at {link.address}")
             self._before.add(name)
         said = {
             (info.name, info.version, info.reason)

@@ -91,7 +91,7 @@ def _models(gateway: Gateway) -> list[ServedModel]:
 
 
 def _breaker(entry: WorkerEntry, breaker: Breaker, model: str) -> dict[str, Any]:
-    retry_after = breaker.retry_after()
+    retry_after, now = breaker.retry_after(), time.monotonic()
     return {
         "node": entry.address,
         "state": breaker.state,
@@ -99,13 +99,15 @@ def _breaker(entry: WorkerEntry, breaker: Breaker, model: str) -> dict[str, Any]
         "successes": breaker.successes,
         "name": entry.name,
         "model": model,
-        "since_s": round(time.monotonic() - breaker.since, 1),
+        "since_s": round(now - breaker.since, 1),
         "retry_after_s": None if retry_after is None else round(retry_after, 1),
         "opens": breaker.opens,
         "failure_threshold": breaker.config.failure_threshold,
         "success_threshold": breaker.config.success_threshold,
         "last_error": breaker.last_error,
+        "last_error_age_s": round(now - breaker.last_error_at, 1) if breaker.last_error else None,
         "cause": breaker.cause,
+        "reason": breaker.why,
     }
 
 

@@ -117,8 +117,8 @@ def told_of(guard: Guard) -> str:
     p99 = f" or the p99 latency {limits.p99_ms:,.1f} ms" if limits.p99_ms is not None else ""
     until = timezone.localtime(guard.until)
     return (
-        f"Revision {guard.revision_id} is watched until {until:%H:%M:%S}: if errors exceed {limits.error_percent:.2g} %"
-        f"{p99}, revision {guard.back_to} comes back by itself."
+        f"Revision {guard.revision_id} is watched until {until:%H:%M:%S %Z}: if errors exceed"
+        f" {limits.error_percent:.2g} %{p99}, revision {guard.back_to} comes back by itself."
     )
 
 

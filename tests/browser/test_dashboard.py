@@ -155,16 +155,49 @@ def test_many_with_the_same_trouble_are_one_finding(browser: Browser, site: Page
     site.stats["workers"] += [{**site.stats["workers"][0], "name": "worker_4"}]
     site.stats["circuit_breakers"] = []
     browser.open(site.url)
-    assert findings(browser) == ["4 workers: disconnected: worker_1, worker_2, worker_3 and 1 more"]
+    assert findings(browser) == [
+        "No worker can answer: clients get 503",
+        "4 workers: disconnected: worker_1, worker_2, worker_3 and 1 more",
+    ]
+
+
+def test_what_operators_have_taken_from_all_is_said(browser: Browser, site: PagesSite) -> None:
+    for worker in site.stats["workers"]:
+        worker.update(isolated=True, routable=False)
+    browser.open(site.url)
+    assert findings(browser)[0] == "Every worker is isolated: clients get 503"
+    assert browser.driver.title.startswith("(!) ")
+    for worker in site.stats["workers"]:
+        worker.update(isolated=False, draining=True)
+    draining = "Nobody but draining workers is left: they go on answering"
+    browser.wait_for(lambda: findings(browser)[0] == draining, "it says so")
+    assert "Draining, but nobody else is left: it goes on getting requests." in browser.texts(".card .notes")[0]
+    for worker in site.stats["workers"]:
+        worker.update(draining=False, routable=True)
+    site.stats["models"][0].update(state="UNAVAILABLE", reason="unloaded")
+    site.stats["gateway"]["uptime_s"] = 59.0
+    browser.wait_for(lambda: findings(browser)[0] == "digits is unloaded: who asks gets 404", "it says so")
+    assert findings(browser)[1].startswith("This gateway was started 59 s ago")
+    assert browser.text("#verdict strong") == "All well"
+
+
+def test_a_breaker_says_why_it_is_open_and_how_old_its_last_error_is(browser: Browser, site: PagesSite) -> None:
+    open_breaker(site.stats, 2)
+    error = site.stats["workers"][1]["last_error"]
+    site.stats["circuit_breakers"][0].update(last_error="it took too long", last_error_age_s=190.0)
+    browser.open(site.url)
+    well, sick, _ = browser.texts(".card .notes")
+    assert well == "Last error of a request, 3 min 10 s ago: it took too long."
+    assert sick.endswith(f"OPEN because: 5 failures in a row, the last: {error}")
 
 
 def test_disabled_workers_and_none_at_all(browser: Browser, site: PagesSite) -> None:
     for worker in site.stats["workers"]:
         worker.update(enabled=False, routable=False, connected=False)
     browser.open(site.url)
-    assert findings(browser) == ["Every worker is disabled"]
+    assert findings(browser) == ["Every worker is disabled: clients get 503"]
     site.stats.update(total_workers=0, workers=[], circuit_breakers=[], point=None)
-    browser.wait_for(lambda: findings(browser) == ["There is no worker"], "it says so")
+    browser.wait_for(lambda: findings(browser) == ["There is no worker: clients get 503"], "it says so")
     assert browser.driver.title == "(!) No workers — Inference gateway"
     assert "manage.py runcluster" in browser.text("#empty")
     assert not browser.shows("#workers-section")

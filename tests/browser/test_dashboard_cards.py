@@ -125,13 +125,13 @@ def test_workers_come_go_and_are_switched_off(browser: Browser, site: PagesSite)
 
 def test_an_isolated_worker_is_told_from_a_sick_one(browser: Browser, site: PagesSite) -> None:
     site.stats["workers"][0].update(isolated=True, routable=False)
-    site.stats["circuit_breakers"][0].update(state="OPEN", cause="isolated by hand")
+    site.stats["circuit_breakers"][0].update(state="OPEN", cause="operator", reason="isolated by an operator")
     site.stats["workers"][1].update(silent=True, routable=False, limit=64)
     browser.open(site.url)
     assert browser.texts(".card .badges")[:2] == ["OPEN\nIsolated", "CLOSED\nSilent"]
     assert "1 down · 1 isolated" in browser.text("#tile-workers")
     isolated, silent = browser.texts(".card .notes")[:2]
-    assert "gets no requests. Cause: isolated by hand." in isolated
+    assert isolated == "Isolated by hand: it stays connected and gets no requests, not even if nobody else is left."
     assert silent == "Silent: it does not even answer a ping."
     assert browser.evaluate("document.querySelectorAll('.card.trouble').length") == 1
     assert "6 of 64" in card(browser, "worker_2")

@@ -63,7 +63,7 @@ def test_workers_are_isolated_after_the_effect_has_been_read(browser: Browser, a
     browser.open(f"{admin}/event/?kind__exact=action")
     browser.resize(width)
     browser.wait_for(lambda: browser.shows("#result_list"), "the events are there")
-    assert "worker_1: isolated (<i>why</i>)" in browser.texts("#result_list .field-reason")
+    assert any("worker_1: isolated (<i>why</i>)" in text for text in browser.texts("#result_list .field-told"))
     assert Event.objects.filter(kind="action", author="admin").count() == 3
     assert grave_faults(browser) == []
     assert browser.console_errors() == []

@@ -141,7 +141,7 @@ def test_tuning_is_one_form_that_the_list_leads_to(ada):
     response = ada.post(url, {**form_of(page), "virtual_nodes": "300", "batch_wait_ms": "0"})
     assert response.status_code == 302
     newest = Revision.objects.latest("id")
-    assert (newest.author, newest.summary) == ("ada", "virtual nodes 150 → 300; batch wait ms 20 → 0")
+    assert (newest.author, newest.summary) == ("ada", "virtual nodes per worker 150 → 300; longest wait (ms) 20 → 0")
 
 
 @pytest.mark.parametrize(("name", "warned"), [("nope", True), ("text", False), ("", False)])

@@ -28,6 +28,15 @@ async def test_a_restart_with_the_database_away_uses_the_last_good_file(database
         assert [snapshot.virtual_nodes for snapshot in given] == [150, 11]
 
 
+async def test_a_start_knows_what_was_followed_before(database):
+    await in_thread(save_tuning, virtual_nodes=10)
+    async with watching() as (watcher, _):
+        assert watcher.earlier is None
+    await in_thread(save_tuning, virtual_nodes=11)
+    async with watching() as (watcher, _):
+        assert (watcher.earlier.virtual_nodes, watcher.current.virtual_nodes) == (10, 11)
+
+
 def test_the_last_good_file_is_replaced_as_a_whole(database, tmp_path):
     for revision in (1, 2):
         lastgood.save(revision, {"tuning": {"virtual_nodes": revision}})

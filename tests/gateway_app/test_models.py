@@ -32,7 +32,7 @@ def test_each_save_and_delete_leaves_a_revision_that_says_what_changed():
         "worker_1 added at 127.0.0.1 port 8001",
         "worker_1 weight 1 → 2.5",
         "worker_1 draining off → on",
-        "virtual nodes 150 → 300; batch eager on → off",
+        "virtual nodes per worker 150 → 300; start at once when the model is free on → off",
         "worker_1 removed",
     ]
 
@@ -273,7 +273,7 @@ def test_what_an_upgrade_adds_is_no_change():
     assert len(summaries()) == 1
     Worker.objects.update(isolated=True)
     Tuning.objects.update(hedging=False)
-    assert summaries()[1:] == ["worker_1 isolated off → on", "hedging on → off"]
+    assert summaries()[1:] == ["worker_1 isolated off → on", "ask a second worker when one is slow on → off"]
 
 
 @pytest.mark.parametrize("payload", [[], {"workers": [1]}, {"tuning": []}, {"workers": None}, "x"])

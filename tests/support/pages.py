@@ -130,7 +130,9 @@ def breaker(worker: Json, model: str = "digits") -> Json:
         "retry_after_s": None,
         "opens": 0,
         "last_error": "",
+        "last_error_age_s": None,
         "cause": "",
+        "reason": "",
     }
 
 
@@ -215,10 +217,11 @@ def open_breaker(stats: Json, number: int) -> None:
     """Worker `number` stops answering: its breaker opens."""
     error = f"connection to 127.0.0.1:{8000 + number} refused. Is the worker running?"
     stats["workers"][number - 1].update(connected=False, routable=False, in_flight=0, last_error=error)
-    stats["circuit_breakers"][number - 1].update(
-        state="OPEN", failures=5, since_s=12.5, retry_after_s=17.2, opens=1, last_error=error
-    )
     reason = f"5 failures in a row, the last: {error}"
+    told = {"last_error": error, "last_error_age_s": 12.5, "cause": "failures", "reason": reason}
+    stats["circuit_breakers"][number - 1].update(
+        state="OPEN", failures=5, since_s=12.5, retry_after_s=17.2, opens=1, **told
+    )
     stats["events"].append(event(f"worker_{number}", "CLOSED", "OPEN", reason, age_s=12.5))
 
 

@@ -69,17 +69,20 @@ const Cards = (() => {
     return whole ? (breaker.since_s + elapsed) / whole : 0;
   }
 
-  function notes(worker, breaker, revision) {
+  function notes(worker, breaker, { workers, gateway: { revision } }) {
+    const alone = !workers.some((other) => other.enabled && other.routable);
     const lines = [];
-    if (!worker.enabled) lines.push("Disabled in the admin: its keys go to the other workers.");
-    else if (worker.isolated) lines.push("Isolated in the admin: it stays connected and gets no requests.");
-    else if (worker.draining) lines.push("Draining: it finishes what it has and takes no new requests.");
+    if (!worker.enabled) lines.push("Disabled: gateways are not connected to it, and its keys are the other workers'.");
+    else if (worker.isolated) lines.push("Isolated by hand: it stays connected and gets no requests, not even if nobody else is left.");
+    else if (worker.draining) lines.push(alone ? "Draining, but nobody else is left: it goes on getting requests." : "Draining: it finishes what it has and takes no new requests.");
     else if (!worker.connected) lines.push("Disconnected: the gateway keeps trying to reach it.");
     else if (worker.idle) lines.push("Idle: there is no model to serve.");
     if (worker.silent) lines.push("Silent: it does not even answer a ping.");
-    if (breaker && breaker.cause && breaker.state === "OPEN") lines.push(`Cause: ${breaker.cause}.`);
-    const errors = new Set([breaker && breaker.last_error, worker.last_error].filter(Boolean));
-    for (const error of errors) lines.push(`Last error: ${error.replace(/\.$/, "")}.`);
+    const why = (breaker && worker.enabled && !worker.isolated && breaker.state !== "CLOSED" && breaker.reason) || "";
+    if (why) lines.push(`${breaker.state} because: ${Panels.sentence(why)}`);
+    if (worker.last_error && !why.includes(worker.last_error)) lines.push(`Last error: ${Panels.sentence(worker.last_error)}`);
+    const error = (breaker && breaker.last_error) || "";
+    if (error && error !== worker.last_error && !why.includes(error)) lines.push(`Last error of a request, ${duration(breaker.last_error_age_s)} ago: ${Panels.sentence(error)}`);
     if (worker.connected && worker.stats_age_s > 3) lines.push(`Its last report is ${duration(worker.stats_age_s)} old.`);
     if (worker.connected && worker.revision != null && worker.revision !== revision) lines.push(`Has revision ${worker.revision} of the settings, not ${revision}.`);
     return lines.join(" ");
@@ -134,7 +137,7 @@ const Cards = (() => {
   function paintCard({ card, worker, breaker }, stats, widest, scales) {
     const state = breaker ? STATES[breaker.state] : { kind: "", icon: "" };
     const { text, kind, icon } = mode(worker);
-    const note = notes(worker, breaker, stats.gateway.revision);
+    const note = notes(worker, breaker, stats);
     const weight = worker.weight === 1 ? "" : ` · weight ${worker.weight}`;
     const rates = Points.series((point) => point.workers[worker.name]?.rate);
     const p99s = Points.series((point) => point.workers[worker.name]?.p99);

@@ -48,9 +48,7 @@
       reason: event.reason,
       author: event.author ? `by ${event.author}` : "",
     });
-    const time = item.querySelector("time");
-    time.dateTime = event.at;
-    time.title = new Date(event.at).toLocaleString();
+    Panels.writeTime(item.querySelector("time"), event.at, item.querySelector(".clock"));
   }
 
   function paintList() {
@@ -64,7 +62,7 @@
     const none = filtered && events.length ? `None of the newest ${events.length} events is like that.` : "Nothing has happened yet: changes of breakers, workers, models and settings will be listed here.";
     Live.setText(byId("events-none"), none);
     const count = filtered ? `${shown.length} of the newest ${events.length}` : events.length ? `The newest ${events.length}` : "";
-    Live.setText(byId("events-count"), count);
+    Live.setText(byId("events-count"), count && `${count}; times in ${Panels.zone()}.`);
     const query = new URLSearchParams();
     if (filter.kind) query.set("kind__exact", filter.kind);
     if (filter.worker || filter.text) query.set("q", [filter.worker, filter.text].filter(Boolean).join(" "));

@@ -103,7 +103,24 @@ const Panels = (() => {
     return run;
   }
 
+  // Minutes to the east of UTC, as UTC+05:30: whoever compares with a log must know what the page's times are of.
+  function zone(at = new Date()) {
+    const east = -at.getTimezoneOffset();
+    const parts = [Math.trunc(Math.abs(east) / 60), Math.abs(east) % 60].map((part) => String(part).padStart(2, "0"));
+    return east ? `UTC${east > 0 ? "+" : "−"}${parts.join(":")}` : "UTC";
+  }
+
+  // When something happened: the time of day, the date before it if that is not today's; in full to be pointed at.
+  function writeTime(element, iso, place = element) {
+    const at = new Date(iso);
+    const date = at.toLocaleDateString("sv"); // 2026-11-23
+    const time = at.toLocaleTimeString("en-GB");
+    Live.setText(place, date === new Date().toLocaleDateString("sv") ? time : `${date} ${time}`);
+    element.dateTime = iso;
+    element.title = `${date} ${time} ${zone(at)}`;
+  }
+
   const onStats = (paint) => document.addEventListener("stats", (event) => paint(event.detail));
 
-  return { byId, natural, setWorkers, hasColour, colourOf, numberOf, swatch, OTHERS, filters, setFilters, onFilters, ask, sentence, repeat, whileSeen, onStats };
+  return { byId, natural, setWorkers, hasColour, colourOf, numberOf, swatch, OTHERS, filters, setFilters, onFilters, ask, sentence, repeat, whileSeen, zone, writeTime, onStats };
 })();

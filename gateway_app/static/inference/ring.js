@@ -7,8 +7,8 @@ const RingPanel = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const RETRY_MS = 5000;
   const LISTED = 12; // workers listed before "show all"
-  const BANDS = 123; // radius of the ring's slots, and of the arcs of shares
-  const ARCS = 90;
+  const BANDS = 131; // radius of the ring's slots, and of the arcs of shares
+  const ARCS = 97;
   const DRAWN = 512; // slots drawn: more would be thinner than a pixel
 
   const drawing = byId("ring-drawing");
@@ -22,6 +22,7 @@ const RingPanel = (() => {
   let asking = false;
   let askedAt = -RETRY_MS;
   let pinned = "";
+  let lit = ""; // shown alone now: pinned, pointed at or focused
   let showAll = false;
 
   function circle(parent, radius, className) {
@@ -91,11 +92,12 @@ const RingPanel = (() => {
       band((owner) => others.has(ring.workers[owner]), Panels.OTHERS, "");
       arc(from, 1 - from, Panels.OTHERS, "", `+${others.size}`);
     }
-    highlight(pinned);
+    highlight(lit); // a ring that is drawn anew shows the same
   }
 
   // Shows one worker's slots alone, those of a worker without a colour of its own too; "" shows all again.
   function highlight(name) {
+    lit = name;
     const known = ring && ring.workers.includes(name);
     drawing.classList.toggle("chosen", Boolean(known));
     for (const found of drawing.querySelectorAll("[data-owner]")) found.classList.toggle("chosen", known && found.dataset.owner === name);

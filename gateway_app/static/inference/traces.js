@@ -92,18 +92,15 @@ const TracePanel = (() => {
   function newRow(trace) {
     const row = byId("trace-template").content.firstElementChild.cloneNode(true);
     const [kind, icon] = statusOf(trace);
-    const at = new Date(trace.at);
     Live.badge(row, "status", kind, icon);
     Live.fill(row, {
-      at: at.toLocaleTimeString("en-GB"),
       status: String(trace.status),
       model: trace.model,
       by: [trace.answered_by, trace.cache !== "gateway" && trace.cache].filter(Boolean).join(" · "),
       tries: trace.attempts && trace.attempts.length > 1 ? plural(trace.attempts.length, "attempt", "attempts") : "",
       total: millis(trace.total_ms),
     });
-    row.querySelector("time").dateTime = trace.at;
-    row.querySelector("time").title = at.toLocaleString();
+    Panels.writeTime(row.querySelector("time"), trace.at);
     paintBar(row.querySelector(".stack"), trace);
     const opened = row.querySelector("details");
     opened.addEventListener("toggle", () => {

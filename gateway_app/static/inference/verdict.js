@@ -47,6 +47,18 @@ const Verdict = (() => {
     return null;
   }
 
+  // What clients get while no worker is as it should be.
+  function ofAll(workers) {
+    const enabled = workers.filter((worker) => worker.enabled);
+    if (!workers.length) return { level: "bad", text: "There is no worker: clients get 503", target: "empty" };
+    if (!enabled.length) return { level: "bad", text: "Every worker is disabled: clients get 503", target: "workers-section" };
+    if (enabled.some((worker) => worker.routable || worker.idle)) return null;
+    const left = enabled.some((worker) => worker.draining && worker.connected && !worker.isolated);
+    if (left) return { level: "warn", text: "Nobody but draining workers is left: they go on answering", target: "workers-section" };
+    const all = enabled.every((worker) => worker.isolated) ? "Every worker is isolated" : "No worker can answer";
+    return { level: "bad", text: `${all}: clients get 503`, target: "workers-section" };
+  }
+
   // More of a kind than can be named are one finding.
   function grouped(findings) {
     const kinds = new Map();
@@ -64,6 +76,15 @@ const Verdict = (() => {
     if (state === "LOADING") return { level: "info", text: `${label} is being loaded`, target };
     if (state === "READY" || reason === "unloaded") return null;
     return { level: "bad", text: `${label} is not served${reason ? `: ${reason}` : ""}`, short: `${label} not served`, target };
+  }
+
+  // By hand: nothing is wrong, but who does not know of it would look for a fault.
+  function ofUnloaded(models) {
+    const there = new Set(models.filter((model) => model.reason !== "unloaded").map((model) => model.name));
+    const names = [...new Set(models.map((model) => model.name))].filter((name) => !there.has(name));
+    if (!names.length) return null;
+    const which = names.length > NAMED ? `${names.length} models are` : `${names.join(", ")} ${names.length > 1 ? "are" : "is"}`;
+    return { level: "info", text: `${which} unloaded: who asks gets 404`, target: `model-${names[0]}` };
   }
 
   function ofConfig({ config_error: error, revision, processes, processes_current: current }, workers) {
@@ -104,10 +125,11 @@ const Verdict = (() => {
     const own = workers.map((worker) => ofWorker(worker, breakers.filter((each) => each.name === worker.name), elapsed));
     const found = [
       gateway.draining && { level: "warn", text: "Draining: this gateway finishes what is in flight, soon takes no new requests, and then stops" },
-      !workers.some((worker) => worker.enabled) && { level: "bad", text: workers.length ? "Every worker is disabled" : "There is no worker", target: workers.length ? "workers-section" : "empty" },
+      ofAll(workers),
       ...grouped(own.filter(Boolean)),
       ofConfig(gateway, workers),
       ...models.map(ofModel),
+      ofUnloaded(models),
       ...ofTraffic(gateway),
     ].filter(Boolean);
     return found.sort((a, b) => LEVELS.indexOf(a.level) - LEVELS.indexOf(b.level));
@@ -121,6 +143,12 @@ const Verdict = (() => {
     if (!names.length) return null;
     const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
     return { level: "info", text: `Lost, or its breaker OPEN, in the last 5 minutes, and well again: ${names.slice(0, NAMED).join(", ")}${more}`, target: "events-section" };
+  }
+
+  // For whoever finds counts that begin anew.
+  function recentStart({ uptime_s: uptime }, elapsed) {
+    const age = uptime + elapsed;
+    return age < REMEMBERED_S ? { level: "info", text: `This gateway was started ${duration(age)} ago`, target: "gateway" } : null;
   }
 
   function well({ gateway, workers }) {
@@ -158,7 +186,9 @@ const Verdict = (() => {
     section.className = `verdict live ${level}`;
     section.querySelector("use").setAttribute("href", `#icon-${icon}`);
     Live.fill(section, { word });
-    paintList(level === "good" ? [{ level, text: well(stats) }, recentTrouble(stats, elapsed)].filter(Boolean) : found);
+    const now = found.length ? found : [{ level, text: well(stats) }];
+    const before = level === "good" || level === "info" ? [recentTrouble(stats, elapsed), recentStart(stats.gateway, elapsed)] : [];
+    paintList([...now, ...before.filter(Boolean)]);
     return { level, short: found.length ? found[0].short || "" : "" };
   }
 

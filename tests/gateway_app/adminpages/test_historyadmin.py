@@ -78,7 +78,7 @@ def test_a_preview_saves_nothing_and_saving_from_it_saves_that(ada, workers):
     assert ada.post(TUNING, form).status_code == 302
     saved = Revision.objects.latest("id")
     assert (saved.author, saved.comment) == ("ada", "why")
-    assert saved.summary == "virtual nodes 150 → 300; batch eager on → off"
+    assert saved.summary == "virtual nodes per worker 150 → 300; start at once when the model is free on → off"
 
 
 def test_back_from_the_preview_the_form_has_what_was_typed(ada, workers):
@@ -221,7 +221,7 @@ def test_a_guard_is_ended_by_hand(ada, button, state, nodes):
 def test_the_history_says_who_when_what_and_why(ada):
     ada.post(TUNING, filled(ada, TUNING, virtual_nodes=200, comment="for worker_4"))
     said = text_of(ada.get(HISTORY))
-    for part in ("ada", "virtual nodes 150 → 200", "for worker_4", "Restore"):
+    for part in ("ada", "virtual nodes per worker 150 → 200", "for worker_4", "Restore"):
         assert part in said
     assert "for worker_4" in text_of(ada.get(HISTORY, {"q": "worker_4"}))
     assert "for worker_4" not in text_of(ada.get(HISTORY, {"q": "something else"}))
@@ -378,7 +378,7 @@ def test_what_somebody_else_saved_meanwhile_is_not_undone_unseen(ada, workers):
         tuned(batch_size=8)
     refused = ada.post(TUNING, form)
     said = text_of(refused)
-    assert "has been saved by bob since this form was opened (batch size 32 → 8)" in said
+    assert "has been saved by bob since this form was opened (requests per batch 32 → 8)" in said
     assert "It would undo that: Requests per batch. Save again to do so, or open the form anew." in said
     assert (Tuning.objects.get().batch_size, Tuning.objects.get().virtual_nodes) == (8, 150)
     again = Form(refused.content.decode()).values | {"_save": "1"}

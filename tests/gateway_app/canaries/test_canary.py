@@ -60,7 +60,9 @@ def test_promoted_it_is_everybodys():
     assert said == "All workers get what worker_2 has tried: requests per batch 64."
     assert not Canary.objects.exists()
     assert Tuning.objects.get().batch_size == 64
-    assert newest().summary == ("canary promoted: batch size 32 → 64; canary on worker_2 ended (requests per batch 64)")
+    assert newest().summary == (
+        "canary promoted: requests per batch 32 → 64; canary on worker_2 ended (requests per batch 64)"
+    )
     assert load_snapshot().node_for("worker_1").batch_size == 64
 
 

@@ -65,12 +65,12 @@ def failed(reason: str, version: str = "2") -> ModelInfo:
 def test_a_worker_comes_goes_and_comes_back(scene: Scene) -> None:
     scene.says("worker_1", ready())
     assert scene.new() == [
-        "worker worker_1 >connected: connected at worker_1:1",
+        "worker worker_1 >connected: at worker_1:1",
         "model digits >READY: digits 1 is served",
     ]
     scene.says("worker_1", ready())
     scene.says("worker_2", ready())
-    assert scene.new() == ["worker worker_2 >connected: connected at worker_2:1"]
+    assert scene.new() == ["worker worker_2 >connected: at worker_2:1"]
     scene.leaves("worker_2")
     scene.loses("worker_2")
     scene.loses("worker_2")
@@ -85,7 +85,7 @@ def test_a_worker_comes_goes_and_comes_back(scene: Scene) -> None:
     ]
     scene.says("worker_1", ready())
     assert scene.new() == [
-        "worker worker_1 lost>connected: connected at worker_1:1",
+        "worker worker_1 lost>connected: at worker_1:1",
         "model digits >READY: digits 1 is served",
     ]
 

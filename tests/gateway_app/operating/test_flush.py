@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from gateway_app.config import Snapshot, WorkerEntry
 from gateway_app.inference import Inference
 from inference_site.lib import frames
 from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask
 from inference_site.lib.handoff import Entries, Entry, encode
 from tests.gateway_app.lineup import Cluster
-from tests.gateway_app.scripted import Connection, ready
+from tests.gateway_app.scripted import Connection, Server, ready
 from tests.support.waiting import until
 
 HOT = b"[7]"
@@ -141,6 +142,23 @@ async def test_a_worker_that_is_disabled_is_told_when_it_is_enabled_again(cluste
     cluster.configure()
     await cluster.ask(HOT, "echo").output()
     assert flushes(cluster, "worker_2") == 1
+
+
+async def test_a_gateway_that_starts_makes_up_for_one_that_was_ordered_while_none_ran() -> None:
+    made = Cluster()
+    made.servers = {name: Server(worker) for name, worker in made.workers.items()}
+    before = tuple(WorkerEntry(name, "127.0.0.1", server.port) for name, server in made.servers.items())
+    made.gateway.watcher.earlier = Snapshot(workers=before)
+    orders = {"worker_1": "trip", "worker_2": "flush"}
+    made.configure(
+        workers=tuple(
+            replace(each, order=orders[each.name], order_number=1) if each.name in orders else each for each in before
+        )
+    )
+    await until(lambda: all(link.ready for link in made.gateway.links.values()))
+    await until(lambda: flushes(made, "worker_2") == 1)
+    assert (flushes(made, "worker_1"), flushes(made, "worker_3")) == (0, 0)
+    await made.end()
 
 
 async def test_an_order_that_was_missed_may_have_been_one(cluster: Cluster) -> None:

@@ -97,7 +97,7 @@ def test_who_is_second_decides_nothing():
     assert not keep(after, "bob")
     newest = Revision.objects.latest("id")
     assert (newest.author, newest.comment) == ("ada", "it is slow")
-    assert newest.summary == f"restored revision {before}: virtual nodes 200 → 100"
+    assert newest.summary == f"restored revision {before}: virtual nodes per worker 200 → 100"
     assert Tuning.objects.get().virtual_nodes == 100
     assert state() == State.REVERTED
 
@@ -132,7 +132,7 @@ def test_another_change_ends_it_but_an_order_does_not():
     newest = tune(batch_size=8)
     guard = Guard.objects.get()
     assert guard.state == State.SUPERSEDED
-    assert guard.outcome == f"revision {newest} was saved meanwhile: batch size 32 → 8"
+    assert guard.outcome == f"revision {newest} was saved meanwhile: requests per batch 32 → 8"
     assert not revert(after, "too late")
     assert Tuning.objects.get().virtual_nodes == 200
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -10,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
 from gateway_app.models import Event, Revision, Worker
+from gateway_app.operating import followed
 
 pytestmark = pytest.mark.django_db
 
@@ -55,8 +57,12 @@ def test_it_states_the_effect_and_asks(workers, types, monkeypatch):
     types("y\n")
     out, err = operate("drain", "worker_2", comment="new disk")
     assert out.startswith("worker_2 stays connected and finishes what it has, but gets nothing new. Its keys (33.5 %")
-    assert out.endswith("Drain: worker_2? [y/N] worker_2: draining; gateways follow within a second\n")
-    assert err == "Without the figures of http://127.0.0.1:9 (connection refused): by what the database says\n"
+    assert out.endswith("Drain: worker_2? [y/N] worker_2: draining, as the database has it\n")
+    assert err == (
+        "Without the figures of http://127.0.0.1:9 (connection refused): by what the database says\n"
+        "But no gateway answers at http://127.0.0.1:9 (connection refused). Gateways that run elsewhere follow within a"
+        " second; name one with --gateway to see it. If none runs, it is done when one starts.\n"
+    )
     assert Worker.objects.get(name="worker_2").draining
     newest = Revision.objects.latest("id")
     assert (newest.author, newest.comment) == ("cli:olga", "new disk")
@@ -69,7 +75,11 @@ def test_without_a_terminal_it_needs_a_yes(workers, nobody):
         operate("trip", "worker_1")
     assert Worker.objects.get(name="worker_1").order_number == 0
     out, err = operate("trip", "worker_1", yes=True)
-    assert (out, err) == ("worker_1: breaker tripped; gateways follow within a second\n", "")
+    assert out == "worker_1: breaker tripped, as the database has it\n"
+    assert err.endswith(
+        "If none runs, nothing has happened: a breaker is a running gateway's, and one that starts has all of them"
+        " closed.\n"
+    )
     assert Worker.objects.get(name="worker_1").order == "trip"
 
 
@@ -97,25 +107,15 @@ def test_what_cannot_be_done_is_said(workers, nobody, monkeypatch):
         operate("trip", "worker_1", yes=True)
 
 
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        (
-            {
-                "workers": [{"name": "worker_2", "connected": True, "in_flight": 14, "node": {"cache_size": 812}}],
-                "circuit_breakers": [], "models": [], "gateway": {"hot_entries": 5},
-            },
-            "The cache of worker_2 is emptied (812 results), and so is what each gateway keeps itself (5 in this one).",
-        ),
-        ({"workers": 1}, "it is no gateway of this version"),
-        ({"workers": [], "circuit_breakers": []}, "it is no gateway of this version"),
-        ([], "HTTP 200: []"),
-    ],
-)  # fmt: skip
-def test_the_figures_are_those_of_a_gateway_if_it_has_some(workers, types, answer, says):
+@contextmanager
+def gateway(*answers):
+    """Its address; the last of its answers to /stats is given again and again."""
+    left = list(answers)
+
     class Gateway(BaseHTTPRequestHandler):
         def do_GET(self):
-            body = json.dumps(answer).encode()
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            body = json.dumps(answer() if callable(answer) else answer).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -126,8 +126,53 @@ def test_the_figures_are_those_of_a_gateway_if_it_has_some(workers, types, answe
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        types("y\n")
-        out, err = operate("flush", "worker_2", gateway=f"127.0.0.1:{server.server_port}")
+        yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def following():
+    """What a gateway says that follows the newest revision."""
+    return {"gateway": {"revision": Revision.objects.latest("id").pk}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (
+            {
+                "workers": [{"name": "worker_2", "connected": True, "in_flight": 14, "node": {"cache_size": 812}}],
+                "circuit_breakers": [], "models": [], "gateway": {"hot_entries": 5, "revision": 10**9},
+            },
+            "The cache of worker_2 is emptied (812 results), and so is what each gateway keeps itself (5 in this one).",
+        ),
+        ({"workers": 1}, "it is no gateway of this version"),
+        ({"workers": [], "circuit_breakers": []}, "it is no gateway of this version"),
+        ([], "HTTP 200: []"),
+    ],
+)  # fmt: skip
+def test_the_figures_are_those_of_a_gateway_if_it_has_some(workers, types, answer, says):
+    with gateway(answer) as url:
+        types("y\n")
+        out, err = operate("flush", "worker_2", gateway=url)
     assert says in out + err
-    assert out.endswith("worker_2: cache flushed; gateways follow within a second\n")
+    assert "worker_2: cache flushed" in out
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_says_so_once_the_gateway_follows(workers, nobody):
+    earlier = following()
+    with gateway(earlier, earlier, following) as url:
+        out, err = operate("drain", "worker_2", yes=True, gateway=url)
+    assert (out, err) == (f"worker_2: draining; the gateway at http://{url} follows\n", "")
+
+
+def test_a_gateway_that_does_not_follow_says_why(workers, nobody, monkeypatch):
+    monkeypatch.setattr(followed, "PATIENCE_S", 0.2)
+    newest = Revision.objects.latest("id").pk
+    for error, why in (("the database does not answer", "the database does not answer"), ("", "look at its log")):
+        with gateway({"gateway": {"revision": newest, "config_error": error}}) as url:
+            out, err = operate("drain" if error else "undrain", "worker_2", yes=True, gateway=url)
+        assert out.endswith(", as the database has it\n")
+        assert err.startswith(f"But the gateway at http://{url} still follows revision {newest}, not {newest + 1}: ")
+        assert err.endswith(f"{why}. It is done once the gateway follows.\n")
+        newest += 1

@@ -125,7 +125,7 @@ def test_a_restored_revision_is_undone_by_restoring_the_one_before():
     second = tune(virtual_nodes=200)
     restored = restore(first.pk, "ada")
     assert restored is not None
-    assert restored.summary == f"restored revision {first.pk}: virtual nodes 200 → 100"
+    assert restored.summary == f"restored revision {first.pk}: virtual nodes per worker 200 → 100"
     undone = restore(second.pk, "bob")
     assert undone is not None
     assert Tuning.objects.get().virtual_nodes == 200
