@@ -46,6 +46,8 @@ def order(name: str, loaded: bool, proposed: Record | None = None, version: str 
 
 
 def _order(name: str, loaded: bool, note: str) -> int:
+    if not name:
+        raise ApiError(400, "invalid_model", "the model's name is empty; name the one that is meant")
     try:
         close_old_connections()
         with recorded(note=note):

@@ -44,7 +44,8 @@ class Orders:
         if not any(info.version for found in said.values() for info in found):
             if is_new:
                 await asyncio.to_thread(_take_back, name)
-            raise ApiError(404, "unknown_model", f"no worker has found a model {name!r} in its MODEL_REPOSITORY")
+            reasons = catalog.reasons(name) or "none has a MODEL_REPOSITORY with it"
+            raise ApiError(404, "unknown_model", f"no worker has found a model {name!r} ({reasons})")
         failed = {worker: why for worker, found in sorted(said.items()) if (why := _failure(found))}
         if failed:
             reasons = "; ".join(f"{worker}: {why}" for worker, why in failed.items())
@@ -53,7 +54,9 @@ class Orders:
 
     async def unload(self, name: str) -> None:
         """Returns once the model is not found any more; its workers let go of it when its last requests have ended."""
-        if not any(info.name == name for info in self._gateway.models()):
+        known = any(info.name == name and info.version for info in self._gateway.models())
+        # What was ordered of it may be all that is known: its files are gone, or have not come yet.
+        if not known and not await asyncio.to_thread(_is_ordered, name):
             raise ApiError(404, "unknown_model", f"there is no model {name!r} to unload")
         await self._settled(name, await asyncio.to_thread(modelcontrol.order_unload, name, NOTE))
 
@@ -94,12 +97,17 @@ class Orders:
 
 def _order_load(name: str) -> tuple[bool, int]:
     """Whether nothing was known of the model in the database, and the revision that orders it. For a thread."""
+    is_new = not _is_ordered(name)
+    return is_new, modelcontrol.order_load(name, NOTE)
+
+
+def _is_ordered(name: str) -> bool:
+    """Whether the database has a row of it; yes while that can't be told: the next order says so. For a thread."""
     try:
         close_old_connections()
-        is_new = not ModelRecord.objects.filter(name=name).exists()
-    except DatabaseUnavailable:  # the order says so
-        is_new = False
-    return is_new, modelcontrol.order_load(name, NOTE)
+        return ModelRecord.objects.filter(name=name).exists()
+    except DatabaseUnavailable:
+        return True
 
 
 def _take_back(name: str) -> None:
@@ -117,7 +125,7 @@ def _take_back(name: str) -> None:
 def _failure(infos: list[ModelInfo]) -> str:
     """Why a worker has not loaded what it was to load; "" if it has."""
     return "; ".join(
-        f"version {info.version}: {info.reason or 'no reason given'}"
+        f"version {info.version}: {info.reason or 'no reason given'}" if info.version else info.reason
         for info in infos
         if info.state is State.UNAVAILABLE
     )

@@ -12,6 +12,8 @@ import orjson
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.templatetags.static import static
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
@@ -93,6 +95,11 @@ class ReadyView(APIView):
         return Response({"ready": False, "reason": reason}, status=503) if reason else Response({"ready": True})
 
 
+def favicon(request: HttpRequest) -> HttpResponse:
+    """The icon for pages that name none: DRF's."""
+    return redirect(static("inference/icon.svg"))
+
+
 @csrf_exempt
 def v2(request: HttpRequest) -> HttpResponse:
     """The Open Inference Protocol, by the same code as on the fast data plane; see inference_site.v2."""
@@ -164,7 +171,11 @@ def _body(request: Request) -> bytes:
 
 
 def _run(request: Request) -> Reply:
-    body, since = _body(request), None
+    since = None
+    try:
+        body = _body(request)
+    except ApiError as error:
+        return _refused(error, since=time.monotonic() if request.headers.get("X-Explain") == "1" else None)
     try:
         since = _since(request)
         timeout_ms = _timeout_ms(request)

@@ -189,9 +189,14 @@ class Reading(Connection):
         )
 
     def _wants_explanation(self, headers: dict[bytes, bytes]) -> bool:
-        if headers.get(b"x-explain") != b"1" or not self._is_hot(headers):
+        if (
+            headers.get(b"x-explain") != b"1"
+            or self.parser.get_method() != b"POST"
+            or not is_allowed_host(self.headers)
+        ):
             return False
-        return self.url == _PATH or target_of(self.url.decode("latin-1")).what is What.INFER
+        path = self.url.partition(b"?")[0]
+        return path == _PATH or (is_v2(path) and target_of(path.decode("latin-1")).what is What.INFER)
 
     def _enqueue(self, exchange: Exchange) -> None:
         before, self.cycle = self.cycle, exchange

@@ -57,9 +57,9 @@ class Supervisor:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        for number in heeded:  # not by the loop, which at its end would let the next one kill
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._on_signal, signal.Signals(number)))
         tasks = {child: asyncio.create_task(child.run()) for child in self._children}
         ready = asyncio.create_task(self._become_ready())
         asked = asyncio.create_task(self._stop_asked.wait())
@@ -75,6 +75,9 @@ class Supervisor:
             ready.cancel()
             asked.cancel()
             await self._stop_all(tasks)
+            # The process ends with this supervisor: a signal that comes late must not turn its status 0 into a failure.
+            for number in heeded:
+                signal.signal(number, signal.SIG_IGN)
 
     async def _become_ready(self) -> None:
         give_up_at = time.monotonic() + self._ready_within_s
@@ -112,7 +115,9 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if self._stop_asked_at is None:
+        if number == signal.SIGHUP:
+            self._on_hangup()
+        elif self._stop_asked_at is None:
             self._stop_asked_at = now
             self._stop_asked.set()
             self._log(f"{number.name}: draining; a second signal stops without waiting")

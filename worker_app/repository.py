@@ -87,7 +87,12 @@ class Repository:
         """Where a model of this name would have to be; for people."""
         if self.folder is None:
             return f"this worker serves {self.file} alone; set MODEL_REPOSITORY to serve more"
-        return f"put it at {self.folder_of(name) / '1' / FILE}"
+        wanted, folder = f"put it at {self.folder_of(name) / '1' / FILE}", self.folder_of(name)
+        there = [each.name for each in _entries(folder)] if self._may_be(name) else []
+        if not there:
+            return wanted
+        shown = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
+        return f"nothing in {folder} ({shown}) is the folder of a version with a {FILE} in it: {wanted}"
 
     def _may_be(self, name: str) -> bool:
         return self.folder is not None and name not in TAKEN and NAME.fullmatch(name) is not None

@@ -16,10 +16,11 @@ from gateway_app.rpc.messages import encode, message_of, parse
 from gateway_app.rpc.status import Refused, code_of, metadata_of, trailers_of
 from inference_site.exchange import Plane
 from inference_site.inflight import InFlightBytes
-from inference_site.lib.catalog import ModelInfo, State
+from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.errors import ApiError
 from inference_site.v2 import documents
 from inference_site.v2.access import require_control
+from inference_site.v2.ready import ready_models
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class InferenceService(grpc.GenericRpcHandler):
         return pb.ServerLiveResponse(live=True)
 
     async def _server_ready(self, request: Any, context: Any) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=not self._plane.draining and bool(self._ready("")))
+        return pb.ServerReadyResponse(ready=not self._plane.draining and bool(ready_models(self._plane)))
 
     async def _model_ready(self, request: Any, context: Any) -> pb.ModelReadyResponse:
         try:
@@ -98,14 +99,14 @@ class InferenceService(grpc.GenericRpcHandler):
 
     async def _model_metadata(self, request: Any, context: Any) -> Any:
         info = self._find(request)
-        versions = [each.version for each in self._ready(info.name)]
+        versions = [each.version for each in ready_models(self._plane, info.name)]
         return message_of(pb.ModelMetadataResponse, documents.metadata(info, versions))
 
     async def _model_config(self, request: Any, context: Any) -> Any:
         return message_of(pb.ModelConfigResponse, {"config": documents.config(self._find(request))})
 
     async def _model_statistics(self, request: Any, context: Any) -> Any:
-        found = self._ready(request.name)
+        found = ready_models(self._plane, request.name or None)
         if request.name:
             asked = self._find(request)  # or it says what is wrong
             found = [asked] if request.version else found
@@ -140,14 +141,6 @@ class InferenceService(grpc.GenericRpcHandler):
 
     def _find(self, request: Any) -> ModelInfo:
         return self._plane.find(request.name or None, request.version or None).info
-
-    def _ready(self, name: str) -> list[ModelInfo]:
-        """The versions of this model, or of all, that can be asked."""
-        return [
-            each
-            for each in self._plane.models()
-            if each.state is State.READY and each.current and name in ("", each.name)
-        ]
 
 
 def host_of(peer: str) -> str:

@@ -10,11 +10,12 @@ import msgspec
 
 from inference_site.exchange import Answer, Plane, Ticket
 from inference_site.lib.asks import Bytes
-from inference_site.lib.catalog import ModelInfo, State
+from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.errors import ApiError, a_bug
 from inference_site.v2 import documents
 from inference_site.v2.askers import Change, InferAsker, Packing, WrongVerb, refuse
 from inference_site.v2.head import Asked
+from inference_site.v2.ready import ready_models
 from inference_site.v2.request import id_of, read_request
 from inference_site.v2.target import What
 
@@ -96,29 +97,16 @@ class Rest:
         if what is What.INDEX:
             return documents.index(self.plane.models(), _read_json(body).ready)
         if what is What.STATS and name is None:
-            return {"model_stats": [self._statistics(each) for each in self._ready(None)]}
+            return {"model_stats": [self._statistics(each) for each in ready_models(self.plane)]}
         info = self.plane.find(name, version).info
         if what is What.MODEL_READY:
             return {"name": info.name, "ready": True}
         if what is What.CONFIG:
             return documents.config(info)
         if what is What.STATS:
-            versions = self._ready(info.name) if version is None else [info]
+            versions = ready_models(self.plane, info.name) if version is None else [info]
             return {"model_stats": [self._statistics(each) for each in versions]}
-        return documents.metadata(info, [each.version for each in self._ready(info.name)])
-
-    def _ready(self, name: str | None) -> list[ModelInfo]:
-        return [each for each in self.plane.models() if name in (None, each.name) and self._is_found(each)]
-
-    def _is_found(self, info: ModelInfo) -> bool:
-        """What is ready in one place may not be served yet, because it is not so everywhere."""
-        if info.state is not State.READY or not info.current:
-            return False
-        try:
-            self.plane.find(info.name, info.version)
-        except ApiError:
-            return False
-        return True
+        return documents.metadata(info, [each.version for each in ready_models(self.plane, info.name)])
 
     def _statistics(self, info: ModelInfo) -> dict[str, Any]:
         return documents.model_statistics(info, self.plane.statistics(info.name, info.version))
@@ -126,7 +114,7 @@ class Rest:
     def _check_ready(self) -> None:
         if self.plane.draining:
             raise ApiError(503, "not_ready", "this process is draining; ask another", retry_after_s=1)
-        if not self._ready(None):
+        if not ready_models(self.plane):
             raise ApiError(503, "not_ready", "no model is ready; POST v2/repository/index says why", retry_after_s=1)
 
     def _change(self, asked: Asked, body: Sequence[Bytes], answer: Answer) -> Ticket:

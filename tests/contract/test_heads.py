@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.support.doors import Door, assert_error, fresh_values
-from tests.support.wire import Wire, request
+from tests.support.doors import LIMIT_BYTES, Door, assert_error, fresh_values
+from tests.support.wire import Wire, request, send_in_background
 
 BODY = json.dumps({"request_id": "r1", "input_data": [1.0, 2.0, 3.0]}).encode()
 
@@ -73,6 +73,20 @@ def test_so_does_a_refusal(door: Door, path: str, body: bytes, headers: list[str
     assert told["why"]
     assert told["cache"] is None
     assert sum(told["parts_ms"].values()) == pytest.approx(told["total_ms"], rel=0.05)
+
+
+@pytest.mark.parametrize("path", ["/infer", "/infer?x=1", "/v2/models/digits/infer"])
+def test_so_does_the_refusal_of_a_body_that_is_too_large(door: Door, path: str):
+    body = b" " * (LIMIT_BYTES + 1)
+    for headers, explained in (["X-Explain: 1"], True), ([], False):
+        with Wire.to(door.url) as client:
+            send_in_background(client, request("POST", path, body, headers))
+            reply = client.read()
+        assert_error(reply, 413, code="body_too_large")
+        assert ("x-explain" in reply.headers) == explained
+        if explained:
+            told = json.loads(reply.headers["x-explain"])
+            assert (told["status"], told["why"]) == (413, reply.json["error"])
 
 
 @pytest.mark.parametrize("value", ["2", "yes", "1, 1"])

@@ -85,3 +85,8 @@ def test_the_admin_is_protected_alike_and_its_cookie_by_its_flags(gateway: Door)
     assert cookie.startswith("csrftoken=")
     assert "samesite=lax" in cookie
     assert "no-store" in reply.headers["cache-control"]
+
+
+def test_every_page_has_an_icon(door: Door):
+    where = door.ask("GET", "/favicon.ico").headers["location"]
+    assert door.ask("GET", where).headers["content-type"] == "image/svg+xml"

@@ -1,12 +1,11 @@
 """What a client may do wrong, asked through every door: one shape of error, the right status, and never a 500."""
 
 import json
-import threading
 
 import pytest
 
 from tests.support.doors import LIMIT_BYTES, Door, assert_error, fresh_values
-from tests.support.wire import Wire, chunked, request
+from tests.support.wire import Wire, chunked, request, send_in_background
 
 DEEP = 100_000
 
@@ -267,15 +266,3 @@ def test_many_values_are_refused_by_their_count(door: Door):
     body = json.dumps({"request_id": "r1", "input_data": [0] * 80_000}).encode()
     assert len(body) < LIMIT_BYTES
     assert_error(door.post(body), 422, "r1")
-
-
-def send_in_background(client: Wire, data: bytes) -> None:
-    """A server may answer, and close, before it has read all."""
-
-    def send() -> None:
-        try:
-            client.send(data)
-        except OSError:
-            return
-
-    threading.Thread(target=send, daemon=True).start()

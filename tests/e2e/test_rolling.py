@@ -51,7 +51,7 @@ class Newcomer(threading.Thread):
         self.join()
 
 
-@pytest.mark.timeout(REQUESTS / 20)
+@pytest.mark.timeout(max(300, REQUESTS / 20))
 def test_rolling_restarts_under_load_lose_nothing(tmp_path: Path):
     model = onnx_models.mlp(tmp_path / "small.onnx", (64, 128, 10))
     cases = Oracle(model).random_cases(2000, seed=1)

@@ -71,7 +71,7 @@ def test_term_ends_with_0_and_leaves_nothing(make_cluster):
     pids = list(running.pids().values())
     started = time.monotonic()
     running.stop()
-    assert time.monotonic() - started < 10.0
+    assert time.monotonic() - started < 30.0
     assert not any(is_alive(pid) for pid in pids)
     # Each by itself, none had to be killed; the gateway before the workers that it still needed.
     assert "killing" not in running.log

@@ -105,6 +105,13 @@ def test_every_datatype(client: triton.InferenceServerClient, sent: str, taken: 
         np.testing.assert_array_equal(got, values, err_msg=name)
 
 
+def test_empty_tensors_go_and_come_as_they_are(client: triton.InferenceServerClient) -> None:
+    rng = np.random.default_rng(4)
+    inputs = [tensor(f"in_{name}", sample_of(name, (2, 0), rng), name) for name in ELEMENTS]
+    answer = client.infer("types", inputs)
+    assert {answer.as_numpy(f"out_{name}").shape for name in ELEMENTS} == {(2, 0)}
+
+
 def test_without_names_of_outputs_all_come(client: triton.InferenceServerClient) -> None:
     rng = np.random.default_rng(2)
     inputs = [tensor(f"in_{name}", sample_of(name, (1, 2), rng), name) for name in ELEMENTS]

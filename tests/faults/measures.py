@@ -21,6 +21,11 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
+def open_files(pid: int) -> int:
+    """How many descriptors it has."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def descriptors(pid: int, port: int) -> int:
     """How many files a process has open, but for the connections that were made to a port: how many of those
     there are is the clients' affair, and after an overload they let go of them when they please."""

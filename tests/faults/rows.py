@@ -56,7 +56,7 @@ ROWS = {
         "a new model version under load, and a broken one",
         "0 failed; no answer of the old version after the switch, from no cache",
     ),
-    27: Row("disk full; 256 file descriptors", "0 failed on kept connections; new ones wait; all is well afterwards"),
+    27: Row("disk full; 256 file descriptors", "0 failed of those who are connected; who comes afterwards is served"),
     28: Row(
         "10,000 clients that leave mid-request",
         "in flight back to 0; no breaker trips; ≥ 90 % of queued work dropped",

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.faults.sick import DEADLY
@@ -27,6 +29,12 @@ class Sickbay(Fleet):
         self._directory = directory
         super().__init__(directory, model, program=SICK, env_of=self._control, **options)  # type: ignore[arg-type]
         self.healthy()
+
+    @property
+    def gateway_address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.gateway_url.removeprefix("http://").rpartition(":")
+        return host, int(port)
 
     def _control(self, name: str) -> Mapping[str, str]:
         return {"FAULTS_CONTROL": str(self._directory / f"{name}.json")}
@@ -60,6 +68,13 @@ class Sickbay(Fleet):
         for _ in range(10):
             self.infer([time.monotonic() % 1000 / 1000] * N_IN)
         return all(each["state"] == "CLOSED" for each in self.stats()["circuit_breakers"])
+
+
+@contextmanager
+def connected(fleet: Sickbay, count: int) -> Iterator[list[socket.socket]]:
+    """So many connections to its gateway."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(fleet.gateway_address, timeout=20.0)) for _ in range(count)]
 
 
 def deadly() -> list[float]:

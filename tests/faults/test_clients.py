@@ -3,16 +3,15 @@
 import gzip
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from inference_site.connection import MESSAGE_S
 from tests.faults.figures import FULL, Figures, scaled
 from tests.faults.measures import forget_peak, peak_kb, resident_kb
-from tests.faults.sickbay import CAPACITY, HALF, Sickbay
+from tests.faults.sickbay import CAPACITY, HALF, Sickbay, connected
 from tests.support.load import Case
 from tests.support.openload import OpenLoad
 from tests.support.processes import wait_until
@@ -110,24 +109,11 @@ def test_bodies_beyond_the_limit_take_no_more_memory_than_it(fleet: Sickbay, fre
     figures.say(f"413, at most {grown_kb / 1024:+.0f} MB for {connections} connections")
     assert grown_kb * 1024 <= LIMIT_BYTES * connections + 20_000_000
     if FULL:
-        with Wire(*_address(fleet), timeout_s=3.0 * MESSAGE_S) as wire:
+        with Wire(*fleet.gateway_address, timeout_s=3.0 * MESSAGE_S) as wire:
             wire.send(post(asking(b"[1]"))[:-1])
             began = time.monotonic()
             assert wire.read().json["code"] == "request_timeout"
             figures.say(f"408 after {time.monotonic() - began:.0f} s for what never ends")
-
-
-def _address(fleet: Sickbay) -> tuple[str, int]:
-    parts = urlsplit(fleet.gateway_url)
-    assert parts.hostname and parts.port
-    return parts.hostname, parts.port
-
-
-@contextmanager
-def connected(fleet: Sickbay, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(socket.create_connection(_address(fleet), timeout=20.0)) for _ in range(count)]
 
 
 def dribble(clients: list[socket.socket], text: bytes, until: Callable[[], bool]) -> dict[socket.socket, float]:

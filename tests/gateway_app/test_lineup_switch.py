@@ -14,7 +14,7 @@ from inference_site.lib.catalog import ModelInfo
 from inference_site.lib.catalog import State as ModelState
 from inference_site.lib.frames import Tell
 from tests.gateway_app.lineup import NAMES, Cluster, Told, inputs
-from tests.gateway_app.scripted import ScriptedWorker, Server, ready, result
+from tests.gateway_app.scripted import Server, ready, result
 from tests.support.waiting import until
 
 
@@ -37,7 +37,7 @@ async def test_a_switch_under_load_loses_nothing_and_nothing_old_is_answered_aft
             await asyncio.sleep(0)
 
     loading = asyncio.create_task(load())
-    await asyncio.sleep(0.05)
+    await until(lambda: len(asked) > 50)
     for name in NAMES:
         waits = ModelInfo(number=0, name="echo", version=version, state=ModelState.LOADING)
         await cluster.tell(name, ready(1), waits)
@@ -47,14 +47,12 @@ async def test_a_switch_under_load_loses_nothing_and_nothing_old_is_answered_aft
         await cluster.tell(name, ready(1, current=False), ready(2, version=version, digest=digest))
         await asyncio.sleep(0.02)
     assert cluster.gateway.find(None, None).info.digest == digest
-    await asyncio.sleep(0.05)
     await until(lambda: all(worker.used() == {2} for worker in cluster.workers.values()))
     for name in NAMES:
         await cluster.tell(name, ready(2, version=version, digest=digest))
-    await asyncio.sleep(0.05)
+    await until(lambda: sum(switched for switched, _ in asked) > 20)
     stop = True
     await loading
-    assert sum(switched for switched, _ in asked) > 20
     for switched, told in asked:
         answer = json.loads(await told.output())
         assert answer[2] == digest if switched else answer[2] in ("0", digest)
@@ -86,7 +84,8 @@ async def test_what_the_old_version_has_begun_it_ends_before_it_is_let_go(cluste
     for worker in cluster.workers.values():
         worker.answers = False
     told = cluster.ask()
-    (worker,) = [each for each in cluster.workers.values() if await asked(each)]
+    await until(lambda: any(each.asked for each in cluster.workers.values()))
+    (worker,) = [each for each in cluster.workers.values() if each.asked]
     for name in NAMES:
         await cluster.tell(name, ready(1, current=False), ready(2, version="2"))
     assert cluster.gateway.find(None, None).info.version == "2"
@@ -98,11 +97,6 @@ async def test_what_the_old_version_has_begun_it_ends_before_it_is_let_go(cluste
     cluster.gateway.lineup.end_idle()
     await until(lambda: all(each.used() == {2} for each in cluster.workers.values()))
     assert cluster.gateway.lineup.totals().requests == 1  # what is gone has been counted
-
-
-async def asked(worker: ScriptedWorker) -> bool:
-    await asyncio.sleep(0.05)
-    return bool(worker.asked)
 
 
 async def test_a_number_that_is_gone_costs_no_attempt_and_others_answer(cluster: Cluster) -> None:

@@ -33,6 +33,7 @@ def orders(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
 
     monkeypatch.setattr(orders_module, "_order_load", lambda name: (True, order(name, True)))
     monkeypatch.setattr(orders_module, "_take_back", lambda name: given.append((name, False)))
+    monkeypatch.setattr(orders_module, "_is_ordered", lambda name: name == "ordered")
     monkeypatch.setattr(modelcontrol, "order_unload", lambda name, note="": order(name, False))
     return given
 
@@ -111,6 +112,31 @@ async def test_what_no_worker_has_found_on_disk_is_unknown(cluster: Cluster) -> 
         cluster.gateway.find("typo", None)
     assert (refusal.value.status, refusal.value.code) == (404, "unknown_model")
     assert "/a/path" not in refusal.value.message
+
+
+async def test_only_what_is_there_or_was_ordered_is_unloaded(cluster: Cluster, orders: list[tuple[str, bool]]) -> None:
+    """A load of what is not there was taken back, and its workers may not know that yet."""
+    told = [
+        ModelInfo(number=0, name=name, version="", state=ModelState.UNAVAILABLE, reason="there is none")
+        for name in ("typo", "ordered")
+    ]
+    await cluster.start(ready(1), *told)
+    for name in ("typo", "never"):
+        with pytest.raises(ApiError) as refusal:
+            await cluster.gateway.unload(name)
+        assert (refusal.value.status, refusal.value.code) == (404, "unknown_model")
+    assert not orders
+    unloading = asyncio.create_task(cluster.gateway.unload("ordered"))
+    await until(lambda: orders == [("ordered", False)])
+    await settle(cluster, ready(1))
+    await unloading
+
+
+def test_a_model_without_a_name_is_none() -> None:
+    for order in (modelcontrol.order_load, modelcontrol.order_unload):
+        with pytest.raises(ApiError, match="name is empty") as refusal:
+            order("")
+        assert (refusal.value.status, refusal.value.code) == (400, "invalid_model")
 
 
 async def test_an_order_is_a_row_that_goes_again_if_there_is_no_such_model(

@@ -72,6 +72,15 @@ def test_a_signal_that_comes_twice_at_once_is_one():
         assert "killing" not in running.log
 
 
+def test_signals_that_come_until_its_end_do_not_change_its_status():
+    with cluster({"worker_1": [], "gateway": []}) as running:
+        running.wait_for_line(r"^ready")
+        while running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.001)
+        assert running.wait() == 0
+
+
 def test_a_child_that_ignores_term_is_killed_in_time():
     with cluster({"worker_1": ["ignore-term"], "gateway": ["ignore-term"]}) as running:
         running.wait_for_line(r"^ready")
@@ -134,7 +143,7 @@ def test_an_output_that_nobody_reads_blocks_no_child():
     started = time.monotonic()
     for number in range(20_000):
         console.line(f"line {number}")
-    assert time.monotonic() - started < 5.0  # and not for ever: nothing has been read yet
+    assert time.monotonic() - started < 60.0  # and not for ever: nothing has been read yet
 
     console.line("the last one", urgent=True)
     with ThreadPoolExecutor(1) as pool, os.fdopen(read_fd, errors="strict") as pipe:

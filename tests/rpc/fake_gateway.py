@@ -129,6 +129,7 @@ class FakePlane:
         names = ("bug", "later", "never", "refuse")
         batching = info("echo", "2", batches=True, max_batch_size=32, max_wait_us=2500)
         self._models = [info("echo", cached=False), batching, *map(info, names)]
+        self._models.append(info("half"))  # on one worker alone, so it is not served yet
         self._models.append(info("soon", state=State.LOADING))
         self._models.append(info("broken", state=State.UNAVAILABLE, reason="the file is no model"))
 
@@ -139,7 +140,7 @@ class FakePlane:
         fitting = [each for each in known if version in (None, each.version)]
         if not fitting:
             raise ApiError(404, "unknown_version", f"{name} has no version {version!r}")
-        if fitting[-1].state != State.READY:
+        if fitting[-1].state != State.READY or name == "half":
             raise ApiError(503, "model_not_ready", f"{name} is {fitting[-1].state}", retry_after_s=2)
         return FakeModel(fitting[-1])
 

@@ -21,6 +21,7 @@ def test_model_ready(client):
     assert not client.is_model_ready("echo", "9")
     assert not client.is_model_ready("nope")
     assert not client.is_model_ready("soon")
+    assert not client.is_model_ready("half")
 
 
 def test_metadata(client):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -152,3 +153,15 @@ def reset(client: Wire) -> None:
     """The client vanishes: its side sends RST instead of an orderly end."""
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.socket.close()
+
+
+def send_in_background(client: Wire, data: bytes) -> None:
+    """A server may answer, and close, before it has read all."""
+
+    def send() -> None:
+        try:
+            client.send(data)
+        except OSError:
+            return
+
+    threading.Thread(target=send, daemon=True).start()

@@ -57,7 +57,7 @@ class Asker:
             self.left.add(token)
         self.model.cancel(job, token, self.reply)
 
-    async def everything(self, within_s: float = 10.0) -> None:
+    async def everything(self, within_s: float = 30.0) -> None:
         async with asyncio.timeout(within_s):
             while len(self.answers) + len(self.left) < self.asked:
                 self._all.clear()

@@ -65,7 +65,7 @@ class GatewaySide:
     def close_code(self) -> int | None:
         return next((message["code"] for message in self.sent if message["type"] == "websocket.close"), None)
 
-    async def until(self, condition: Callable[[], object], within_s: float = 3.0) -> None:
+    async def until(self, condition: Callable[[], object], within_s: float = 30.0) -> None:
         """Once the worker has sent what makes it hold."""
         await until(condition, within_s)
 

@@ -16,6 +16,7 @@ from inference_site.lib import asks
 from inference_site.lib.errors import ApiError
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.record import Record
+from tests.support.waiting import until
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_model
@@ -26,18 +27,20 @@ VALUES = 20_000  # more than LARGE_BYTES in any form
 
 
 class SlowReader(EchoEngine):
-    """Reads when `open` is set; `read_in` has the thread of each ask."""
+    """Reads when `open` is set; `read_in` has the thread of each ask, `begun` is how many threads have come to it."""
 
     def __init__(self, values: int = VALUES) -> None:
         super().__init__(values)
         self.open = threading.Event()
+        self.begun = 0
         self.read_in: list[tuple[str, int]] = []
         self._read = self.read
         self.read = self._slowly
 
     def _slowly(self, ask: bytes) -> Sample:
         if len(ask) > LARGE_BYTES and threading.current_thread() is not threading.main_thread():
-            assert self.open.wait(10)
+            self.begun += 1
+            assert self.open.wait(60)
         if len(ask) > LARGE_BYTES:
             self.read_in.append((threading.current_thread().name, len(ask)))
         return self._read(ask)
@@ -60,12 +63,6 @@ def binary(number: float, values: int = VALUES) -> bytes:
         "parameters": {"binary_data_size": len(data)},
     }
     return asks.pack_v2(msgspec.json.encode([head]), None, True, data)
-
-
-async def spin(until: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not until():
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("ask", [large, binary])
@@ -145,7 +142,7 @@ async def test_who_leaves_is_not_read_for(start: Start) -> None:
     engine = SlowReader()
     asker = Asker(start(echo_model(engine)))
     jobs = [asker.job(large(number), number) for number in range(3)]
-    await asyncio.sleep(0.02)  # the first one is being read
+    await until(lambda: engine.begun)
     asker.leave(jobs[0], 0)
     asker.leave(jobs[1], 1)
     assert asker.model.in_flight == 2  # one is read in vain, one waits
@@ -161,7 +158,7 @@ async def test_who_leaves_after_it_was_read_is_not_run_for() -> None:
     engine.open.set()
     asker = Asker(echo_model(engine))  # nobody runs its batches
     one, two = asker.job(large(1), "one"), asker.job(large(1), "two")
-    await spin(lambda: not len(asker.model.aside))
+    await until(lambda: not len(asker.model.aside))
     asker.leave(one, "one")
     assert asker.model.in_flight == 1
     asker.leave(two, "two")
@@ -193,7 +190,7 @@ async def test_what_waits_to_be_read_takes_room_in_the_queue() -> None:
     small = asker.ask(b"[1]")
     assert asker.answers[small][0] is Tell.BUSY  # not even read
     engine.open.set()
-    await spin(lambda: not len(asker.model.aside))
+    await until(lambda: not len(asker.model.aside))
     assert len(asker.model.batcher) == 3  # all that were let in
     await asker.model.run_batches()
     await asker.everything()

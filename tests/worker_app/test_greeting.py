@@ -37,7 +37,7 @@ async def test_a_wrong_token_is_closed_with_4401_and_nothing_answered(
     orders = frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=9)))
     side.give(await side.proof(token) + orders + infer(1, 1, 2, 3, 4))
     await side.until(lambda: side.close_code)
-    await asyncio.wait_for(side.task, 1)
+    await asyncio.wait_for(side.task, 30)
     assert side.close_code == 4401
     assert [reply[0] for reply in side.replies] == [Tell.HELLO]
     assert (the_model(node).tally.requests, engine.ran, node.settings.revision) == (0, 0, 0)
@@ -117,7 +117,7 @@ async def test_garbage_closes_the_stream(connect: Connect, start: Start, garbage
     node = start(echo_node())
     side = await proven(connect, node)
     side.give(garbage)
-    await asyncio.wait_for(side.task, 2)
+    await asyncio.wait_for(side.task, 30)
     assert side.close_code == 1002
     assert not node.gateways
     # The node itself is unharmed.
@@ -129,7 +129,7 @@ async def test_garbage_closes_the_stream(connect: Connect, start: Start, garbage
 async def test_garbage_that_comes_with_the_proof_closes_the_stream(connect: Connect) -> None:
     side = connect(echo_node())
     side.give(await side.proof("secret") + frames.ask(99, 0, b""))
-    await asyncio.wait_for(side.task, 2)
+    await asyncio.wait_for(side.task, 30)
     assert side.close_code in (1002, 4401)
 
 
@@ -145,7 +145,7 @@ async def test_requests_that_come_with_the_proof_are_answered_soon(connect: Conn
 async def test_a_refusal_that_comes_with_the_proof_is_not_left_lying(connect: Connect, start: Start) -> None:
     side = connect(start(echo_node()), bulk=True)
     side.give(await side.proof("secret") + infer(1, 1))
-    await side.until(lambda: side.of(Tell.REFUSED), within_s=1)
+    await side.until(lambda: side.of(Tell.REFUSED))
 
 
 async def test_settings_are_applied_also_with_the_proof(connect: Connect) -> None:

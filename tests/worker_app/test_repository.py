@@ -140,6 +140,24 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert str(tmp_path / "a" / "1" / "model.onnx") in Repository(folder=tmp_path).where("a")
 
 
+def test_it_says_what_is_in_a_folder_without_versions(tmp_path: Path) -> None:
+    where = Repository(folder=tmp_path).where
+    wanted = f"put it at {tmp_path / 'a' / '1' / 'model.onnx'}"
+    assert where("a") == wanted
+    (tmp_path / "a" / "v1").mkdir(parents=True)
+    (tmp_path / "a" / "v1" / "model.onnx").touch()
+    (tmp_path / "a" / "2").mkdir()
+    (tmp_path / "a" / "2" / "net.onnx").touch()
+    assert where("a") == (
+        f"nothing in {tmp_path / 'a'} (2, v1) is the folder of a version with a model.onnx in it: {wanted}"
+    )
+    for number in range(9):
+        (tmp_path / "a" / f"w{number}").touch()
+    assert "(2, v1, w0, w1, w2, ...)" in where("a")
+    # A name that is no model's is not looked for.
+    assert where("..").startswith("put it at ")
+
+
 def test_a_file_in_the_place_of_another_is_told_though_size_and_time_are_the_same(tmp_path: Path) -> None:
     path = put(tmp_path, "a", "1")
     path.write_bytes(b"old")

@@ -96,7 +96,7 @@ async def test_a_gateway_that_leaves_mid_request_disturbs_nobody(connect: Connec
     stayer.give(infer(2, 1, 2, 3, 4))
     await stayer.until(lambda: node.in_flight)
     leaver.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
-    await asyncio.wait_for(leaver.task, 1)
+    await asyncio.wait_for(leaver.task, 30)
     await stayer.until(lambda: stayer.of(Tell.RESULT))
     assert len(node.gateways) == 1
     assert node.in_flight == 0
@@ -110,7 +110,7 @@ async def test_what_a_gateway_that_leaves_had_waiting_is_not_run(connect: Connec
     stayer.give(infer(1, 1, 2, 3, 4) + infer(2, 20, 2, 3, 4))
     await stayer.until(lambda: node.in_flight == 9)
     leaver.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
-    await asyncio.wait_for(leaver.task, 1)
+    await asyncio.wait_for(leaver.task, 30)
     assert (node.in_flight, the_model(node).tally.abandoned) == (2, 7)
     start(node)
     await stayer.until(lambda: len(stayer.of(Tell.RESULT)) == 2)

@@ -92,7 +92,7 @@ async def test_retire_waits_for_what_is_in_flight(bench: Bench) -> None:
     link = await bench.connected("worker_1", bench.serve(worker).port)
     call = bench.call([1, 2, 3, 4])
     await until(lambda: worker.asked)
-    retiring = asyncio.create_task(link.retire(5))
+    retiring = asyncio.create_task(link.retire(60))
     await asyncio.sleep(0.1)
     assert not retiring.done()
     await worker.connections[0].send(result(*worker.asked[0], b"[5]"))
