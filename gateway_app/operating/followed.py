@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from django.db import Error as DatabaseUnavailable
+
+from gateway_app.databaseaway import does_not_answer
 from gateway_app.models import Revision
 from gateway_app.operating.actions import Action
 from gateway_app.probe import Answer, ask, open_session
@@ -17,7 +20,10 @@ TIMEOUT_S = 5.0
 def followed(url: str, action: Action) -> tuple[bool, str]:
     """Waits until the gateway there follows the newest revision: whether it does, and a sentence part that says so, or
     why not and what becomes of the action then."""
-    revision = Revision.objects.order_by("-id").values_list("id", flat=True).first() or 0
+    try:
+        revision = Revision.objects.order_by("-id").values_list("id", flat=True).first() or 0
+    except DatabaseUnavailable as error:  # what was done is done
+        return False, f"whether a gateway follows is not known: {does_not_answer(error)}"
     deadline = time.monotonic() + PATIENCE_S
     with open_session() as session:
         while True:

@@ -302,7 +302,7 @@ class PagesSite:
         if figures is not None:
             status, answer = figures
             return status, "application/json", json.dumps(copy.deepcopy(answer)).encode()
-        found = finders.find(path.removeprefix("/static/"))
+        found = finders.find(path.removeprefix("/static/")) if path.startswith("/static/") else None
         if not isinstance(found, str):
             return 404, "text/plain", b"not found"
         file = Path(found)

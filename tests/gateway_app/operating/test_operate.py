@@ -5,6 +5,7 @@ import json
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -171,3 +172,15 @@ def test_a_gateway_that_does_not_follow_says_why(workers, nobody, monkeypatch):
         assert err.startswith(f"But the gateway at http://{url} still follows revision {newest}, not {newest + 1}: ")
         assert err.endswith(f"{why}. It is done once the gateway follows.\n")
         newest += 1
+
+
+def test_a_database_that_goes_away_after_it_takes_nothing_back(workers, nobody, monkeypatch):
+    def away(*_):
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(followed, "Revision", SimpleNamespace(objects=SimpleNamespace(order_by=away)))
+    out, err = operate("drain", "worker_2", yes=True)
+    assert out == "worker_2: draining, as the database has it\n"
+    assert err.startswith(
+        "But whether a gateway follows is not known: the database does not answer (connection refused"
+    )
