@@ -127,11 +127,12 @@ def test_the_next_version_leaves_the_others_and_other_settings(ada, repository, 
     for name in ("1", "7", "old", "08"):
         (repository / "text" / name).mkdir(parents=True)
     ModelRecord.objects.create(name="text", versions="7", batch_size=4, sessions=2)
+    last = Revision.objects.latest("id").pk
     response = ada.post(send(ada)["Location"], {"action": "apply"}, follow=True)
     assert "Version 8 of text is stored" in sentences(response)
     assert visible(repository) == ["text/8/model.onnx"]
     row = ModelRecord.objects.get()
-    assert (row.versions, row.batch_size, row.sessions, row.order_number) == ("7, 8", 16, 2, 2)
+    assert (row.versions, row.batch_size, row.sessions, row.order_number) == ("7, 8", 16, 2, last + 1)
 
 
 def test_a_model_that_cannot_be_served_is_not_stored(ada, repository, doctor):
