@@ -54,7 +54,7 @@ def throughput(directory: Path, model: Path, pairs: int, seconds: int, requests:
         first = {name: resident_mb(pid) for name, pid in pids.items()}
         done = 0
         while done < requests:
-            done += wrk(url, directory / "cold" / "load.lua", seconds=10).requests
+            done += wrk(url, directory / "cold" / "load.lua", seconds=10 if requests > 100_000 else 1).requests
         then = {name: resident_mb(pid) for name, pid in pids.items()}
         text = ", ".join(f"{name} {first[name]:.0f} → {then[name]:.0f}" for name in pids)
         rows.append((f"resident memory in MB, before and after {done:,} more requests", text))

@@ -63,8 +63,7 @@ CHARTS = ["chart-traffic", "chart-latency", "chart-split", "chart-batches"]
 STATES = [well, opened, half_open, set_aside, disconnected, lagging, stale, empty, a_hundred]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 @pytest.mark.parametrize("state", STATES)
 def test_each_state(
     browser: Browser, site: PagesSite, state: Callable[[PagesSite], None], width: int, scheme: str
