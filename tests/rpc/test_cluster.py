@@ -179,6 +179,9 @@ async def test_many_at_once_each_get_their_own(running, input_name, output_name)
             await asyncio.gather(*map(one, list(expected) * 3))
 
 
+PAUSE_S = 0.1
+
+
 class Asking(threading.Thread):
     """Asks for one image after the other, and keeps what fails."""
 
@@ -198,6 +201,9 @@ class Asking(threading.Thread):
                     self.answered += 1
                 except InferenceServerException as error:
                     self.failures.append(error.status())
+                    # A channel whose connection was refused fails all calls of the next second: who asks on and on
+                    # would count how quick the machine is.
+                    self._stop_asked.wait(PAUSE_S)
 
     def stop(self) -> None:
         self._stop_asked.set()
@@ -245,7 +251,7 @@ def go_on(asking: list[Asking]) -> None:
 
 
 def test_restarts_and_the_end(tmp_path):
-    """A call that meets the very end of its connection hears so and is not begun; no other fails."""
+    """A call that meets the very end of its connection hears so and is not begun, and the channel connects anew."""
     with GrpcCluster(tmp_path / "own") as own, triton.InferenceServerClient(own.grpc_url) as client:
         wait_until("the model is ready", lambda: client.is_model_ready("digits"))
         name = client.get_model_metadata("digits").inputs[0].name
@@ -266,7 +272,9 @@ def test_restarts_and_the_end(tmp_path):
             for each in asking:
                 each.stop()
         failures = [status for each in asking for status in each.failures]
-        assert len(failures) <= 12 and set(failures) <= {"StatusCode.CANCELLED", "StatusCode.UNAVAILABLE"}
+        assert set(failures) <= {"StatusCode.CANCELLED", "StatusCode.UNAVAILABLE"}
+        # Two handovers may cost each channel a second; without one it is as long as a gateway takes to start, and more.
+        assert max(len(each.failures) for each in asking) * PAUSE_S <= 5
         answers: queue.Queue = queue.Queue()
         client.start_stream(lambda result, error: answers.put(error))
         client.async_stream_infer("digits", digits(image(1), name=name))
