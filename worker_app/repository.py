@@ -87,7 +87,8 @@ class Repository:
         """Where a model of this name would have to be; for people."""
         if self.folder is None:
             return f"this worker serves {self.file} alone; set MODEL_REPOSITORY to serve more"
-        wanted, folder = f"put it at {self.folder_of(name) / '1' / FILE}", self.folder_of(name)
+        folder = self.folder_of(name)
+        wanted = f"put it at {folder / '1' / FILE}"
         there = [each.name for each in _entries(folder)] if self._may_be(name) else []
         if not there:
             return wanted

@@ -278,13 +278,19 @@ def test_a_slow_model_has_more_time():
     assert link.route.breaker.failures == 0
 
 
-def test_a_lost_connection_takes_its_check_along():
+def probed() -> Patient:
+    """One whose check is under way, as the probe of a breaker that is half open."""
     link = patient(CHECKS, busy=False)
     link.route.breaker.trip(Cause.OPERATOR, "by hand")
     link.route.breaker.revive("again")
     link.tell(Tell.BUSY)
     link.wait(TICK_S)
     assert link.route.breaker.probes == 1
+    return link
+
+
+def test_a_lost_connection_takes_its_check_along():
+    link = probed()
     link.vitals.forget()
     assert link.route.breaker.probes == 0
     assert link.state() is State.HALF_OPEN
@@ -352,12 +358,7 @@ def test_a_silent_worker_is_silent_for_each_of_its_models():
 
 
 def test_a_model_that_is_unloaded_takes_its_check_along():
-    link = patient(CHECKS, busy=False)
-    link.route.breaker.trip(Cause.OPERATOR, "by hand")
-    link.route.breaker.revive("again")
-    link.tell(Tell.BUSY)
-    link.wait(TICK_S)
-    assert link.route.breaker.probes == 1
+    link = probed()
     link.route.up = False
     link.wait(TICK_S)
     assert link.route.breaker.probes == 0
