@@ -116,6 +116,7 @@ class UploadViews:
     def show(self, request: HttpRequest, token: str) -> HttpResponse:
         """What the doctor says of it, with a button that applies what it proposes and loads the model."""
         upload = self._find(request, token)
+        looking = is_under_way(upload)  # asked first: what ends in between has left its report
         report = read_report(upload)
         if request.method == "POST":
             return self._decide(request, upload, report)
@@ -126,7 +127,7 @@ class UploadViews:
             "inputs": _shown_tensors(report, "inputs"),
             "outputs": _shown_tensors(report, "outputs"),
             "proposed": [] if report is None else proposed_settings(report),
-            "looking": is_under_way(upload),
+            "looking": looking and report is None,
         }
         return self._page(request, "upload.html", f"New version of {upload.name}", context)
 

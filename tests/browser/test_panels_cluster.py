@@ -88,10 +88,10 @@ def test_an_operator_at_work(browser: Browser, cluster: Cluster) -> None:
     assert cluster.infer([1.0])[1]["cached"] is False
 
     act(browser, "unload", "digits", kind="model")
-    wait_until("nobody serves digits", lambda: cluster.infer([1.0])[0] == 404, timeout_s=20.0)
+    wait_until("nobody serves digits", lambda: cluster.infer([1.0])[0] == 404)
     browser.wait_for(lambda: "UNLOADED" in browser.text("#models"), "the page shows it")
     act(browser, "load", "digits", kind="model")
-    wait_until("digits is served", lambda: cluster.infer([1.0])[0] == 200, timeout_s=20.0)
+    wait_until("digits is served", lambda: cluster.infer([1.0])[0] == 200)
     assert browser.console_errors() == []
 
 

@@ -144,8 +144,8 @@ def test_a_version_answers_its_workers_keys_alone_until_it_is_promoted(running: 
         # Its worker is killed: nothing is lost, and what it had answered is answered by the version of the others.
         running.kill(CANARY)
         load.wait_for(100)
-        load.wait_for_node(CANARY, timeout_s=30.0)
-        wait_until("it is in force again", lambda: tried(running)["state"] == "in force", 30.0)
+        load.wait_for_node(CANARY)
+        wait_until("it is in force again", lambda: tried(running)["state"] == "in force")
         wait_until(
             "it answers its keys again", lambda: {2} == {mark for _, mark in all_said(load, marks)[min(own)]}, 30.0
         )
@@ -189,7 +189,7 @@ def test_aborted_no_answer_of_it_comes_from_anywhere(running: Cluster, repositor
         wait_until("it is unloaded", partial(is_everybodys, running, "1"))
         # Nor does a worker that starts anew load it by itself.
         running.kill("worker_1")
-        load.wait_for_node("worker_1", timeout_s=30.0)
+        load.wait_for_node("worker_1")
         assert {mark for found in all_said(load, marks).values() for _, mark in found} == {1}
     load.report.assert_no_failure()
     admin.close()

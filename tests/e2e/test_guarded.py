@@ -37,7 +37,7 @@ def guard(cluster: Cluster, revision: int) -> dict[str, Any]:
 
 
 def in_force(cluster: Cluster, revision: int) -> None:
-    wait_until(f"revision {revision} is in force", lambda: cluster.stats()["gateway"]["revision"] == revision, 10.0)
+    wait_until(f"revision {revision} is in force", lambda: cluster.stats()["gateway"]["revision"] == revision)
 
 
 def test_a_change_that_makes_requests_slow_takes_itself_back(running, admin, cases):
@@ -53,7 +53,7 @@ def test_a_change_that_makes_requests_slow_takes_itself_back(running, admin, cas
         page = admin.save_previewed(page, comment="larger batches", guard=True, guard_minutes=5)
         assert "comes back by itself" in page
         changed = admin.newest_revision()
-        wait_until("it is watched", lambda: guard(running, changed).get("state") == "watching", 10.0)
+        wait_until("it is watched", lambda: guard(running, changed).get("state") == "watching")
         wait_until("it is taken back", lambda: guard(running, changed).get("state") == "reverted", VERDICT_S)
         back = admin.newest_revision()
         in_force(running, back)
@@ -105,7 +105,7 @@ def test_a_revision_is_restored_under_load_and_nothing_is_lost(running, admin, c
         in_force(running, before + 4)
         wait_until("its shares", lambda: [each["key_share"] for each in running.stats()["workers"]] == shares)
         running.wait_until_connected()
-        load.wait_for_node("worker_3", timeout_s=60.0)
+        load.wait_for_node("worker_3")
         load.wait_for(200)
     load.report.assert_no_failure()
     assert all(running.health(name)["settings"]["batch_size"] == 32 for name in running.names)

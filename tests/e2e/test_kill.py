@@ -96,7 +96,7 @@ def test_a_killed_worker_loses_nothing_and_gets_its_keys_back(cluster, cases):
         load.wait_for_node("worker_1")
         load.wait_for_node("worker_3")
         cluster.wait_for_line(r"worker_2 was ended by SIGKILL; starting it again")
-        load.wait_for_node("worker_2", timeout_s=15.0)
+        load.wait_for_node("worker_2")
         wait_until("its breaker is closed", lambda: breaker(cluster, "worker_2")["state"] == "CLOSED")
         after = wait_for_repeated(load, time.monotonic())
     load.report.assert_no_failure()
@@ -113,7 +113,7 @@ def test_all_killed_at_once_is_503_until_they_are_back(cluster, cases):
         wait_until("503s", lambda: load.report.statuses[503] > 50)
         health = request("GET", f"{cluster.gateway_url}/health")
         for name in cluster.names:
-            load.wait_for_node(name, timeout_s=20.0)
+            load.wait_for_node(name)
         cluster.wait_until_connected()
         wait_until(
             "every breaker is closed", lambda: all(breaker(cluster, n)["state"] == "CLOSED" for n in cluster.names)
@@ -139,8 +139,8 @@ def test_a_stopped_worker_is_passed_over_and_its_late_answers_are_dropped(cluste
                 load.wait_for(500)
             finally:
                 os.kill(pid, signal.SIGCONT)
-            load.wait_for_node("worker_3", timeout_s=20.0)
-            wait_until("its breaker is closed", lambda: breaker(cluster, "worker_3")["state"] == "CLOSED", 20.0)
+            load.wait_for_node("worker_3")
+            wait_until("its breaker is closed", lambda: breaker(cluster, "worker_3")["state"] == "CLOSED")
             load.wait_for(1_000)
         load.report.assert_no_failure()
         assert cluster.pid("worker_3") == pid
@@ -159,7 +159,7 @@ def test_workers_restarted_one_by_one_lose_nothing(cluster, cases):
         for name in cluster.names:
             pid = cluster.kill(name, signal.SIGTERM)
             wait_until(f"another {name}", partial(is_another, cluster, name, pid))
-            load.wait_for_node(name, timeout_s=20.0)
+            load.wait_for_node(name)
             assert f"{name} ended with status 0; starting it again" in cluster.log
     load.report.assert_no_failure()
 
@@ -208,7 +208,7 @@ def test_a_stop_under_load_answers_what_was_accepted(make_cluster, model, cases,
         load.wait_for(300)
         told = time.monotonic()
         tell(stopping)
-        assert stopping.wait(timeout_s=10.0) == 0
+        assert stopping.wait() == 0
         wait_until("a connection is refused", lambda: any(f.cause == "refused" for f in load.report.failures))
     # Refused is whoever comes when it is over: everyone before has had the answer to the request.
     load.report.assert_no_failure(but=["refused"])

@@ -137,7 +137,7 @@ def test_a_stop_sends_pages_away_and_waits_for_none(tmp_path: Path) -> None:
                 until_it_ends(listener)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1012
-            wait_until("the gateway has ended", lambda: server.process.poll() is not None, timeout_s=30.0)
+            wait_until("the gateway has ended", lambda: server.process.poll() is not None)
         assert server.process.returncode == 0
         assert "Traceback" not in server.log
         assert "graceful shutdown exceeded" not in server.log

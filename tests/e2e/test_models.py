@@ -114,7 +114,7 @@ def test_bare_addresses_get_the_names_that_the_workers_say(tmp_path):
                     "the names are known", lambda: {e["name"] for e in stats(gateway.url)["workers"]} == set(names)
                 )
                 since = time.monotonic()
-                load.wait_for(500, timeout_s=15.0)
+                load.wait_for(500)
             load.report.assert_no_failure()
             assert set(load.report.nodes(since)) == set(names)
             by_name = {each["name"]: each["address"] for each in stats(gateway.url)["workers"]}

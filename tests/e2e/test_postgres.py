@@ -51,20 +51,20 @@ def test_gateways_share_the_configuration_and_outlive_the_database(postgres: Pos
         def answered() -> bool:
             return all(request("POST", f"{each.url}/infer", BODY, {})[0] == 200 for each in gateways)
 
-        wait_until("both answer", answered, 20.0)
+        wait_until("both answer", answered)
         before = stats(first)[0]
         with ThreadPoolExecutor(4) as pool:  # four processes that save at once: none is lost
             list(pool.map(lambda port: shell(ADD.format(port)), range(9001, 9005)))
-        wait_until("both have all four", lambda: all(stats(each) == (before + 4, "") for each in gateways), 20.0)
+        wait_until("both have all four", lambda: all(stats(each) == (before + 4, "") for each in gateways))
 
         postgres.stop()
-        wait_until("both say that it is away", lambda: all(stats(each)[1] for each in gateways), 20.0)
+        wait_until("both say that it is away", lambda: all(stats(each)[1] for each in gateways))
         assert answered()
         postgres.start()
-        wait_until("both have healed", lambda: not any(stats(each)[1] for each in gateways), 20.0)
+        wait_until("both have healed", lambda: not any(stats(each)[1] for each in gateways))
         shell(TUNE.format(17))
         # A sequence of PostgreSQL's may leave numbers out after a crash.
-        wait_until("both have the change", lambda: all(stats(each)[0] > before + 4 for each in gateways), 20.0)
+        wait_until("both have the change", lambda: all(stats(each)[0] > before + 4 for each in gateways))
         assert b'"batch_size":17' in get(f"{worker.url}/health")[1]
 
 
@@ -76,11 +76,11 @@ def test_a_gateway_with_arguments_starts_while_the_database_is_away(postgres: Po
         postgres.stop()
         try:
             gateway = stack.enter_context(first).wait_ready()
-            wait_until("it answers", lambda: request("POST", f"{gateway.url}/infer", BODY, {})[0] == 200, 20.0)
+            wait_until("it answers", lambda: request("POST", f"{gateway.url}/infer", BODY, {})[0] == 200)
             assert b"does not answer" in get(f"{gateway.url}/health")[1]
         finally:
             postgres.start()
         gateway.wait_for_line("The workers of the command line have been written to the database")
-        wait_until("it has healed", lambda: b'"config_error":""' in get(f"{gateway.url}/health")[1], 20.0)
+        wait_until("it has healed", lambda: b'"config_error":""' in get(f"{gateway.url}/health")[1])
         shown = json.loads(get(f"{gateway.url}/stats")[1])["workers"]
         assert [each["name"] for each in shown if each["enabled"]] == ["worker_7"]

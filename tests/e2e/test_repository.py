@@ -166,7 +166,7 @@ def test_unloaded_and_loaded_again(running: Cluster) -> None:
         before = running.pid("worker_1")
         running.kill("worker_1", signal.SIGTERM)
         wait_until("it runs again", lambda: running.pid("worker_1") != before)
-        wait_until("it follows", partial(refuses, running.worker_urls["worker_1"], "alpha"), 30.0)
+        wait_until("it follows", partial(refuses, running.worker_urls["worker_1"], "alpha"))
         assert infer(running.gateway_url, model="alpha", input_data=VALUES)[0] == 404
         assert v2.load(running.gateway_url, "alpha")[0] == 200
         assert mark(running.gateway_url, "alpha") == 1
@@ -199,7 +199,7 @@ def test_after_a_restart_of_the_gateway_all_is_as_before(running: Cluster, repos
         except OSError:
             return False
 
-    wait_until("the gateway is back", back, 30.0)
+    wait_until("the gateway is back", back)
     assert mark(running.gateway_url, "alpha") == 2
     assert infer(running.gateway_url, model="beta", input_data=VALUES)[0] == 404
 

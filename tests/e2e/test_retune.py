@@ -222,7 +222,7 @@ def test_a_breaker_is_tripped_and_reset_by_hand(running, admin, load):
     def in_database() -> int:
         return int(running.manage("shell", "--verbosity=0", "--command", kept).stdout)
 
-    wait_until("both rounds are in the database", lambda: in_database() >= 4, timeout_s=30.0)
+    wait_until("both rounds are in the database", lambda: in_database() >= 4)
 
 
 def newest_event(cluster: Cluster, name: str, after: str) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def test_the_breaker_uses_the_threshold_that_was_set(running, admin, load, thres
     wait_until("/stats shows it", lambda: not worker(running, "worker_1")["connected"])
     if opens:
         wait_until("its breaker has opened", lambda: breaker(running, "worker_1")["opens"] > before)
-    load.wait_for_node("worker_1", timeout_s=20.0)
+    load.wait_for_node("worker_1")
     wait_until("its breaker is closed", lambda: breaker(running, "worker_1")["state"] == "CLOSED")
     assert (breaker(running, "worker_1")["opens"] > before) == opens
 

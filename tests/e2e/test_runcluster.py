@@ -82,7 +82,7 @@ def test_term_ends_with_0_and_leaves_nothing(make_cluster):
 def test_a_signal_to_the_whole_group_ends_with_0(make_cluster, number):
     running = make_cluster(workers=1)
     os.killpg(running.process.pid, number)
-    assert running.wait(timeout_s=10.0) == 0
+    assert running.wait() == 0
     assert "gateway ended with status 0" in running.log
     assert "worker_1 ended with status 0" in running.log
 
@@ -91,7 +91,7 @@ def test_no_orphan_outlives_a_killed_supervisor(make_cluster):
     running = make_cluster(workers=2)
     pids = list(running.pids().values())
     running.process.kill()
-    wait_until("every child's end", lambda: not any(is_alive(pid) for pid in pids), timeout_s=15.0)
+    wait_until("every child's end", lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_two_clusters_side_by_side(cluster, make_cluster):
@@ -180,7 +180,7 @@ def test_an_output_that_nobody_reads_stops_nothing(tmp_path):
         return False
 
     try:
-        wait_until("the gateway is ready", ready, timeout_s=45.0)
+        wait_until("the gateway is ready", ready)
         process.terminate()
         assert process.wait(timeout=10) == 0
         with os.fdopen(read_fd, "rb") as output:

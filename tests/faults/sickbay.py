@@ -56,13 +56,13 @@ class Sickbay(Fleet):
                 os.kill(self.pid(name), signal.SIGCONT)
             else:
                 self.start(name)
-        self.wait_until_connected(timeout_s=60.0)
+        self.wait_until_connected()
         for name in self.names:
             if self.breaker(name)["state"] == "OPEN":  # a new process is probed at once
                 self.kill(name)
                 self.start(name)
-        wait_until("every breaker is closed", self._trusted, 30.0)
-        wait_until("nothing is in flight", lambda: self.stats()["gateway"]["in_flight"] == 0, 30.0)
+        wait_until("every breaker is closed", self._trusted)
+        wait_until("nothing is in flight", lambda: self.stats()["gateway"]["in_flight"] == 0)
 
     def _trusted(self) -> bool:
         for _ in range(10):

@@ -51,11 +51,11 @@ def test_the_wall_clock_does_not_matter(fleet: Sickbay, fresh: Fresh, figures: F
         # A breaker that is open when the clock goes back by two hours still has its 2 s and no more.
         set_clocks(fleet, HOUR_S)
         os.kill(fleet.pid(VICTIM), signal.SIGSTOP)
-        wait_until("its breaker opens", lambda: fleet.breaker(VICTIM)["opens"] > opens[VICTIM], 20.0)
+        wait_until("its breaker opens", lambda: fleet.breaker(VICTIM)["opens"] > opens[VICTIM])
         set_clocks(fleet, -HOUR_S)
         os.kill(fleet.pid(VICTIM), signal.SIGCONT)
         load.wait_for_node(VICTIM, 30.0)
-        wait_until("its breaker is closed", lambda: fleet.breaker(VICTIM)["state"] == "CLOSED", 30.0)
+        wait_until("its breaker is closed", lambda: fleet.breaker(VICTIM)["state"] == "CLOSED")
     load.report.assert_no_failure()
     assert min(each.latency_s for each in load.report.answers) > 0
     figures.say("jumps of +1 h, −2 h, +1 h: nothing opened", f"0 failed of {len(load.report.answers):,}")

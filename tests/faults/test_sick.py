@@ -33,13 +33,13 @@ def test_a_stopped_worker_is_suspected_and_its_late_answers_dropped(
         os.kill(fleet.pid(VICTIM), signal.SIGSTOP)
         stopped = time.monotonic()
         try:
-            wait_until("its breaker opens", lambda: fleet.breaker(VICTIM)["opens"] > opens, 20.0)
+            wait_until("its breaker opens", lambda: fleet.breaker(VICTIM)["opens"] > opens)
             suspected_s = time.monotonic() - stopped
             time.sleep(scaled(1, 20))
         finally:
             os.kill(fleet.pid(VICTIM), signal.SIGCONT)
         load.wait_for_node(VICTIM, 60.0)
-        wait_until("its breaker is closed", lambda: fleet.breaker(VICTIM)["state"] == "CLOSED", 60.0)
+        wait_until("its breaker is closed", lambda: fleet.breaker(VICTIM)["state"] == "CLOSED")
         time.sleep(scaled(1, 10))
     load.report.assert_no_failure()
     wait_until("nothing is in flight", lambda: fleet.stats()["gateway"]["in_flight"] == 0)
@@ -76,7 +76,7 @@ def test_a_worker_that_fails_at_random_is_tripped(fleet: Sickbay, fresh: Fresh, 
         opens = fleet.breaker(VICTIM)["opens"]
         fleet.sicken(VICTIM, fail=0.3)
         sick = time.monotonic()
-        wait_until("its breaker opens for its failures", lambda: tripped(fleet, opens), 20.0)
+        wait_until("its breaker opens for its failures", lambda: tripped(fleet, opens))
         tripped_s = time.monotonic() - sick
         load.wait_for(int(scaled(200, 3_000)), 120.0)
     report = load.report
@@ -98,7 +98,7 @@ def test_an_input_that_kills_workers_is_refused(fleet: Sickbay, fresh: Fresh, fi
         load.wait_for(100)
         first = fleet.infer(values)
         second = fleet.infer(values)
-        wait_until("both are gone", lambda: sum(not fleet.alive(name) for name in fleet.names) >= 2, 5.0)
+        wait_until("both are gone", lambda: sum(not fleet.alive(name) for name in fleet.names) >= 2)
         began = time.monotonic()
         third = fleet.infer(values)
         third_ms = (time.monotonic() - began) * 1000

@@ -241,7 +241,7 @@ def test_ctrl_c_reports_what_was_measured(cluster: StubCluster, threads: str) ->
     command += ["--threads", threads]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
-            wait_until("50 requests", lambda: cluster.asked >= 50, timeout_s=30)
+            wait_until("50 requests", lambda: cluster.asked >= 50)
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=15)
         finally:

@@ -85,7 +85,7 @@ def test_a_child_that_ignores_term_is_killed_in_time():
     with cluster({"worker_1": ["ignore-term"], "gateway": ["ignore-term"]}) as running:
         running.wait_for_line(r"^ready")
         started = time.monotonic()
-        assert running.terminate(timeout_s=30.0) == 0
+        assert running.terminate() == 0
         assert time.monotonic() - started >= 2.0  # two stages of one second each
         assert not any(is_alive(pid) for pid in running.started_pids())
 
@@ -118,7 +118,7 @@ def test_connections_made_while_a_child_is_down_wait_for_the_next():
 
 def test_a_child_that_cannot_start_ends_the_cluster_with_its_last_lines():
     with cluster({"worker_1": ["exit=3"], "gateway": []}, ready_within_s=90.0) as running:
-        assert running.wait(timeout_s=45.0) == 1
+        assert running.wait() == 1
         report = running.wait_for_line(r"(?s)^failed: worker_1 ended with status 3, \d+ times.*").group()
         assert "the model is no model" in report
         assert not any(is_alive(pid) for pid in running.started_pids())
@@ -148,7 +148,7 @@ def test_an_output_that_nobody_reads_blocks_no_child():
     console.line("the last one", urgent=True)
     with ThreadPoolExecutor(1) as pool, os.fdopen(read_fd, errors="strict") as pipe:
         seen = pool.submit(pipe.read)
-        console.close(timeout_s=10.0)
+        console.close()
         os.close(write_fd)
         lines = seen.result().splitlines()
     notes = [re.fullmatch(r"\.\.\. (\d+) lines dropped: the output was not being read", line) for line in lines]

@@ -247,7 +247,7 @@ def test_models_are_unloaded_and_loaded(running, client, input_name):
 
 def go_on(asking: list[Asking]) -> None:
     answered = [each.answered for each in asking]
-    wait_until("all go on", lambda: all(e.answered > b + 50 for e, b in zip(asking, answered, strict=True)), 60)
+    wait_until("all go on", lambda: all(e.answered > b + 50 for e, b in zip(asking, answered, strict=True)))
 
 
 def test_restarts_and_the_end(tmp_path):
@@ -261,7 +261,7 @@ def test_restarts_and_the_end(tmp_path):
             each.start()
         try:
             own.process.send_signal(signal.SIGHUP)
-            own.wait_for_line("all have been restarted, in", timeout_s=60)
+            own.wait_for_line("all have been restarted, in")
             assert not set(own.pids().values()) & set(before.values())
             go_on(asking)
             alone = own.kill("gateway", signal.SIGTERM)  # its successor is not there yet

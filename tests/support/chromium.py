@@ -13,6 +13,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from tests.support.waiting import PATIENCE_S
+
 # Without the background ones Chromium looks up its maker's hosts at every start.
 FLAGS = (
     "--headless",
@@ -26,7 +28,6 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-WAIT_S = 10.0
 
 
 class Browser:
@@ -70,7 +71,7 @@ class Browser:
     def evaluate(self, expression: str) -> object:
         return self.driver.execute_script(f"return ({expression})")
 
-    def wait_for(self, condition: Callable[[], object], what: str, wait_s: float = WAIT_S) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str, wait_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + wait_s
         while not condition():
             if time.monotonic() > deadline:

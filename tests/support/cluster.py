@@ -15,6 +15,7 @@ from typing import Any, Self
 from tests.support.http import get, request
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, Running, is_alive, wait_until
+from tests.support.waiting import PATIENCE_S
 
 MANAGE = (sys.executable, str(ROOT / "manage.py"))
 
@@ -31,7 +32,7 @@ def environment(directory: Path, overrides: Mapping[str, str] | None = None) -> 
     }
 
 
-def manage(*arguments: str, env: Mapping[str, str], timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def manage(*arguments: str, env: Mapping[str, str], timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """Runs a manage.py command to its end, whatever its exit status."""
     return subprocess.run(
         [*MANAGE, *arguments], cwd=ROOT, env=dict(env), capture_output=True, text=True, timeout=timeout_s, check=False
@@ -76,7 +77,7 @@ class Endpoints:
         answer: dict[str, Any] = json.loads(body)
         return answer
 
-    def wait_until_connected(self, names: Sequence[str] | None = None, timeout_s: float = 30.0) -> None:
+    def wait_until_connected(self, names: Sequence[str] | None = None, timeout_s: float = PATIENCE_S) -> None:
         """Until the gateway has these workers (all, if not given) connected and would send them requests."""
 
         def connected() -> bool:
@@ -110,7 +111,7 @@ class Server(Running):
         port = free_ports(1)[0]
         return cls(["rungateway", *arguments, "--port", str(port)], f"http://127.0.0.1:{port}", environ)
 
-    def wait_ready(self, timeout_s: float = 30.0) -> Self:
+    def wait_ready(self, timeout_s: float = PATIENCE_S) -> Self:
         def ready() -> bool:
             if self.process.poll() is not None:
                 raise AssertionError(f"{self.argv} ended with {self.process.returncode}. Its output:\n{self.log}")
@@ -144,7 +145,7 @@ class Cluster(Endpoints, Running):
     def __enter__(self) -> Self:
         super().__enter__()
         try:
-            self.ready_line = self.wait_for_line(r"^ready .*$", timeout_s=60.0).group()
+            self.ready_line = self.wait_for_line(r"^ready .*$").group()
         except BaseException:
             self.__exit__()
             raise
@@ -177,5 +178,5 @@ class Cluster(Endpoints, Running):
         return manage(*arguments, env=self.env)
 
     def stop(self) -> None:
-        status = self.terminate(timeout_s=10.0)
+        status = self.terminate()
         assert status == 0, f"runcluster ended with {status} after TERM. Its output:\n{self.log}"

@@ -131,4 +131,4 @@ def wait_until_routable(door: Door, count: int) -> None:
             return bool(door.ask("GET", "/health").json["routable_workers"] >= count)
         return False
 
-    wait_until(f"{door.name} has {count} workers", routable, timeout_s=30.0)
+    wait_until(f"{door.name} has {count} workers", routable)

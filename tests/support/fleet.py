@@ -12,6 +12,7 @@ from tests.e2e.adminsite import AdminSite
 from tests.support.cluster import MANAGE, Endpoints, Server, environment, manage
 from tests.support.ports import free_ports
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 
 USER, PASSWORD = "operator", "a-password-for-tests"
 
@@ -117,7 +118,7 @@ class Fleet(Endpoints):
         finally:
             site.close()
 
-    def wait_for_revision(self, revision: int, timeout_s: float = 15.0) -> None:
+    def wait_for_revision(self, revision: int, timeout_s: float = PATIENCE_S) -> None:
         """Until it is in force in the gateway and in every worker that runs."""
 
         def in_force() -> bool:

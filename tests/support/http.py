@@ -4,13 +4,15 @@ import http.client
 from contextlib import closing
 from urllib.parse import urlsplit
 
+from tests.support.waiting import PATIENCE_S
 
-def get(url: str, *, timeout_s: float = 10.0) -> tuple[int, bytes]:
+
+def get(url: str, *, timeout_s: float = PATIENCE_S) -> tuple[int, bytes]:
     return request("GET", url, timeout_s=timeout_s)
 
 
 def request(
-    method: str, url: str, body: bytes = b"", headers: dict[str, str] | None = None, *, timeout_s: float = 10.0
+    method: str, url: str, body: bytes = b"", headers: dict[str, str] | None = None, *, timeout_s: float = PATIENCE_S
 ) -> tuple[int, bytes]:
     """Status and body; OSError when there is no answer."""
     parts = urlsplit(url)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tests.support.oracle import Case as Case
 from tests.support.oracle import Oracle as Oracle
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 
 ANSWER_WITHIN_S = 20.0  # twice what the gateway allows
 ANSWER_LIMIT_BYTES = 2**22
@@ -160,7 +161,7 @@ class Sender:
         self._ending.set()
         self._join(ANSWER_WITHIN_S + 10)
 
-    def wait_for(self, count: int, timeout_s: float = 30.0) -> None:
+    def wait_for(self, count: int, timeout_s: float = PATIENCE_S) -> None:
         """Returns when so many more have been answered."""
         answers = self.report.answers
         target = len(answers) + count
@@ -170,12 +171,12 @@ class Sender:
             timeout_s,
         )
 
-    def wait_for_node(self, name: str, timeout_s: float = 15.0) -> None:
+    def wait_for_node(self, name: str, timeout_s: float = PATIENCE_S) -> None:
         """Returns when a request that was sent from now on has been answered by this worker."""
         since = time.monotonic()
         wait_until(f"{name} answers a request", lambda: self.report.nodes(since)[name], timeout_s)
 
-    def wait_for_each_case(self, since: float, timeout_s: float = 30.0) -> None:
+    def wait_for_each_case(self, since: float, timeout_s: float = PATIENCE_S) -> None:
         """Returns when every case has been sent and answered with 200 after this moment."""
         wait_until("an answer for every case", lambda: len(self.report.owners(since)) == len(self.cases), timeout_s)
 

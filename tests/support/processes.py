@@ -11,12 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from tests.support.waiting import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 # What a supervisor logs of each process that it starts.
 STARTED = re.compile(r"cluster +\| .* \S+ started, pid (\d+)$")
 
 
-def wait_until(what: str, condition: Callable[[], object], timeout_s: float = 15.0) -> None:
+def wait_until(what: str, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > give_up_at:
@@ -74,7 +76,7 @@ class Running:
             # A child leads its own session: a group whose leader is gone has other members, or does not exist.
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=PATIENCE_S)
         self._reader.join(timeout=2)
 
     @property
@@ -89,7 +91,7 @@ class Running:
         """Of the named child as it runs now."""
         return self.started_pids(name)[-1]
 
-    def wait_for_line(self, pattern: str, timeout_s: float = 45.0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, timeout_s: float = PATIENCE_S) -> re.Match[str]:
         """The first line that matches; fails at once, with the log, when the process ends before."""
         give_up_at = time.monotonic() + timeout_s
         while True:
@@ -103,7 +105,7 @@ class Running:
                 raise AssertionError(f"waiting for {pattern!r}: {self.argv} {how}. Its output:\n{self.log}")
             time.sleep(0.05)
 
-    def wait(self, timeout_s: float = 10.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         try:
             status = self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -111,7 +113,7 @@ class Running:
         self._reader.join(timeout=2)
         return status
 
-    def terminate(self, timeout_s: float = 10.0) -> int:
+    def terminate(self, timeout_s: float = PATIENCE_S) -> int:
         """Exit status after SIGTERM to this process alone."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)

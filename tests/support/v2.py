@@ -9,11 +9,12 @@ import numpy as np
 
 from tests.support.http import request
 from tests.support.repository import mark_of
+from tests.support.waiting import PATIENCE_S
 
 LOAD_WITHIN_S = 60.0
 
 
-def call(url: str, path: str, body: object = None, *, timeout_s: float = 10.0) -> tuple[int, Any]:
+def call(url: str, path: str, body: object = None, *, timeout_s: float = PATIENCE_S) -> tuple[int, Any]:
     """Status and answer of a POST."""
     data = b"" if body is None else json.dumps(body).encode()
     status, answer = request("POST", f"{url}/v2/{path}", data, timeout_s=timeout_s)

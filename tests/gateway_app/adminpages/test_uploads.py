@@ -202,6 +202,20 @@ def test_while_the_doctor_looks_the_page_says_so_and_comes_back(ada, repository,
     assert 'value="examine"' in page
 
 
+def test_a_doctor_that_ends_while_the_page_is_made_is_not_an_interrupted_one(ada, repository, monkeypatch):
+    monkeypatch.setattr(examination, "_examine", lambda upload: None)
+    url = send(ada)["Location"]
+
+    def ends_just_then(upload):
+        upload.report.write_text(json.dumps(GOOD))
+        return examination.is_under_way(upload)
+
+    monkeypatch.setattr("gateway_app.adminpages.uploadviews.is_under_way", ends_just_then)
+    page = ada.get(url).content.decode()
+    assert "The model doctor was interrupted." not in page
+    assert "16 rows are the quickest" in page
+
+
 def test_with_the_database_away_nothing_is_stored(ada, repository, doctor, monkeypatch):
     url = send(ada)["Location"]
 
