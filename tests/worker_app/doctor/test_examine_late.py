@@ -45,7 +45,7 @@ def look_late(monkeypatch: pytest.MonkeyPatch, *, killed: bool) -> None:
                 self.heard = super().communicate(*args)
             raise subprocess.TimeoutExpired(self.args, timeout)
 
-    monkeypatch.setattr(doctor.subprocess, "Popen", Late)
+    monkeypatch.setattr(subprocess, "Popen", Late)
 
 
 def look(monkeypatch: pytest.MonkeyPatch, code: str) -> Chart:
