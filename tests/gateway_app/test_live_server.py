@@ -69,10 +69,20 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
 
 
 async def test_who_reads_nothing_is_cut_off_and_the_others_go_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Gateway] = []
+
+    def stats_of(gateway: Gateway) -> dict[str, Any]:
+        made.append(gateway)
+        return LARGE
+
+    monkeypatch.setattr(live_module, "stats_of", stats_of)
     monkeypatch.setattr(consumers, "STUCK_S", 1.0)
     with socket.create_connection(("127.0.0.1", site.port)) as deaf:
         deaf.sendall(UPGRADE)
         await until(lambda: any(site.unsent))  # its first message is on its way, and stays there
+        (client,) = site.gateway.live.clients
+        site.gateway.live.poke()
+        await until(lambda: len(made) > 1 and client._next is None)  # the second one waits for that
         monkeypatch.setattr(consumers, "STUCK_S", PATIENCE_S)
         async with site.reader() as reader:
             most = heard = 0
