@@ -66,7 +66,13 @@ def healthy(fleet: Sickbay, request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def running_fleet(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Sickbay]:
+def running_fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path
+) -> Iterator[Sickbay]:
+    """Without proxies where it is measured; else the other one does as well, and need not be started."""
+    if not FULL:
+        yield request.getfixturevalue("running_proxied")[0]
+        return
     with Sickbay(tmp_path_factory.mktemp("fleet"), model) as fleet:
         fleet.tune(**TUNING)
         yield fleet
@@ -95,6 +101,7 @@ def proxied(
     with healthy(fleet, request):
         proxies.reset()
         yield fleet, proxies
+    proxies.reset()
 
 
 @pytest.fixture(scope="session")

@@ -266,7 +266,7 @@ def test_restarts_and_the_end(tmp_path):
             each.start()
         try:
             own.process.send_signal(signal.SIGHUP)
-            own.wait_for_line("all have been restarted, in")
+            own.wait_for_line("all have been restarted, in", 2 * PATIENCE_S)
             assert not set(own.pids().values()) & set(before.values())
             go_on(asking)
             alone = own.kill("gateway", signal.SIGTERM)  # its successor is not there yet
