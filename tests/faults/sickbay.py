@@ -21,10 +21,10 @@ from tests.support.waiting import PATIENCE_S
 RUN_MS, SAMPLE_MS, BATCH = 80.0, 2.0, 32
 CAPACITY = 3 * 1000 * BATCH / (RUN_MS + BATCH * SAMPLE_MS)  # requests per second of three workers
 HALF = CAPACITY / 2
-# What the tests load it with: on a machine that does much else, a fraction of what would keep it busy.
+# What the tests load it with: less where the machine does much else.
 USUAL = HALF if FULL else CAPACITY / 6
 OPEN_S = 2.0  # a breaker that is open for 30 s would make the tests long
-# But where a test is about time; at full scale all is as by default.
+# A worker that the machine has stopped is not sick, but where a test is about that. At full scale all is as by default.
 TUNING = {
     **{name: getattr(Tuning(), name) for name in Tuning.PAYLOAD if name != "default_model"},
     "open_seconds": OPEN_S,
