@@ -163,7 +163,8 @@ def plane() -> Plane:
 
 
 async def ensure_started() -> None:
-    """Starts the service on the running loop, once; whoever comes meanwhile waits for it."""
+    """Starts the service on the running loop, once; whoever comes meanwhile waits for it. Raises what a start has
+    failed with, to everybody."""
     global _starting, _service
     if _starting is None:
         if _service is None:
@@ -172,6 +173,7 @@ async def ensure_started() -> None:
         _starting = _service.loop.create_task(_service.start())
     if not _starting.done():
         await asyncio.shield(_starting)
+    _starting.result()
 
 
 def drain() -> None:

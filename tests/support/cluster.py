@@ -213,7 +213,7 @@ class Cluster(Endpoints, Running):
                 if not left or NOT_IN_TIME not in self.log:
                     raise
         self.gateway_url = self.ready_line.split()[1]
-        self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=(\S+)", self.ready_line)}
+        self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=([^\s,]+)", self.ready_line)}
         return self
 
     @property
