@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 
+from django.db import close_old_connections
+
 from gateway_app.adoption import Adoption
 from gateway_app.canaries.canarymodel import CanaryModel
 from gateway_app.canaries.canarywatch import CanaryWatch
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.025
 # A late timer runs before what has come meanwhile is read; in so many turns of the loop it is.
 TURNS = 3
+# A worker's name that could not be written is written this much later.
+ADOPT_AGAIN_S = 2.0
 
 
 class Gateway:
@@ -204,11 +208,19 @@ class Gateway:
         self.observer.followed(self.lineup.catalog)
 
     async def _adopt(self, link: WorkerLink, node_id: str) -> None:
-        try:
-            if await asyncio.to_thread(adopt_name, link.host, link.port, node_id):
-                self.watcher.wake()
-        except Exception:
-            logger.exception("%s calls itself %s, which could not be written to the database", link.address, node_id)
+        told = False
+        while self.links.get(link.name) is link:
+            try:
+                if not self.watcher.given:  # else its row is not there yet
+                    if await asyncio.to_thread(_adopted, link.host, link.port, node_id):
+                        self.watcher.wake()
+                    return
+            except Exception as error:
+                if not told:
+                    said = "%s calls itself %s, which could not be written to the database, trying again: %s"
+                    logger.warning(said, link.address, node_id, error)
+                told = True
+            await asyncio.sleep(ADOPT_AGAIN_S)
 
     def _breaker_changed(self, model: ServedModel, name: str, before: State, after: State, reason: str) -> None:
         if len(self.lineup.served) > 1:
@@ -269,3 +281,12 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _adopted(host: str, port: int, node_id: str) -> bool:
+    """As `adopt_name`, for a thread."""
+    close_old_connections()
+    try:
+        return adopt_name(host, port, node_id)
+    finally:
+        close_old_connections()

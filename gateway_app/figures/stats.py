@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 EVENTS = 50
 # Of the newest traces, so many are looked at.
 SAMPLE = 50
-TIMEOUT_S = 5.0
+# Far longer than a loop is ever held up: what ends the wait is that there is none any more.
+TIMEOUT_S = 30.0
 
 T = TypeVar("T")
 

@@ -1,9 +1,7 @@
 """Open pages of a real gateway: what happens is told at once, and a stop waits for none of them."""
 
 import json
-import os
 import random
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,13 +106,10 @@ def test_a_page_sees_requests_a_kill_and_the_return(cluster: Cluster) -> None:
             cluster.infer([float(number), 77.0])
         while hear(listener)["stats"]["gateway"]["requests"] < asked + 20:
             pass
-        os.kill(cluster.process.pid, signal.SIGSTOP)  # or the worker might be back before the page has been told
-        try:
+        with cluster.unattended():
             cluster.kill_worker(1)
             while not is_lost(hear(listener)["stats"], "worker_2"):
                 pass
-        finally:
-            os.kill(cluster.process.pid, signal.SIGCONT)
         while not all(each["connected"] for each in hear(listener)["stats"]["workers"]):
             pass
     history = cluster.get("/history")["points"]

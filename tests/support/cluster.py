@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -22,13 +22,15 @@ from tests.support.waiting import PATIENCE_S
 
 MANAGE = (sys.executable, str(ROOT / "manage.py"))
 # A tuning by which nothing comes of a process that is held up for a while: no worker is passed over for it, taken for
-# sick or asked beside another one, and nothing that waits is refused. Who owns an input is who answers it.
+# sick or asked beside another one, nothing that waits is refused, and no breaker that is open tries by itself whether
+# it may close. Who owns an input is who answers it.
 CALM = {
     "load_factor": 0,
     "hedging": False,
     "slow_factor": 0,
     "silence_ms": 0,
     "check_seconds": 0,
+    "open_seconds": 600,
     "queue_ms": 60_000,
     "request_timeout_ms": 60_000,
 }
@@ -76,6 +78,20 @@ def _prepared(calm: bool) -> bytes:
         with closing(sqlite3.connect(file)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return file.read_bytes()
+
+
+# What runcluster says when it gives up after 40 s. A machine that others use may take longer once, not every time.
+NOT_IN_TIME, STARTS = "not ready within", 3
+
+
+def run_cluster(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs a runcluster that cannot become ready to its end, on ports the system chooses; not for lack of time."""
+    command = ("runcluster", "--workers", "1", "--port", "0", "--worker-port", "0", *arguments)
+    for _ in range(STARTS):
+        ended = manage(*command, env=env)
+        if NOT_IN_TIME not in ended.stderr:
+            break
+    return ended
 
 
 class Endpoints:
@@ -164,10 +180,6 @@ class Server(Running):
         return self
 
 
-# What runcluster says when it gives up after 40 s. A machine that others use may take longer once, not every time.
-NOT_IN_TIME, STARTS = "not ready within", 3
-
-
 class Cluster(Endpoints, Running):
     """A gateway and its workers; ready on entry, and gone, whatever happened, on exit. `calm`: with the tuning CALM."""
 
@@ -201,7 +213,7 @@ class Cluster(Endpoints, Running):
                 if not left or NOT_IN_TIME not in self.log:
                     raise
         self.gateway_url = self.ready_line.split()[1]
-        self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=(\S+)", self.ready_line)}
+        self.worker_urls = {name: f"http://{at}" for name, at in re.findall(r"(\w+)=([^\s,]+)", self.ready_line)}
         return self
 
     @property
@@ -223,6 +235,15 @@ class Cluster(Endpoints, Running):
     def kill_worker(self, index: int, number: signal.Signals = signal.SIGKILL) -> int:
         """index 0 is worker_1."""
         return self.kill(self.names[index], number)
+
+    @contextmanager
+    def unattended(self) -> Iterator[None]:
+        """While it lasts, nothing that ends is started again: what follows from an end can be seen, however slowly."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A manage.py command on this cluster's database."""

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import math
+import select
 import threading
 import time
 from collections import Counter
@@ -127,9 +128,13 @@ def judged(case: Sendable, ident: str, head: bytes, content: bytes, allow_503: b
         return status, answer, f"{error!r} in {content[:300]!r}"
 
 
-def is_over(reader: asyncio.StreamReader) -> bool:
-    """Whether a connection on which no answer is due has been ended by the other side."""
-    return reader.at_eof() or reader.exception() is not None
+def is_over(connection: asyncio.StreamWriter | asyncio.BaseTransport) -> bool:
+    """Whether the other side has ended a connection on which no answer is due, be it read by the loop yet or not."""
+    poll, descriptor = select.poll(), connection.get_extra_info("socket").fileno()
+    if descriptor < 0:
+        return True
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def attempts_of(head: bytes) -> int:
@@ -271,8 +276,8 @@ class _Client:
 
     async def _exchange(self, position: int, case: Sendable, ident: str, began: float) -> tuple[str, str] | None:
         """Sends one case and takes its answer; cause and detail if it failed."""
-        if self._streams is not None and is_over(self._streams[0]):
-            self._close()  # while nothing was under way, so nothing is lost
+        if self._streams is not None and is_over(self._streams[1]):
+            self._close()  # nothing was under way, so nothing is lost
         if self._streams is None:
             self._new_connection = True
             try:
