@@ -64,7 +64,7 @@ def test_a_signal_stops_the_gateway_before_the_worker_and_ends_with_0(number):
 
 
 def test_a_signal_that_comes_twice_at_once_is_one():
-    # make passes on a TERM that its whole process group got as well. Held up in between, it may seem to be a second one.
+    # make passes on a TERM that its whole process group got as well. Held up on its way, it may seem to be another one.
     for _ in range(3):
         with cluster({"worker_1": [], "gateway": []}) as running:
             running.wait_for_line(r"^ready")

@@ -154,7 +154,7 @@ def test_what_is_wrong_is_named(body: bytes, code: str, says: str) -> None:
     ],
 )
 def test_nesting_is_refused_soon(body: bytes) -> None:
-    took_s = []
+    took_s: list[float] = []
     while not took_s or (min(took_s) >= 0.25 and len(took_s) < 10):  # a machine may be held up while it counts
         began = time.thread_time()
         error = refusal(body)
