@@ -133,11 +133,11 @@ def run_load(
     senders = [Sender(f"{gateway}/infer") for _ in range(threads)]
     turn = itertools.count()  # next() on it is atomic: threads take requests as they are free
     stop = threading.Event()
-    start = threading.Barrier(threads + 1)
+    start = threading.Event()
 
     def work(sender: Sender) -> None:
-        start.wait()
         try:
+            start.wait()
             while (index := next(turn)) < len(order) and not stop.is_set():
                 sender.ask(f"bench-{index}", inputs[order[index]])
         finally:
@@ -146,14 +146,15 @@ def run_load(
 
     for sender in senders:
         threading.Thread(target=work, args=(sender,), daemon=True).start()
-    start.wait()
     began, cpu_began = time.perf_counter(), time.process_time()
     interrupted = False
     try:
+        start.set()  # in here: from the first request on, Ctrl-C is to end with a report
         _watch(senders, on_progress)
     except KeyboardInterrupt:
         interrupted = True
         stop.set()
+        start.set()
         _watch(senders, on_progress)  # each thread still awaits its last answer; a second Ctrl-C gives up on them
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
     total = Tally()

@@ -7,6 +7,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from io import StringIO
@@ -19,6 +20,7 @@ from django.core.management.base import CommandError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway_app.bench import load
 from gateway_app.bench.load import Tally, wrong_answer
 from gateway_app.bench.progress import Progress
 from gateway_app.bench.report import latency_figures, percentile
@@ -258,6 +260,40 @@ def test_ctrl_c_reports_what_was_measured(cluster: StubCluster, threads: str) ->
     assert report["interrupted"] is True
     assert report["failures"] == 0
     assert report["total_requests"] == cluster.asked >= 50  # what was in flight was awaited, not lost
+
+
+def test_nothing_is_asked_before_ctrl_c_would_end_it_with_a_report(
+    cluster: StubCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    clock = time.process_time
+
+    def process_time() -> float:  # what is read last before, and first after
+        time.sleep(0.1)
+        asked.append(cluster.asked)
+        return clock()
+
+    monkeypatch.setattr(time, "process_time", process_time)
+    bench(cluster, "--requests", "50", "--threads", "10")
+    assert asked == [0, 50]
+
+
+def test_ctrl_c_at_the_very_start_awaits_what_was_asked(cluster: StubCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, asked_once = load._watch, threading.Event()
+    cluster.fault = lambda body: asked_once.set()
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.setattr(load, "_watch", watch)
+        assert asked_once.wait(PATIENCE_S)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load, "_watch", interrupted)
+    out = StringIO()
+    with pytest.raises(SystemExit) as ended:
+        call_command("runbench", "--gateway", cluster.url, "--json", "--requests", "100000", stdout=out)
+    report = json.loads(out.getvalue())
+    assert (ended.value.code, report["interrupted"], report["failures"]) == (130, True, 0)
+    assert report["total_requests"] == cluster.asked >= 1
 
 
 def test_progress_is_drawn_on_a_terminal_only() -> None:
