@@ -12,7 +12,8 @@ from inference_site.patience import Patience
 from inference_site.process import TAIL_S
 
 EARLY_DEATHS = 2  # so many of one process before the first "ready": it is not going to work
-RESTART_WITHIN_S = 30.0  # for one process of a rolling restart to drain, end, start and be ready
+READY_WITHIN_S = 120.0  # for all to start; to load a large model may take most of it
+RESTART_WITHIN_S = 120.0  # for one process of a rolling restart to drain, end, start and be ready
 LOOK_S = 3.0  # that it takes at the most to find out whether all is well
 
 
@@ -38,7 +39,7 @@ class Supervisor:
         *,
         ready_line: str,
         check: Callable[[], str] = lambda: "",
-        ready_within_s: float = 40.0,
+        ready_within_s: float = READY_WITHIN_S,
     ) -> None:
         self._console = console
         self._ready_line = ready_line

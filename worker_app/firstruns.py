@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,8 +73,12 @@ class FirstRuns:
             self._try_lengths(session, warm_up, self._serving.padder)
 
     def _measure(self, session: ort.InferenceSession, rows: int) -> None:
-        batch, took = Batch(self._serving, session), {}
-        for count in (1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1):
+        """The least time of each size counts: the first run may take longer, and one while the process is held up."""
+        batch = Batch(self._serving, session)
+        took: dict[int, float] = {}
+        counts = deque((1, rows, 1, 1) if self.batches and rows > 1 else (1, 1, 1))
+        while counts:
+            count = counts.popleft()
             began = time.perf_counter()
             try:
                 batch.infer([self._probe] * count, must_batch=count > 1)
@@ -82,7 +87,11 @@ class FirstRuns:
                     raise ModelError(f"{self._path} fails on zeros once in a while: {reason_of(error)}") from error
                 logger.warning("%s can't run %d at once, so it runs one by one: %s", self._path.name, count, error)
                 self.batches = False
-            took[count] = time.perf_counter() - began
+            was, took[count] = took.get(count), time.perf_counter() - began
+            if was is not None:
+                took[count] = min(took[count], was)
+            elif count > 1 and self.batches and took[count] > count * took[1]:  # slower than one by one: really?
+                counts.append(count)
         self.one_s = took[1]
         # Without batches a second sample costs as much as the first.
         several = self.batches and rows in took and rows > 1

@@ -80,7 +80,7 @@ def _prepared(calm: bool) -> bytes:
         return file.read_bytes()
 
 
-# What runcluster says when it gives up after 40 s. A machine that others use may take longer once, not every time.
+# What runcluster says when it gives up after 120 s. A machine that others use may take longer once, not every time.
 NOT_IN_TIME, STARTS = "not ready within", 3
 
 
