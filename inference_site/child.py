@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from socket import socket
 
-from inference_site.process import Process
+from inference_site.patience import Patience
+from inference_site.process import STALL_S, Process
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 10.0
 STEADY_S = 10.0  # a process that has run this long is restarted without the delay of earlier deaths
@@ -111,8 +112,8 @@ class Child:
             successor = self._successor = await self._start(succeeds=True)
         except OSError as error:
             return f"its successor cannot be started: {error}"
-        give_up_at = time.monotonic() + within_s
-        while not (successor.is_ready or successor.end or time.monotonic() > give_up_at):
+        patience = Patience(within_s, STALL_S)
+        while not (successor.is_ready or successor.end or patience.is_over):
             await asyncio.sleep(0.02)
         ready = successor.is_ready and not successor.end
         if self._successor is successor:  # else the one before has ended by itself, and this one is in its place

@@ -16,6 +16,8 @@ from inference_site.parent import DRAIN, DRAINING, LAST, PARENT_FD, READY, SUCCE
 LONGEST_LINE_BYTES = 16_384
 # From the end of its drain to its last breath; after that it is killed.
 TAIL_S = 2.0
+# So late, it is this process that has stalled: what the other one did meanwhile is not known yet.
+STALL_S = 0.5
 
 
 class Process:
@@ -45,6 +47,8 @@ class Process:
         # Only we hold our end: however we end, the process reads end-of-file and ends too.
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
+        if succeeds:  # before it is there: however soon it asks, it finds this
+            self._tell(SUCCEED)
         # Our own pipe, not asyncio's: with that one, wait() lasts until every grandchild has closed it too.
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -64,8 +68,6 @@ class Process:
             os.close(write_fd)
             theirs.close()
         self.pid = self._process.pid
-        if succeeds:
-            self._tell(SUCCEED)
         loop.add_reader(read_fd, self._read, read_fd)
         loop.add_reader(self._socket, self._hear)
         self._waiting = loop.create_task(self._wait(read_fd), name=f"process {self.pid}")
@@ -85,7 +87,7 @@ class Process:
                 self._process.send_signal(signal.SIGTERM)
         if self._killing is not None:
             self._killing.cancel()
-        self._killing = asyncio.get_running_loop().call_later(end_s + TAIL_S, self._is_overdue)
+        self._kill_in(end_s + TAIL_S)
 
     def kill(self) -> None:
         """Ends it at once, with whatever it started."""
@@ -93,9 +95,17 @@ class Process:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    def _is_overdue(self) -> None:
-        self.overdue = True
-        self.kill()
+    def _kill_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        self._killing = loop.call_at(due, self._is_due, due)
+
+    def _is_due(self, due: float) -> None:
+        if asyncio.get_running_loop().time() - due > STALL_S:
+            self._kill_in(TAIL_S)
+        else:
+            self.overdue = True
+            self.kill()
 
     def _tell(self, order: str) -> None:
         with suppress(OSError):

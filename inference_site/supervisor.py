@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from inference_site.child import OWN_NAME, Child, ChildSpec, own_line
 from inference_site.console import Console
-from inference_site.process import TAIL_S
+from inference_site.patience import Patience
+from inference_site.process import STALL_S, TAIL_S
 
 EARLY_DEATHS = 2  # so many of one process before the first "ready": it is not going to work
 RESTART_WITHIN_S = 30.0  # for one process of a rolling restart to drain, end, start and be ready
+LOOK_S = 3.0  # that it takes at the most to find out whether all is well
 
 
 class SupervisorError(Exception):
@@ -80,8 +82,9 @@ class Supervisor:
                 signal.signal(number, signal.SIG_IGN)
 
     async def _become_ready(self) -> None:
-        give_up_at = time.monotonic() + self._ready_within_s
+        patience = Patience(self._ready_within_s, LOOK_S)
         while True:
+            is_last = patience.is_over
             reasons = await asyncio.gather(*(asyncio.to_thread(child.why_not_ready) for child in self._children))
             for child in self._children:
                 if child.deaths >= EARLY_DEATHS:
@@ -96,7 +99,7 @@ class Supervisor:
             if not unready:
                 self._console.line(self._ready_line, urgent=True)
                 return
-            if time.monotonic() > give_up_at:
+            if is_last:
                 raise SupervisorError(f"not ready within {self._ready_within_s:g} s: " + "; ".join(unready))
             await asyncio.sleep(0.1)
 
@@ -104,9 +107,9 @@ class Supervisor:
         for stage, children in reversed(self._stages):
             for child in children:
                 child.stop(max(0.0, stage.stop_wait_s - TAIL_S))
-            kill_at = time.monotonic() + stage.stop_wait_s
+            patience = Patience(stage.stop_wait_s, STALL_S)
             while pending := [child for child in children if not tasks[child].done()]:
-                if self._hurry.is_set() or time.monotonic() > kill_at:
+                if self._hurry.is_set() or patience.is_over:
                     for child in pending:
                         child.kill()
                     await asyncio.wait([tasks[child] for child in pending], timeout=1.0)
@@ -137,14 +140,18 @@ class Supervisor:
         began = time.monotonic()
         self._log("SIGHUP: restarting one by one")
         for child in self._children:
-            starts, give_up_at, why = child.starts, time.monotonic() + RESTART_WITHIN_S, ""
+            starts, patience, why = child.starts, Patience(RESTART_WITHIN_S, LOOK_S), ""
             if child.spec.overlaps:
                 why = await child.replace(RESTART_WITHIN_S)
             else:
                 child.restart()
-            while not why and (starts == child.starts or not child.is_one or await self._why_not_all_well()):
-                if time.monotonic() > give_up_at:
-                    why = await self._why_not_all_well() or "the one before has not ended"
+            while not why:
+                is_last, is_one = patience.is_over, starts != child.starts and child.is_one
+                unwell = await self._why_not_all_well() if is_one or is_last else ""
+                if is_one and not unwell:
+                    break
+                if is_last:
+                    why = unwell or "the one before has not ended"
                 await asyncio.sleep(0.1)
             if why:
                 self._log(f"{child.spec.name} is not replaced, the others are left as they are: {why}", "WARNING")

@@ -56,6 +56,8 @@ class Stream:
         self._explained: dict[int, float] = {}  # those of them that are to be explained, and since when they wait
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
+        self._flushed = asyncio.Event()  # cleared while several messages leave: nothing is to overtake their last ones
+        self._flushed.set()
         self._reading = False
         self._revision: int | None = None
         self._challenge = handshake.new_challenge()
@@ -80,6 +82,8 @@ class Stream:
         if not self.bulk:
             self._start(self._push_stats())
         self._node.joined(self)
+        if self._node.draining and not hello.draining:  # since then
+            self.say_draining()
         try:
             while message["type"] == "websocket.receive":
                 self._take(message.get("bytes") or b"")
@@ -227,6 +231,8 @@ class Stream:
                 await self._flush()
 
     async def _flush(self) -> None:
+        while not self._flushed.is_set():
+            await self._flushed.wait()
         self._ready.clear()
         out, self._out = self._out, []
         if not out:
@@ -234,11 +240,15 @@ class Stream:
         if sum(map(len, out)) <= frames.MESSAGE_BYTES:
             await self._write(b"".join(out))
             return
-        for parts in _messages(out):
-            if self._takes_parts and len(parts) == 2 and len(parts[1]) > frames.MESSAGE_BYTES:
-                await self._send({"type": "websocket.send", "parts": parts})
-            else:
-                await self._write(b"".join(parts))
+        self._flushed.clear()
+        try:
+            for parts in _messages(out):
+                if self._takes_parts and len(parts) == 2 and len(parts[1]) > frames.MESSAGE_BYTES:
+                    await self._send({"type": "websocket.send", "parts": parts})
+                else:
+                    await self._write(b"".join(parts))
+        finally:
+            self._flushed.set()
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "bytes": data})
