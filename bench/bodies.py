@@ -54,7 +54,7 @@ def infer_url(cluster: Cluster, model: str) -> str:
 def ask(url: str, tensors: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
     """One answer's output."""
     body = binary_body(tensors, output, "check", HEAD_BYTES)
-    status, answer = request("POST", url, body, {"Inference-Header-Content-Length": str(HEAD_BYTES)}, timeout_s=30)
+    status, answer = request("POST", url, body, {"Inference-Header-Content-Length": str(HEAD_BYTES)})
     if status != 200:
         raise BenchError(f"{url} answered {status}: {answer[:300]!r}")
     # This helper keeps no headers: the raw tensor is what follows the JSON.

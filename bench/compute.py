@@ -20,6 +20,7 @@ from bench.yardstick import BenchError, cpu_seconds, wrk
 from tests.support.cluster import Cluster
 from tests.support.onnx_models import mlp
 from tests.support.repository import publish
+from tests.support.waiting import PATIENCE_S
 
 Row = tuple[str, str]
 COMPUTE = (512, 2048, 2048, 100)
@@ -59,7 +60,7 @@ def _in_processes(model: Path, width: int, batch: int, processes: int, threads: 
     for process in started:
         process.start()
     for _ in started:
-        yield rates.get(timeout=60)
+        yield rates.get(timeout=PATIENCE_S)
     for process in started:
         process.join()
 

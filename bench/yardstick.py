@@ -11,14 +11,17 @@ import os
 import random
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.ports import free_ports
+from tests.support.processes import wait_until
 
 _LUA = """
 wrk.method = "POST"
@@ -46,6 +49,12 @@ http { access_log off; keepalive_requests 10000000;
   server { listen 127.0.0.1:%(back)d; location / { default_type application/json; return 200 '%(reply)s'; } }
 }
 """
+
+
+# An answer that comes later is an error.
+ANSWER_WITHIN_S = 60
+# A run in which nothing was answered is not made longer than this.
+LONGEST_S = 16
 
 
 class BenchError(Exception):
@@ -121,23 +130,26 @@ def write_bodies(directory: Path, bodies: Iterable[bytes], headers: Mapping[str,
 
 
 def wrk(url: str, script: Path, *, connections: int = 50, seconds: int = 4) -> Load:
-    """Runs wrk once."""
-    command = [tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}", "--latency", "-s", str(script), url]
+    """Runs wrk once; for longer, where nothing was answered meanwhile."""
+    command = [tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}", "--timeout", f"{ANSWER_WITHIN_S}s"]
+    command += ["--latency", "-s", str(script), url]
     out = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     spread = dict(re.findall(r"^\s+(\d\d)%\s+(\S+)\s*$", out, re.M))
     rate, count = re.search(r"Requests/sec:\s+([\d.]+)", out), re.search(r"(\d+) requests in", out)
-    if rate is None or count is None or "99" not in spread:
+    if rate is None or count is None or "99" not in spread or not int(count.group(1)):
+        if seconds < LONGEST_S:
+            return wrk(url, script, connections=connections, seconds=2 * seconds)
         raise BenchError(f"wrk gave no figures for {url}:\n{out}")
-    socket = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
+    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    errors = (int(bad.group(1)) if bad else 0) + (sum(map(int, socket.groups())) if socket else 0)
+    errors = (int(bad.group(1)) if bad else 0) + (sum(map(int, broken.groups())) if broken else 0)
     return Load(int(count.group(1)), float(rate.group(1)), _ms(spread["50"]), _ms(spread["99"]), errors)
 
 
 @contextmanager
 def nginx(directory: Path) -> Iterator[str]:
     """The yardstick's url, while it runs."""
-    front = random.randrange(20000, 30000)
+    front, back = free_ports(2)
     answer = {
         "request_id": "r1",
         "output_data": [0.1234567] * 10,
@@ -148,15 +160,23 @@ def nginx(directory: Path) -> Iterator[str]:
     config = directory / "nginx.conf"
     user = "user root;" if os.geteuid() == 0 else ""
     config.write_text(
-        _NGINX % {"d": directory, "user": user, "front": front, "back": front + 1, "reply": json.dumps(answer)}
+        _NGINX % {"d": directory, "user": user, "front": front, "back": back, "reply": json.dumps(answer)}
     )
     process = subprocess.Popen([tool("nginx"), "-c", str(config), "-p", str(directory)], stderr=subprocess.DEVNULL)
     try:
-        time.sleep(1)
+        wait_until("nginx listens", lambda: process.poll() is not None or _listens(front))
+        if process.poll() is not None:
+            raise BenchError(f"nginx ended with {process.returncode}: {(directory / 'error.log').read_text()}")
         yield f"http://127.0.0.1:{front}/infer"
     finally:
         process.terminate()
         process.wait()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def compare(url: str, gateway_pid: int, script: Path, yardstick: str, *, pairs: int, seconds: int) -> Comparison:

@@ -40,7 +40,7 @@ def tune(cluster: Cluster, values: Mapping[str, object]) -> None:
     change = f"t.__dict__.update({dict(values)!r})"
     script = f"from gateway_app.models import Tuning; t = Tuning.objects.get(); {change}; t.save()"
     cluster.manage("shell", "--verbosity=0", "--command", script).check_returncode()
-    wait_until("the settings are in force", lambda: cluster.stats()["gateway"]["revision"] != before, 10)
+    wait_until("the settings are in force", lambda: cluster.stats()["gateway"]["revision"] != before)
 
 
 class Clients:

@@ -7,11 +7,14 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 
+from django.db import close_old_connections
+
 from gateway_app.adoption import Adoption
 from gateway_app.canaries.canarymodel import CanaryModel
 from gateway_app.canaries.canarywatch import CanaryWatch
 from gateway_app.config import ConfigWatcher, Snapshot, adopt_name
 from gateway_app.core.breaker import State
+from gateway_app.core.watch import HELD_UP_S
 from gateway_app.eventlog.events import EventLog
 from gateway_app.eventlog.observer import Observer
 from gateway_app.figures.history import History
@@ -37,6 +40,10 @@ from inference_site.plain import PlainAsker
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.025
+# A late timer runs before what has come meanwhile is read; in so many turns of the loop it is.
+TURNS = 3
+# A worker's name that could not be written is written this much later.
+ADOPT_AGAIN_S = 2.0
 
 
 class Gateway:
@@ -201,11 +208,19 @@ class Gateway:
         self.observer.followed(self.lineup.catalog)
 
     async def _adopt(self, link: WorkerLink, node_id: str) -> None:
-        try:
-            if await asyncio.to_thread(adopt_name, link.host, link.port, node_id):
-                self.watcher.wake()
-        except Exception:
-            logger.exception("%s calls itself %s, which could not be written to the database", link.address, node_id)
+        told = False
+        while self.links.get(link.name) is link:
+            try:
+                if not self.watcher.given:  # else its row is not there yet
+                    if await asyncio.to_thread(_adopted, link.host, link.port, node_id):
+                        self.watcher.wake()
+                    return
+            except Exception as error:
+                if not told:
+                    said = "%s calls itself %s, which could not be written to the database, trying again: %s"
+                    logger.warning(said, link.address, node_id, error)
+                told = True
+            await asyncio.sleep(ADOPT_AGAIN_S)
 
     def _breaker_changed(self, model: ServedModel, name: str, before: State, after: State, reason: str) -> None:
         if len(self.lineup.served) > 1:
@@ -220,13 +235,20 @@ class Gateway:
             await asyncio.sleep(TICK_S)
             late_s, expected = max(0.0, time.monotonic() - expected - TICK_S), time.monotonic()
             try:
-                for link in tuple(self.links.values()):
-                    link.tick(late_s)
-                for model in tuple(self.lineup):
-                    model.router.tick()
-                self.lineup.trials.tick(time.monotonic())
+                await self._tick(late_s)
             except Exception:  # time must go on, or no request would ever run into its limit again
                 logger.exception("a tick failed")
+
+    async def _tick(self, late_s: float) -> None:
+        """Acts on what has lasted too long; `late_s`: how long this loop itself was held up."""
+        if late_s >= HELD_UP_S:  # whoever has answered meanwhile is not late
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+        for link in tuple(self.links.values()):
+            link.tick(late_s)
+        for model in tuple(self.lineup):
+            model.router.tick(late_s)
+        self.lineup.trials.tick(time.monotonic())
 
     async def _tick_each_second(self) -> None:
         due = time.monotonic()
@@ -259,3 +281,12 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _adopted(host: str, port: int, node_id: str) -> bool:
+    """As `adopt_name`, for a thread."""
+    close_old_connections()
+    try:
+        return adopt_name(host, port, node_id)
+    finally:
+        close_old_connections()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# So long a view waits for the loop.
-TIMEOUT_S = 5.0
+# Far longer than a loop is ever held up: what ends the wait for it is that there is none any more.
+TIMEOUT_S = 30.0
 
 
 class NotRunning(RuntimeError):
@@ -176,7 +176,8 @@ def plane() -> Plane:
 
 
 async def ensure_started() -> None:
-    """Starts the service on the running loop, once; whoever comes meanwhile waits for it."""
+    """Starts the service on the running loop, once; whoever comes meanwhile waits for it. Raises what a start has
+    failed with, to everybody."""
     global _starting, _service
     if _starting is None:
         if _service is None:
@@ -185,6 +186,7 @@ async def ensure_started() -> None:
         _starting = _service.loop.create_task(_service.start())
     if not _starting.done():
         await asyncio.shield(_starting)
+    _starting.result()
 
 
 def drain() -> None:

@@ -92,7 +92,7 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("shared-cluster")) as running:
+    with Cluster(tmp_path_factory.mktemp("shared-cluster"), calm=True) as running:
         yield running
 
 

@@ -49,15 +49,18 @@ class LargeAsks(Answers):
             self._refuse_all(unread)
             return
         sample = await call(self.engine.read, payload)
-        if cached and key is None:
-            key = await call(lambda: sample.key)
-            if alias is None:
-                routing = unread.routing or await call(asks.key_of, payload, self.seed)
-                alias = await call(alias_by_key, routing, key)
-            self._note_alias(alias, key)
-            if self._settled(unread, key):
+        if cached:
+            if key is None:
+                key = await call(lambda: sample.key)
+                if alias is None:
+                    routing = unread.routing or await call(asks.key_of, payload, self.seed)
+                    alias = await call(alias_by_key, routing, key)
+                self._note_alias(alias, key)
+            if self._settled(unread, key):  # by now, even if it was not when its key was found
                 return
-        if not self._awaited(unread):
+            for waiter in unread.waiters:
+                self.tally.miss(waiter[2])
+        elif not self._awaited(unread):
             return
         job = Job(sample, unread.watched)
         left_ms = 0 if unread.soonest == math.inf else max(1, int((unread.soonest - time.monotonic()) * 1000))
@@ -73,17 +76,19 @@ class LargeAsks(Answers):
         if not self._awaited(unread):
             return True
         output = self.results.get(key)
-        for waiter in unread.waiters:
-            if output is None:
-                self.tally.miss(waiter[2])
-            else:
+        if output is not None:
+            for waiter in unread.waiters:
                 self.tally.hit(waiter[2])
                 hand_over(waiter, Tell.RESULT, Cache.HIT, 200, output)
-        job = self._flying.get(key) if output is None else None
-        if job is not None:
-            self.tally.joined += len(unread.waiters)
-            unread.become(job)
-        return output is not None or job is not None
+            return True
+        job = self._flying.get(key)
+        if job is None:
+            return False
+        for waiter in unread.waiters:
+            self.tally.miss(waiter[2])
+        self.tally.joined += len(unread.waiters)
+        unread.become(job)
+        return True
 
     def _refuse_all(self, unread: Unread) -> None:
         for token, reply, *_ in unread.waiters:

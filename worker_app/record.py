@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import re
 from pathlib import Path
@@ -16,6 +15,9 @@ __all__ = ["Record", "RecordError", "digest_of", "load_record", "read_record", "
 
 # An entry of a tensor's external_data as protobuf has it: the key (field 1), then the value (field 2).
 _LOCATION = re.compile(rb"\x0a\x08location\x12")
+_LOCATION_BYTES = 11
+_TEXT_BYTES = 2 + 4096  # the length of a path, and the longest path that there may be
+_PIECE_BYTES = 2**20
 
 
 class RecordError(ValueError):
@@ -60,17 +62,27 @@ def state_of(path: Path) -> list[tuple[int, ...]]:
 
 def _weights(path: Path) -> list[Path]:
     """The files that a model says its weights are in, beside it or in folders there."""
-    if not path.stat().st_size:
-        return []
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        names = {_text_at(content, found.end()) for found in _LOCATION.finditer(content)}
     # What only looks like such an entry names no file that is there.
-    places = (Path(os.fsdecode(name)) for name in sorted(names) if name)
+    places = (Path(os.fsdecode(name)) for name in sorted(_names(path)) if name)
     inside = (path.parent / each for each in places if not each.is_absolute() and ".." not in each.parts)
     return [each for each in inside if _is_file(each)]
 
 
-def _text_at(content: mmap.mmap, place: int) -> bytes:
+def _names(path: Path) -> set[bytes]:
+    """What may be the names of such files. Read in pieces: were it mapped, to copy over it would end this process."""
+    names: set[bytes] = set()
+    held = b""
+    with path.open("rb") as file:
+        while True:
+            piece = file.read(_PIECE_BYTES)
+            held = held[-_LOCATION_BYTES - _TEXT_BYTES :] + piece
+            whole = len(held) - _TEXT_BYTES if piece else len(held)  # what ends behind it is read with the next piece
+            names |= {_text_at(held, found.end()) for found in _LOCATION.finditer(held) if found.end() <= whole}
+            if not piece:
+                return names
+
+
+def _text_at(content: bytes, place: int) -> bytes:
     """What stands there after its length, which protobuf writes in seven bits a byte."""
     size = int.from_bytes(content[place : place + 1], "big")
     place += 1

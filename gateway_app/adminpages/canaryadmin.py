@@ -25,7 +25,7 @@ from inference_site.lifecycle import NotRunning
 PERMISSION = "gateway_app.change_tuning"
 PAGE = "admin:gateway_app_canary_changelist"
 # What is done with a canary, what is asked first, and what its button says.
-STEPS: dict[str, tuple[Callable[[str, str], str], str, str]] = {
+STEPS: dict[str, tuple[Callable[[str, str, Canary], str], str, str]] = {
     "promote": (
         canary.promote,
         "All workers get what it has tried. It is in force within a second, and no request is lost.",
@@ -147,7 +147,7 @@ class CanaryAdmin(ReadOnlyAdmin):
             self.message_user(request, changed, messages.WARNING)
         if confirmed:
             try:
-                self.message_user(request, perform(request.user.get_username(), comment_of(request)))
+                self.message_user(request, perform(request.user.get_username(), comment_of(request), row))
             except ValidationError as error:
                 self.message_user(request, error.messages[0], messages.ERROR)
             return HttpResponseRedirect(reverse(PAGE))

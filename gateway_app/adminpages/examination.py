@@ -44,8 +44,12 @@ class Report:
 
 
 def begin_examination(upload: Upload) -> threading.Thread:
-    """Lets the doctor look, in the background; `read_report` tells when it has."""
-    _mark(upload).write_text(f"{socket.gethostname()} {os.getpid()}")
+    """Lets the doctor look, in the background; what it has said before is gone. `read_report` tells when it has."""
+    mark = _mark(upload)
+    new = mark.with_suffix(f".{threading.get_ident()}")
+    new.write_text(f"{socket.gethostname()} {os.getpid()}")
+    new.replace(mark)  # whoever reads it meanwhile finds one of the two
+    upload.report.unlink(missing_ok=True)  # last: a page sees either the report or that somebody looks
     thread = threading.Thread(target=_examine, args=(upload,), name="model doctor", daemon=True)
     thread.start()
     return thread
@@ -86,9 +90,10 @@ def _mark(upload: Upload) -> Path:
 
 def _examine(upload: Upload) -> None:
     with _one_at_a_time:
-        if not upload.folder.exists():  # discarded meanwhile
+        try:
+            os.utime(_mark(upload))
+        except FileNotFoundError:  # discarded meanwhile
             return
-        _mark(upload).touch()
         report = _look(upload.file)
         temporary = upload.report.with_suffix(".new")
         try:

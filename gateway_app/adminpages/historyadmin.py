@@ -176,7 +176,7 @@ class RevisionAdmin(ReadOnlyAdmin):
         wish = saving.wish()
         now = present() if wish is not None else None
         with transaction.atomic():
-            made = restore(number, request.user.get_username(), saving.cleaned_data["comment"])
+            made = restore(number, request.user.get_username(), saving.cleaned_data["comment"], seen=newest.pk)
             if made is not None and wish is not None:
                 guard = guards.arm(made.pk, newest.pk, wish, now.figures if now is not None else Figures())
                 self.message_user(request, guards.told_of(guard))

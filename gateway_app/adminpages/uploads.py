@@ -12,12 +12,15 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
 HIDDEN = ".uploads"
 FORGET_S = 24 * 3600.0  # what nobody has come back to
+GONE = "This upload is not there any more: it was stored, discarded, or begun more than a day ago."
 
 
 class UploadError(ValueError):
@@ -59,10 +62,11 @@ class Upload:
 
     def append(self, offset: int, parts: Iterable[bytes]) -> None:
         """Writes what follows the first `offset` bytes. Raises UploadError; what fitted until then is kept."""
-        received = self.received
-        if offset != received:
-            raise UploadError(f"{received} bytes have come, and these are from byte {offset} on; go on from there.")
-        with _said_in_words(self.folder), self.file.open("ab") as stream:
+        with _said_in_words(self.folder), self.file.open("r+b") as stream:
+            flock(stream, LOCK_EX)  # a part may be sent again while the first one of it is still being written
+            received = stream.seek(0, os.SEEK_END)
+            if offset != received:
+                raise UploadError(f"{received} bytes have come, and these are from byte {offset} on; go on from there.")
             for part in parts:
                 received += len(part)
                 if received > self.size_bytes:
@@ -73,6 +77,8 @@ class Upload:
 
     def publish(self) -> str:
         """Makes it the newest version of its model in one step, and returns that version. Raises UploadError."""
+        if not self.file.exists():
+            raise UploadError(GONE)
         home = self.folder.parent.parent / self.name
         with _said_in_words(home):
             home.mkdir(exist_ok=True)
@@ -121,8 +127,9 @@ def forget_old(repository: Path) -> None:
     """Removes uploads that were begun a day ago."""
     hidden = repository / HIDDEN
     for folder in hidden.iterdir() if hidden.is_dir() else ():
-        if folder.stat().st_mtime < time.time() - FORGET_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # stored or discarded meanwhile
+            if folder.stat().st_mtime < time.time() - FORGET_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _said_in_words:

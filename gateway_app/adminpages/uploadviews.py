@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_http_methods, require_POST
 
 from gateway_app.adminpages.examination import Report, begin_examination, is_under_way, read_report
-from gateway_app.adminpages.uploads import Upload, UploadError, begin, find
+from gateway_app.adminpages.uploads import GONE, Upload, UploadError, begin, find
 from gateway_app.modelcontrol import order
 from gateway_app.modelrecord import ModelRecord
 from gateway_app.models import recorded
@@ -104,24 +105,30 @@ class UploadViews:
         """The bytes from `offset` on; the answer says how many have come, and where to go once it is all."""
         upload = self._find(request, token)
         offset = request.GET.get("offset", "")
-        try:
-            upload.append(int(offset) if offset.isdecimal() else 0, _body(request))
-        except UploadError as error:
-            return _refusal(str(error), received=upload.received)
-        if upload.whole:
+        with _gone_is_not_found():
+            try:
+                upload.append(int(offset) if offset.isdecimal() else 0, _body(request))
+            except UploadError as error:
+                return _refusal(str(error), received=upload.received)
+            received = upload.received
+            if received < upload.size_bytes:
+                return JsonResponse({"received": received})
             begin_examination(upload)
-        done = {"url": _address("model_uploaded", upload)} if upload.whole else {}
-        return JsonResponse({"received": upload.received, **done})
+            return JsonResponse({"received": received, "url": _address("model_uploaded", upload)})
 
     def show(self, request: HttpRequest, token: str) -> HttpResponse:
         """What the doctor says of it, with a button that applies what it proposes and loads the model."""
         upload = self._find(request, token)
-        looking = is_under_way(upload)  # asked first: what ends in between has left its report
-        report = read_report(upload)
-        if request.method == "POST":
-            return self._decide(request, upload, report)
+        with _gone_is_not_found():
+            received = upload.received
+            looking = is_under_way(upload)  # asked first: what ends in between has left its report
+            report = read_report(upload)
+            if request.method == "POST":
+                return self._decide(request, upload, report)
         context = {
             "upload": upload,
+            "received": received,
+            "whole": received == upload.size_bytes,
             "shadowed": is_of_model_path(upload.name),
             "report": report,
             "inputs": _shown_tensors(report, "inputs"),
@@ -136,7 +143,6 @@ class UploadViews:
         there = HttpResponseRedirect(reverse("admin:gateway_app_modelrecord_changelist"))
         action = request.POST.get("action")
         if action == "examine" and upload.whole and not is_under_way(upload):
-            upload.report.unlink(missing_ok=True)
             begin_examination(upload)
             return here
         if action == "discard":
@@ -158,7 +164,7 @@ class UploadViews:
             return here
         except UploadError as error:
             messages.error(request, str(error))
-            return here
+            return here if upload.file.exists() else there
         self._admin.log_change(request, row, f"Version {version} uploaded.")
         messages.success(request, f"Version {version} of {row.name} is stored; this list shows how workers load it.")
         return there
@@ -173,12 +179,21 @@ class UploadViews:
         repository = self._repository(request)
         upload = find(repository, token) if repository is not None else None
         if upload is None:
-            raise Http404("This upload is not there any more: it was stored, discarded, or begun more than a day ago.")
+            raise Http404(GONE)
         return upload
 
     def _page(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
         shown = {**self._admin.admin_site.each_context(request), "opts": ModelRecord._meta, "title": title, **context}
         return TemplateResponse(request, f"admin/gateway_app/modelrecord/{template}", shown)
+
+
+@contextmanager
+def _gone_is_not_found() -> Iterator[None]:
+    """Somebody else may store or discard an upload at any moment."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise Http404(GONE) from None
 
 
 def is_of_model_path(name: str) -> bool:

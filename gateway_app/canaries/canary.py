@@ -48,11 +48,12 @@ def start(
     return f"Now tried on {worker}: {tried(_row(canary))}.{pinned}"
 
 
-def promote(author: str = "", comment: str = "") -> str:
-    """What one worker tries becomes everybody's; what is said of it. Raises ValidationError."""
+def promote(author: str = "", comment: str = "", seen: Canary | None = None) -> str:
+    """What one worker tries becomes everybody's; what is said of it. Raises ValidationError, also if by now another
+    canary is tried than the one that was `seen`."""
     with recorded(author=author, note="canary promoted", comment=comment):
         payload = payload_of_rows()
-        canary = _present()
+        canary = _present(seen)
         # Since it was started, other settings may have changed for all.
         if found := new_conflicts(payload, {**payload, "tuning": {**payload["tuning"], **canary.tuning}}):
             raise ValidationError(f"Not everybody can get what {canary.worker} tries. {found[0].sentence}")
@@ -78,11 +79,11 @@ def promote(author: str = "", comment: str = "") -> str:
     return said
 
 
-def abort(author: str = "", comment: str = "") -> str:
-    """The worker goes back to what all others do; what is said of it. Raises ValidationError."""
+def abort(author: str = "", comment: str = "", seen: Canary | None = None) -> str:
+    """The worker goes back to what all others do; what is said of it. Raises as `promote` does."""
     with recorded(author=author, note="canary aborted", comment=comment):
         payload_of_rows()
-        canary = _present()
+        canary = _present(seen)
         said = f"No longer tried on {canary.worker}: {tried(_row(canary))}."
         if canary.model and (row := ModelRecord.objects.filter(name=canary.model).first()) and row.versions:
             said += (
@@ -93,10 +94,14 @@ def abort(author: str = "", comment: str = "") -> str:
     return said
 
 
-def _present() -> Canary:
+def _present(seen: Canary | None) -> Canary:
     canary = Canary.objects.first()
     if canary is None:
         raise ValidationError("No worker tries anything now.")
+    if seen is not None and seen.started != canary.started:
+        raise ValidationError(
+            f"What is tried has changed meanwhile: now {canary.worker} tries {tried(_row(canary))}. Look at that first."
+        )
     return canary
 
 

@@ -169,8 +169,8 @@ class Router:
         else:
             route.breaker.success(permit)
 
-    def tick(self) -> None:
-        """Lets time pass: to be called some tens of times a second."""
+    def tick(self, late_s: float = 0.0) -> None:
+        """Lets time pass: to be called some tens of times a second; `late_s`: how long this loop was held up."""
         now = self._clock()
         if second := now - self._second_began >= 1:
             self._second_began = now
@@ -178,7 +178,7 @@ class Router:
             if second or route.breaker.state is not State.CLOSED:
                 route.breaker.tick()
         self.quarantine.tick(now)
-        self._watch.tick(now)
+        self._watch.tick(now, late_s)
 
     # Choosing a worker.
 

@@ -24,6 +24,8 @@ SLOW_FLOOR_S = 0.005
 SLOW_LOOKS, LOOK_S = 3, 0.5
 # A probe's time, or three times what nearly all answers of that worker take.
 PROBE_FLOOR_S = 1.0
+# A loop that was held up for less than this is only busy.
+HELD_UP_S = 0.1
 
 
 class Watch:
@@ -33,8 +35,10 @@ class Watch:
         self._router = router
         self._second_began = self._looked_at = clock()
 
-    def tick(self, now: float) -> None:
-        """Acts on whatever has lasted too long."""
+    def tick(self, now: float, late_s: float = 0.0) -> None:
+        """Acts on whatever has lasted too long; `late_s`: how long this loop itself was held up."""
+        if late_s >= HELD_UP_S:
+            self._forgive(now, late_s)
         if now - self._second_began >= 1:
             self._second_began = now
             self._router.budget.roll()
@@ -49,6 +53,13 @@ class Watch:
                 for call in [each for each in pending if _is_due(each, now, hedge_after_s, probe_s)]:
                     if call.flying:  # not taken back meanwhile, with another one
                         self._act(call, now, probe_s)
+
+    def _forgive(self, now: float, late_s: float) -> None:
+        """While the loop was held up no worker was waited for; clients have waited all the same."""
+        for route in self._router.routes.values():
+            for call in route.link.pending() if route.in_flight and route.link is not None else ():
+                if call.route is route:
+                    call.sent_at = min(now, call.sent_at + late_s)
 
     def _act(self, call: Call, now: float, probe_s: float) -> None:
         router, age_s = self._router, now - call.sent_at

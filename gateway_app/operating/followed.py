@@ -12,7 +12,7 @@ from gateway_app.models import Revision
 from gateway_app.operating.actions import Action
 from gateway_app.probe import Answer, ask, open_session
 
-PATIENCE_S = 3.0  # a gateway follows within a second, a busy one within two
+PATIENCE_S = 10.0  # a gateway follows within a second; one whose machine stands still for a while, later
 PAUSE_S = 0.05
 TIMEOUT_S = 5.0
 

@@ -29,16 +29,21 @@ def payload_of(number: int) -> dict[str, Any]:
     return completed(stored)
 
 
-def restore(number: int, author: str, comment: str = "", *, whatever: bool = False) -> Revision | None:
+def restore(
+    number: int, author: str, comment: str = "", *, whatever: bool = False, seen: int | None = None
+) -> Revision | None:
     """Makes workers, models, tuning and canary what they were in a revision; None if they are so already.
 
     Orders are not given again: their numbers only go up. Settings that do not go together are refused, unless
-    `whatever` they are they come back, because what is in force now is worse. Raises RestoreRefused.
+    `whatever` they are they come back, because what is in force now is worse. Raises RestoreRefused, also if by now
+    another revision is the newest than the one that was `seen`.
     """
     payload = payload_of(number)
     try:
         with recorded(author=author, note=f"restored revision {number}", comment=comment) as made:
             before = Revision.objects.aggregate(last=Max("id"))["last"] or 0
+            if seen not in (None, before):
+                raise RestoreRefused(f"Revision {before} has been saved meanwhile: look at what would be changed now.")
             found = [] if whatever else new_conflicts(payload_of_rows(), payload)
             if found:
                 raise RestoreRefused(f"Revision {number} cannot be restored. {found[0].sentence}")

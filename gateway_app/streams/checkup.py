@@ -30,12 +30,16 @@ class Checkup:
         """Of the check that is under way."""
         return self._check[0] if self._check is not None else None
 
-    def tick(self, now: float, *, silent: bool) -> None:
-        """Begins a check when it is time, unless the worker is silent, and gives up one that lasts too long."""
+    def tick(self, now: float, late_s: float, *, silent: bool) -> None:
+        """Begins a check when it is time, unless the worker is silent, and gives up one that lasts too long; `late_s`:
+        how long this loop itself was held up."""
         if self._check is None:
             if not silent:
                 self._begin(now)
-        elif now >= self._check[3]:
+            return
+        ident, permit, began, end = self._check
+        self._check = ident, permit, min(now, began + late_s), end + late_s  # the answer may be there, unread
+        if now >= end + late_s:
             self.ended(Tell.FAILED, b"a check of the model had no answer in time", now)
 
     def ended(self, kind: int, payload: bytes, now: float) -> None:

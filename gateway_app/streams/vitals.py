@@ -64,7 +64,7 @@ class Vitals:
             if route.up:
                 if route not in self._checkups:
                     self._checkups[route] = Checkup(route, partial(self._ask_check, route), now)
-                self._checkups[route].tick(now, silent=self.silent)
+                self._checkups[route].tick(now, late_s, silent=self.silent)
 
     def checked(self, ident: int, kind: int, payload: bytes) -> None:
         """A check has its answer."""

@@ -14,6 +14,8 @@ import pytest
 from tests.docs.pages import DOCS, PAGES, README, fences, name_of
 from tests.support.cluster import Cluster
 from tests.support.processes import ROOT
+from tests.support.unhurried import unhurried
+from tests.support.waiting import PATIENCE_S
 
 OPERATIONS = DOCS / "operations.md"
 MORE = "…"
@@ -46,7 +48,7 @@ def with_addresses(text: str, cluster: Cluster) -> str:
 
 def ended_well(command: list[str], env: dict[str, str]) -> str:
     """What it printed."""
-    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 0, f"{command} ended with {ended.returncode}: {ended.stdout}{ended.stderr}"
     return ended.stdout
 
@@ -112,6 +114,14 @@ def check(shown: str, got: str) -> None:
         assert skeleton(got) == skeleton(shown)
 
 
+@pytest.fixture(scope="module")
+def calm(shared_cluster: Cluster) -> Iterator[None]:
+    """A busy machine that stops a worker for a moment must not show in what the commands print."""
+    with unhurried(shared_cluster, hedging=False):
+        yield
+
+
+@pytest.mark.usefixtures("calm")
 @pytest.mark.parametrize("example", list(examples()), ids=lambda example: f"{example.page}: {example.command[:60]}")
 def test_command_gives_what_is_shown(example: Example, cluster: Cluster) -> None:
     check(example.shown, run(example.command, cluster))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import requests
 
+from tests.support.waiting import PATIENCE_S
+
 
 class Form(HTMLParser):
     """The values that a browser would send back for the form of this page."""
@@ -39,6 +41,7 @@ class AdminSite:
         self._url = url
         self._session = requests.Session()
         self._session.headers["Referer"] = url
+        self._session.headers["Connection"] = "close"  # one that is kept may end just when it is used again
         page = self._get("/admin/login/")
         values = Form(page).values | {"username": username, "password": password, "next": "/admin/"}
         assert "Log out" in self._post("/admin/login/", values), "the login was refused"
@@ -127,7 +130,7 @@ class AdminSite:
         form = Form(self._get(path)).values
         with file.open("rb") as stream:
             values = {"csrfmiddlewaretoken": form["csrfmiddlewaretoken"], "name": name}
-            response = self._session.post(self._url + path, values, files={"file": stream}, timeout=20)
+            response = self._session.post(self._url + path, values, files={"file": stream}, timeout=PATIENCE_S)
         assert response.status_code == 200, f"POST {path}: {response.status_code} {response.text[:500]}"
         assert response.url != self._url + path, unescape(response.text)
         return response.url.removeprefix(self._url)
@@ -168,11 +171,11 @@ class AdminSite:
         return self._post(path, form | {button: "1"})
 
     def _get(self, path: str) -> str:
-        response = self._session.get(self._url + path, timeout=20)
+        response = self._session.get(self._url + path, timeout=PATIENCE_S)
         assert response.status_code == 200, f"GET {path}: {response.status_code}"
         return response.text
 
     def _post(self, path: str, values: dict[str, str] | dict[str, str | list[str]]) -> str:
-        response = self._session.post(self._url + path, values, timeout=20)
+        response = self._session.post(self._url + path, values, timeout=PATIENCE_S)
         assert response.status_code == 200, f"POST {path}: {response.status_code} {response.text[:500]}"
         return unescape(response.text)

@@ -20,6 +20,7 @@ from tests.support.cluster import Server, environment, manage
 from tests.support.http import get
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, Running, wait_until
+from tests.support.waiting import PATIENCE_S
 
 USER, PASSWORD = "operator", "a long enough password"
 ACCOUNT = ("--noinput", "--username", USER, "--email", "operator@example.com")
@@ -108,7 +109,7 @@ def test_a_form_of_another_site_is_refused(site: Site, session: requests.Session
 
 
 def test_who_asks_without_tls_is_sent_there(site: Site) -> None:
-    reply = requests.get(f"{site.plain}/stats", allow_redirects=False, timeout=20)
+    reply = requests.get(f"{site.plain}/stats", allow_redirects=False, timeout=PATIENCE_S)
     assert (reply.status_code, reply.headers["Location"]) == (301, "https://localhost/stats")
 
 
@@ -122,5 +123,6 @@ def test_what_is_sent_back_says_to_come_by_tls_only(site: Site, session: request
 def test_a_page_is_told_its_figures_through_it(site: Site) -> None:
     context = ssl.create_default_context(cafile=str(site.certificate))
     address = site.origin.replace("https", "wss", 1) + "/live"
-    with connect(address, ssl=context, origin=Origin(site.origin), max_size=None) as page:
-        assert json.loads(page.recv(timeout=30.0))["type"] == "start"
+    origin = Origin(site.origin)
+    with connect(address, ssl=context, origin=origin, max_size=None, open_timeout=PATIENCE_S) as page:
+        assert json.loads(page.recv(timeout=PATIENCE_S))["type"] == "start"

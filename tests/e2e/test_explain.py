@@ -1,6 +1,8 @@
 """X-Explain on real clusters: its parts add up to the whole, and the whole is what the client's own clock says."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import pytest
 from tests.support import onnx_models
 from tests.support.cluster import Cluster
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 from tests.support.wire import Wire, request
 
 TOLERANCE = 0.05
@@ -27,9 +30,9 @@ _fresh = iter(range(10**9))
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A run takes over a tenth of a second, so that there is time to do something meanwhile."""
+    """A run takes over a tenth of a second, so that others may come meanwhile."""
     model = onnx_models.slow(tmp_path_factory.mktemp("model") / "slow.onnx", work=40_000)
-    with Cluster(tmp_path_factory.mktemp("explain"), model=model) as running:
+    with Cluster(tmp_path_factory.mktemp("explain"), model=model, calm=True) as running:
         yield running
 
 
@@ -97,14 +100,15 @@ def test_requests_at_once_share_runs_and_join(cluster: Cluster):
         joined = [each for each in told if each["cache"] == "joined"]
         shared = [each for each in told if each["cache"] == "miss" and each["batch"]["rows"] > 1]
         queued = [each for each in told if each["parts_ms"]["queue"] > RUN_MS]
-        if joined and shared and queued:
+        waited = [each for each in joined if each["parts_ms"]["waiting"] > RUN_MS]
+        if waited and shared and queued:
             break
-    assert joined
+    assert waited  # for a run that was under way or to come
     assert shared
     assert queued
     for each in joined:
         assert each["why"].startswith("joined a request for the same input")
-        assert each["parts_ms"]["waiting"] > 0.5 * each["total_ms"]
+        assert each["parts_ms"]["waiting"] > 0
         assert each["attempts"]
     for each in shared:
         run = (each["answered_by"], each["batch"]["id"])
@@ -124,10 +128,17 @@ def test_a_worker_that_is_killed_meanwhile(cluster: Cluster):
         return bool(owner)
 
     asking = threading.Thread(target=lambda: found.append(ask(cluster, fresh())[0]))
-    asking.start()
-    wait_until("a worker has it", busy)
-    cluster.kill(owner)
-    asking.join(timeout=30)
+    workers = [cluster.pid(name) for name in cluster.names]
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)  # it is not answered before its worker is killed
+    try:
+        asking.start()
+        wait_until("a worker has it", busy)
+        workers.remove(cluster.kill(owner))
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    asking.join(PATIENCE_S)
     (told,) = found
     assert [each["outcome"] for each in told["attempts"]] == ["lost", "answered"]
     assert told["attempts"][0]["worker"] == owner
@@ -161,7 +172,7 @@ def test_a_worker_asked_itself(cluster: Cluster):
 
 def test_large_inputs_too(make_cluster: Callable[..., Cluster], tmp_path: Path):
     """These travel on the connection for large ones, and are read in a thread."""
-    cluster = make_cluster(model=onnx_models.linear(tmp_path / "wide.onnx", n_in=40_000), workers=2)
+    cluster = make_cluster(model=onnx_models.linear(tmp_path / "wide.onnx", n_in=40_000), workers=1)
 
     def large() -> tuple[dict[str, Any], float]:
         return ask(cluster, [float(next(_fresh)), *([0.123456] * 39_999)])

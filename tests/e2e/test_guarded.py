@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from tests.support.load import Load
 from tests.support.processes import wait_until
 
 RATE = 300.0
-# It takes 5 s of requests and 3 s of certainty; a machine that is busy with other tests gets more.
-VERDICT_S = 60.0
+# With the change below every request takes longer than this.
+WAIT_MS = 3_000
+# Nothing is worse than what a machine shows that is held up while the present is measured: that is not every time so.
+USUAL_MS, TRIES = 1_000, 5
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("guarded"), model=model) as cluster:
+    with Cluster(tmp_path_factory.mktemp("guarded"), model=model, calm=True) as cluster:
         yield cluster
 
 
@@ -36,25 +39,39 @@ def guard(cluster: Cluster, revision: int) -> dict[str, Any]:
     return told if told.get("revision") == revision else {}
 
 
+def all_closed(cluster: Cluster) -> bool:
+    return all(each["state"] == "CLOSED" for each in cluster.stats()["circuit_breakers"])
+
+
+def batch_sizes(cluster: Cluster) -> set[int]:
+    return {cluster.health(name)["settings"]["batch_size"] for name in cluster.names}
+
+
 def in_force(cluster: Cluster, revision: int) -> None:
     wait_until(f"revision {revision} is in force", lambda: cluster.stats()["gateway"]["revision"] == revision)
 
 
 def test_a_change_that_makes_requests_slow_takes_itself_back(running, admin, cases):
-    admin.tune(cache_entries=0, hot_cache=False, hedging=False, slow_factor=0)
+    admin.tune(cache_entries=0, hot_cache=False)
     usual = admin.newest_revision()
     in_force(running, usual)
     with Load(running.gateway_url, cases, connections=20, rate=RATE) as load:
-        load.wait_for(int(RATE) * 5)
-        page = admin.preview_tuning(batch_eager=False, batch_size=1024, batch_wait_ms=3_000)
-        assert "start at once when the model is free" in page
-        assert "Batches, at the rates of the last minute" in page  # it says what will come of it
-        assert admin.newest_revision() == usual
-        page = admin.save_previewed(page, comment="larger batches", guard=True, guard_minutes=5)
-        assert "comes back by itself" in page
-        changed = admin.newest_revision()
-        wait_until("it is watched", lambda: guard(running, changed).get("state") == "watching")
-        wait_until("it is taken back", lambda: guard(running, changed).get("state") == "reverted", VERDICT_S)
+        for _ in range(TRIES):
+            load.wait_for(int(RATE) * 5)
+            page = admin.preview_tuning(batch_eager=False, batch_size=1024, batch_wait_ms=WAIT_MS)
+            assert "start at once when the model is free" in page
+            assert "Batches, at the rates of the last minute" in page  # it says what will come of it
+            assert admin.newest_revision() == usual
+            page = admin.save_previewed(page, comment="larger batches", guard=True, guard_minutes=5)
+            assert "comes back by itself" in page
+            changed = admin.newest_revision()
+            wait_until("it is watched", partial(guard, running, changed))
+            if guard(running, changed)["base_p99_ms"] < USUAL_MS:
+                break
+            admin.restore(usual)
+            usual = admin.newest_revision()
+            in_force(running, usual)
+        wait_until("it is taken back", lambda: guard(running, changed).get("state") == "reverted")
         back = admin.newest_revision()
         in_force(running, back)
         assert back == changed + 1
@@ -65,8 +82,13 @@ def test_a_change_that_makes_requests_slow_takes_itself_back(running, admin, cas
     assert f"restored revision {usual}: " in page
     assert "larger batches" in page
     assert "taken back by itself: p99 was " in page
-    told = [each for each in running.stats()["events"] if each["kind"] == "config" and each["author"] == "guard"]
-    assert len(told) == 1
+
+    def told() -> int:
+        config = [each for each in running.stats()["events"] if (each["kind"], each["author"]) == ("config", "guard")]
+        return sum("taken back by itself" in each["reason"] for each in config)
+
+    wait_until("it is told", told)
+    assert told() == 1
 
 
 def test_a_change_that_makes_requests_fail_takes_itself_back(running, admin, cases):
@@ -78,9 +100,10 @@ def test_a_change_that_makes_requests_fail_takes_itself_back(running, admin, cas
         page = admin.save_previewed(page, "/admin/gateway_app/worker/", guard=True)
         assert "comes back by itself" in page
         wait_until("clients feel it", lambda: load.report.statuses[503])
-        wait_until("it is taken back", lambda: guard(running, before + 1).get("state") == "reverted", VERDICT_S)
+        wait_until("it is taken back", lambda: guard(running, before + 1).get("state") == "reverted")
         in_force(running, before + 2)
         running.wait_until_connected()
+        wait_until("breakers are closed", partial(all_closed, running))  # only so many are let in as trials before
         since = time.monotonic()
         load.wait_for(200)
     assert not load.report.failures
@@ -108,4 +131,4 @@ def test_a_revision_is_restored_under_load_and_nothing_is_lost(running, admin, c
         load.wait_for_node("worker_3")
         load.wait_for(200)
     load.report.assert_no_failure()
-    assert all(running.health(name)["settings"]["batch_size"] == 32 for name in running.names)
+    wait_until("workers have its settings", lambda: batch_sizes(running) == {32})

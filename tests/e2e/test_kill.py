@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.support.processes import wait_until
 
 RATE = 600.0  # requests per second
 REPEATED = 200  # of these cases it is known which worker they belong to
+# A stop cuts off who is left after some seconds. A machine that takes longer does not do so every time.
+STOP_S, TRIES = 4.0, 3
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def cases(model: Path) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("kill"), model=model) as cluster:
+    with Cluster(tmp_path_factory.mktemp("kill"), model=model, calm=True) as cluster:
         yield cluster
 
 
@@ -79,22 +82,23 @@ def owners(report: Report, since: float, until: float) -> dict[int, set[str]]:
 
 def wait_for_repeated(load: Load, since: float) -> dict[int, set[str]]:
     wait_until(
-        "an answer for each repeated case", lambda: len(owners(load.report, since, time.monotonic())) == REPEATED, 30.0
+        "an answer for each repeated case", lambda: len(owners(load.report, since, time.monotonic())) == REPEATED
     )
     return owners(load.report, since, time.monotonic())
 
 
 def test_a_killed_worker_loses_nothing_and_gets_its_keys_back(cluster, cases):
-    tune(cluster, hot_cache=False, load_factor=0, hedging=False, slow_start_seconds=0)  # else others may answer too
+    tune(cluster, hot_cache=False)  # else the gateway may answer too
     retries = cluster.stats()["gateway"]["retries"]
     with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
         before = wait_for_repeated(load, time.monotonic())
         assert all(len(names) == 1 for names in before.values())
-        cluster.kill("worker_2")
-        wait_until("/stats shows it", lambda: not worker(cluster, "worker_2")["connected"])
-        assert breaker(cluster, "worker_2")["last_error"]
-        load.wait_for_node("worker_1")
-        load.wait_for_node("worker_3")
+        with cluster.unattended():
+            cluster.kill("worker_2")
+            wait_until("/stats shows it", lambda: not worker(cluster, "worker_2")["connected"])
+            assert breaker(cluster, "worker_2")["last_error"]
+            load.wait_for_node("worker_1")
+            load.wait_for_node("worker_3")
         cluster.wait_for_line(r"worker_2 was ended by SIGKILL; starting it again")
         load.wait_for_node("worker_2")
         wait_until("its breaker is closed", lambda: breaker(cluster, "worker_2")["state"] == "CLOSED")
@@ -108,26 +112,29 @@ def test_all_killed_at_once_is_503_until_they_are_back(cluster, cases):
     with Load(cluster.gateway_url, cases, connections=10, rate=RATE, allow_503=True) as load:
         load.wait_for(300)
         pids = [cluster.pid(name) for name in cluster.names]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        wait_until("503s", lambda: load.report.statuses[503] > 50)
-        health = request("GET", f"{cluster.gateway_url}/health")
+        with cluster.unattended():
+            # Stopped first: what one of them had must not be what another one runs, alone, when its turn comes.
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in pids:
+                    os.kill(pid, number)
+            wait_until("503s", lambda: load.report.statuses[503] > 50)
+            health = request("GET", f"{cluster.gateway_url}/health")
         for name in cluster.names:
             load.wait_for_node(name)
         cluster.wait_until_connected()
         wait_until(
             "every breaker is closed", lambda: all(breaker(cluster, n)["state"] == "CLOSED" for n in cluster.names)
         )
-        refused = load.report.statuses[503]
+        back = time.monotonic()
         load.wait_for(500)
     load.report.assert_no_failure()
-    assert load.report.statuses[503] == refused  # none once all are back
+    assert {each.status for each in load.report.between(back)} == {200}  # no 503 once all are back
     assert health[0] == 503
     assert b'"healthy":false' in health[1].replace(b" ", b"")
 
 
 def test_a_stopped_worker_is_passed_over_and_its_late_answers_are_dropped(cluster, cases):
-    tune(cluster, request_timeout_ms=3_000, open_seconds=1.0)
+    tune(cluster, silence_ms=500)
     try:
         with Load(cluster.gateway_url, cases, connections=50, rate=RATE) as load:
             load.wait_for(300)
@@ -144,9 +151,9 @@ def test_a_stopped_worker_is_passed_over_and_its_late_answers_are_dropped(cluste
             load.wait_for(1_000)
         load.report.assert_no_failure()
         assert cluster.pid("worker_3") == pid
-        assert cluster.stats()["gateway"]["in_flight"] == 0
+        wait_until("nothing is in flight", lambda: cluster.stats()["gateway"]["in_flight"] == 0)
     finally:
-        tune(cluster, request_timeout_ms=10_000, open_seconds=30.0)
+        tune(cluster, silence_ms=0)
 
 
 def is_another(cluster: Cluster, name: str, pid: int) -> bool:
@@ -173,7 +180,8 @@ def test_a_gateway_that_is_told_twice_still_finishes_what_it_has(cluster, cases)
         load.wait_for(300)
         pid = cluster.kill("gateway", signal.SIGTERM)
         time.sleep(0.02)
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # this process may have been held up until that one had ended
+            os.kill(pid, signal.SIGTERM)
         wait_until("another gateway", partial(is_another, cluster, "gateway", pid))
         load.wait_for(500)
     load.report.assert_no_failure()
@@ -203,17 +211,29 @@ def to_the_gateway_first(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("tell", [to_runcluster, to_its_group, to_every_process, to_the_gateway_first])
 def test_a_stop_under_load_answers_what_was_accepted(make_cluster, model, cases, tell: Callable[[Cluster], None]):
-    stopping = make_cluster(model=model)
-    with Load(stopping.gateway_url, cases, connections=50, rate=RATE) as load:
-        load.wait_for(300)
-        told = time.monotonic()
-        tell(stopping)
-        assert stopping.wait() == 0
-        wait_until("a connection is refused", lambda: any(f.cause == "refused" for f in load.report.failures))
+    for left in reversed(range(TRIES)):
+        stopping = make_cluster(model=model)
+        with Load(stopping.gateway_url, cases, connections=50, rate=RATE) as load:
+            load.wait_for(300)
+            told = time.monotonic()
+            tell(stopping)
+            all_told = time.monotonic()
+            assert stopping.wait() == 0
+            took_s = time.monotonic() - all_told
+            wait_until("a connection is refused", lambda: any(f.cause == "refused" for f in load.report.failures))
+        try:
+            assert_all_were_answered(stopping, load.report, told)
+            return
+        except AssertionError:
+            if took_s < STOP_S or not left:
+                raise
+
+
+def assert_all_were_answered(stopped: Cluster, report: Report, told: float) -> None:
     # Refused is whoever comes when it is over: everyone before has had the answer to the request.
-    load.report.assert_no_failure(but=["refused"])
-    assert all(each.began > told for each in load.report.failures)
-    assert max(each.began for each in load.report.answers) > told
-    assert "killing" not in stopping.log
+    report.assert_no_failure(but=["refused"])
+    assert all(each.began > told for each in report.failures)
+    assert max(each.began + each.latency_s for each in report.answers) > told
+    assert "in time: " not in stopped.log  # nobody had to be killed
     # One that the signal reached before the supervisor may have been started once more.
-    assert len(re.findall(r"ended with status 0", stopping.log)) >= 4
+    assert len(re.findall(r"ended with status 0", stopped.log)) >= 4

@@ -65,7 +65,7 @@ def test_gateways_share_the_configuration_and_outlive_the_database(postgres: Pos
         shell(TUNE.format(17))
         # A sequence of PostgreSQL's may leave numbers out after a crash.
         wait_until("both have the change", lambda: all(stats(each)[0] > before + 4 for each in gateways))
-        assert b'"batch_size":17' in get(f"{worker.url}/health")[1]
+        wait_until("so has the worker", lambda: b'"batch_size":17' in get(f"{worker.url}/health")[1])
 
 
 def test_a_gateway_with_arguments_starts_while_the_database_is_away(postgres: Postgres, tmp_path: Path):
@@ -82,5 +82,9 @@ def test_a_gateway_with_arguments_starts_while_the_database_is_away(postgres: Po
             postgres.start()
         gateway.wait_for_line("The workers of the command line have been written to the database")
         wait_until("it has healed", lambda: b'"config_error":""' in get(f"{gateway.url}/health")[1])
-        shown = json.loads(get(f"{gateway.url}/stats")[1])["workers"]
-        assert [each["name"] for each in shown if each["enabled"]] == ["worker_7"]
+
+        def enabled() -> list[str]:
+            shown = json.loads(get(f"{gateway.url}/stats")[1])["workers"]
+            return [each["name"] for each in shown if each["enabled"]]
+
+        wait_until("it follows what it has written", lambda: enabled() == ["worker_7"])

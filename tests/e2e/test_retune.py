@@ -8,21 +8,17 @@ from typing import Any
 import pytest
 
 from tests.e2e.adminsite import AdminSite
-from tests.support.cluster import Cluster, Server
+from tests.support.cluster import CALM, Cluster, Server
 from tests.support.load import Case, Load
 from tests.support.processes import wait_until
 
-# A second is the aim; a machine that is busy with other tests gets more.
-IN_FORCE_S = 5.0
 RATE = 400.0
 TOKEN = "shared by all"
-# Who owns an input is who answers it only while nobody else may, and while nobody is slow on a busy machine.
+# Who owns an input is who answers it only while nobody else may.
 DEFAULTS = {
-    "hot_cache": False, "load_factor": 0, "hedging": False, "slow_factor": 0, "silence_ms": 0, "slow_start_seconds": 0,
-    "error_rate_percent": 20, "check_seconds": 2, "retry_percent": 20, "queue_ms": 2000, "hand_off": True,
-    "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2,
-    "open_seconds": 30, "cache_entries": 1000, "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20,
-    "batch_eager": True, "request_timeout_ms": 10_000, "default_model": "",
+    **CALM, "hot_cache": False, "slow_start_seconds": 0, "error_rate_percent": 20, "retry_percent": 20,
+    "hand_off": True, "virtual_nodes": 150, "failure_threshold": 5, "success_threshold": 2, "cache_entries": 1000,
+    "cache_mib": 256, "batch_size": 32, "batch_wait_ms": 20, "batch_eager": True, "default_model": "",
 }  # fmt: skip
 
 
@@ -48,6 +44,10 @@ def admin(running: Cluster, logged_in: AdminSite) -> AdminSite:
     newest = logged_in.newest_revision()
     wait_until("all is as at first", lambda: running.stats()["gateway"]["revision"] == newest)
     running.wait_until_connected()
+    wait_until("for all", lambda: all(each["revision"] == newest for each in settings(running)))
+    wait_until(
+        "all breakers are closed", lambda: {breaker(running, name)["state"] for name in running.names} == {"CLOSED"}
+    )
     return logged_in
 
 
@@ -62,7 +62,7 @@ def load(running: Cluster, admin: AdminSite, cases: list[Case]) -> Iterator[Load
 
 
 def in_force(what: str, condition: Callable[[], object]) -> None:
-    wait_until(f"{what} is in force", condition, IN_FORCE_S)
+    wait_until(f"{what} is in force", condition)
 
 
 def worker(cluster: Cluster, name: str) -> dict[str, Any]:
@@ -130,8 +130,12 @@ def test_a_models_own_settings_come_before_the_tuning(running, admin, load):
     page = admin.add_model(name="small", cache_entries=11, batch_size=7)
     assert "was added successfully" in page
     in_force("its cache", lambda: capacities() == {11})
-    served = [each for each in running.stats()["models"] if each["name"] == "small"]
-    assert [(each["state"], each["max_batch_size"]) for each in served] == [("READY", 7)]
+
+    def served() -> list[tuple[str, int]]:
+        found = [each for each in running.stats()["models"] if each["name"] == "small"]
+        return [(each["state"], each["max_batch_size"]) for each in found]
+
+    in_force("its batches", lambda: served() == [("READY", 7)])
     load.wait_for(300)
     assert all(running.health(name)["cache_size"] <= 11 for name in running.names)
     assert "was deleted successfully" in admin.remove_model("small")
@@ -180,8 +184,9 @@ def test_a_disabled_worker_is_let_go_and_comes_back(running, admin, load):
     before = owners(load)
     admin.change_worker("worker_3", enabled=False)
     in_force("it", lambda: running.stats()["total_workers"] == 2)
+    in_force("the end of its link", lambda: not worker(running, "worker_3")["connected"])
     gone = worker(running, "worker_3")
-    assert (gone["enabled"], gone["connected"], gone["key_share"]) == (False, False, 0)
+    assert (gone["enabled"], gone["key_share"]) == (False, 0)
     during = owners(load)
     assert all(during[place] == names or names == {"worker_3"} for place, names in before.items())
     in_force("the end of its streams", lambda: running.health("worker_3")["gateways"] == 0)
@@ -200,7 +205,7 @@ def test_an_isolated_worker_gets_nothing_until_that_ends(running, admin, load):
     assert set.union(*owners(load).values()) == {"worker_1", "worker_3"}
     assert worker(running, "worker_2")["requests"] == answered
     admin.act("unisolate", "worker_2")
-    load.wait_for_node("worker_2", timeout_s=IN_FORCE_S)
+    load.wait_for_node("worker_2")
     in_force("its end", lambda: breaker(running, "worker_2")["state"] == "CLOSED")
     assert newest_event(running, "worker_2", after="OPEN")["reason"] == "isolated by an operator"
 
@@ -211,10 +216,10 @@ def test_a_breaker_is_tripped_and_reset_by_hand(running, admin, load):
         in_force("the order", lambda: breaker(running, "worker_3")["state"] == "OPEN")
         assert breaker(running, "worker_3")["cause"] == "operator"
         assert worker(running, "worker_3")["connected"]
-        # Its 30 s are not over: only the order closes it.
+        # Its time is not over: only the order closes it.
         assert "Done: worker_3: breaker reset." in admin.act("reset", "worker_3")
         in_force("the order", lambda: breaker(running, "worker_3")["state"] == "CLOSED")
-        load.wait_for_node("worker_3", timeout_s=IN_FORCE_S)
+        load.wait_for_node("worker_3")
     assert newest_event(running, "worker_3", after="OPEN")["reason"] == "tripped by an operator"
     assert newest_event(running, "worker_3", after="CLOSED")["reason"] == "reset by an operator"
     kept = "from gateway_app.models import Event as B; print(B.objects.filter(reason__contains='operator').count())"
@@ -246,7 +251,7 @@ def test_a_worker_is_added_and_removed(running, admin, load, tmp_path, model):
         fourth.wait_ready()
         page = admin.add_worker(name="worker_4", host="127.0.0.1", port=fourth.url.rpartition(":")[2])
         assert "was added successfully" in page
-        load.wait_for_node("worker_4", timeout_s=IN_FORCE_S)
+        load.wait_for_node("worker_4")
         after = owners(load)
         assert all(after[place] == names or after[place] == {"worker_4"} for place, names in before.items())
         assert 0.15 < worker(running, "worker_4")["key_share"] < 0.35
@@ -258,13 +263,14 @@ def test_a_worker_is_added_and_removed(running, admin, load, tmp_path, model):
 
 @pytest.mark.parametrize(("threshold", "opens"), [(1, True), (1000, False)])
 def test_the_breaker_uses_the_threshold_that_was_set(running, admin, load, threshold, opens):
-    admin.tune(failure_threshold=threshold, open_seconds=2, error_rate_percent=0)  # failures in a row are left
+    admin.tune(failure_threshold=threshold, error_rate_percent=0)  # failures in a row are left
     in_force("the threshold", lambda: breaker(running, "worker_1")["failure_threshold"] == threshold)
     before = breaker(running, "worker_1")["opens"]
-    running.kill("worker_1")
-    wait_until("/stats shows it", lambda: not worker(running, "worker_1")["connected"])
-    if opens:
-        wait_until("its breaker has opened", lambda: breaker(running, "worker_1")["opens"] > before)
+    with running.unattended():
+        running.kill("worker_1")
+        wait_until("/stats shows it", lambda: not worker(running, "worker_1")["connected"])
+        if opens:
+            wait_until("its breaker has opened", lambda: breaker(running, "worker_1")["opens"] > before)
     load.wait_for_node("worker_1")
     wait_until("its breaker is closed", lambda: breaker(running, "worker_1")["state"] == "CLOSED")
     assert (breaker(running, "worker_1")["opens"] > before) == opens

@@ -54,6 +54,7 @@ def test_an_uploaded_model_is_served_and_its_next_version_follows(make_cluster, 
         assert 'value="apply"' not in page
         assert "is gone; nothing has changed" in admin.press(url, "discard")
         assert sorted(path.name for path in (repository / "small").iterdir()) == ["1", "2"]
-        assert "version 2: READY (worker_1, worker_2)" in admin.page("/admin/gateway_app/modelrecord/")
+        ready = "version 2: READY (worker_1, worker_2)"
+        wait_until("the list says so", lambda: ready in admin.page("/admin/gateway_app/modelrecord/"))
     finally:
         admin.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, Server, environment, manage
+from tests.support.cluster import Cluster, Server, environment, manage, prepare_database
 from tests.support.http import get, request
 from tests.support.processes import wait_until
 
@@ -96,7 +96,7 @@ def test_a_gateway_serves_with_its_arguments_and_writes_them_once_the_database_i
 def test_wrong_arguments_are_named(tmp_path: Path, missing: Path, arguments: list[str], says: str, is_there: bool):
     env = environment(tmp_path, None if is_there else database_in(missing))
     if is_there:
-        manage("migrate", "--verbosity=0", env=env).check_returncode()
+        prepare_database(tmp_path, env)
     ended = manage("rungateway", *arguments, "--port", "0", env=env)
     assert ended.returncode == 1
     assert says in ended.stderr

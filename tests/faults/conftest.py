@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.figures import FULL, Figures
 from tests.faults.proxy import Proxies
-from tests.faults.sickbay import N_IN, OPEN_S, Sickbay
+from tests.faults.sickbay import N_IN, TUNING, Sickbay
 from tests.support import onnx_models
 from tests.support.load import Case, Oracle
 
@@ -66,9 +66,15 @@ def healthy(fleet: Sickbay, request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def running_fleet(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Sickbay]:
+def running_fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path
+) -> Iterator[Sickbay]:
+    """Without proxies where it is measured; else the other one does as well, and need not be started."""
+    if not FULL:
+        yield request.getfixturevalue("running_proxied")[0]
+        return
     with Sickbay(tmp_path_factory.mktemp("fleet"), model) as fleet:
-        fleet.tune(open_seconds=OPEN_S)
+        fleet.tune(**TUNING)
         yield fleet
 
 
@@ -81,7 +87,7 @@ def fleet(running_fleet: Sickbay, request: pytest.FixtureRequest) -> Iterator[Si
 @pytest.fixture(scope="session")
 def running_proxied(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[tuple[Sickbay, Proxies]]:
     with Proxies() as proxies, Sickbay(tmp_path_factory.mktemp("proxied"), model, ports=proxies.to) as fleet:
-        fleet.tune(open_seconds=OPEN_S)
+        fleet.tune(**TUNING)
         yield fleet, proxies
 
 
@@ -95,6 +101,7 @@ def proxied(
     with healthy(fleet, request):
         proxies.reset()
         yield fleet, proxies
+    proxies.reset()
 
 
 @pytest.fixture(scope="session")

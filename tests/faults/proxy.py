@@ -15,8 +15,11 @@ from typing import Self
 from inference_site.lib import frames
 from inference_site.lib.frames import Ask, Tell
 from tests.faults.websocket import BINARY, Frame, Splitter, frame
+from tests.support.waiting import PATIENCE_S
 
 PIECE = 2**16
+# What a worker is asked that makes it run a model.
+RUNS = frozenset((Ask.INFER, Ask.FIRST, Ask.EXPLAIN, Ask.EXPLAIN_FIRST, Ask.CHECK))
 
 
 class End(Enum):
@@ -174,7 +177,7 @@ class Connection:
 
     def _note_asks(self, message: bytes) -> None:
         for kind, _, ident, _, payload in frames.asks(message):
-            if kind in (Ask.INFER, Ask.EXPLAIN, Ask.CHECK):  # a check runs the model too; it has no payload
+            if kind in RUNS:  # a check runs the model too; it has no payload
                 self.pending[ident] = payload
                 self._proxy.asked[payload] += 1
             elif kind == Ask.CANCEL:
@@ -182,13 +185,13 @@ class Connection:
         self._proxy.note()
 
     def _note_tells(self, message: bytes) -> bool:
-        """Whether an inference is answered in it."""
+        """Whether an inference is answered in it, and not only a check."""
         found = False
         for kind, _, _, ident, *_ in frames.tells(message):
             if kind < Tell.HELLO and ident in self.pending:
-                del self.pending[ident]
+                payload = self.pending.pop(ident)
                 self._proxy.told[Tell(kind)] += 1
-                found |= kind == Tell.RESULT
+                found |= kind == Tell.RESULT and payload != b""
         self._proxy.note()
         return found
 
@@ -207,14 +210,18 @@ class Proxies:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     def to(self, ports: Mapping[str, int]) -> dict[str, int]:
         """The ports at which the workers that listen on these are found from now on."""
         for name, port in ports.items():
             self.of[name] = Proxy(port)
-            asyncio.run_coroutine_threadsafe(self.of[name].listen(), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(self.of[name].listen(), self._loop).result(PATIENCE_S)
         return {name: proxy.port for name, proxy in self.of.items()}
+
+    def asked_in_all(self) -> int:
+        """How many inferences were asked for, since `reset`."""
+        return sum(proxy.asked.total() for proxy in self.of.values())
 
     def reset(self) -> None:
         for proxy in self.of.values():

@@ -24,8 +24,8 @@ LOOK_EVERY_S = 0.02
 class Control:
     """What the file says now; 0 for what it does not say.
 
-    A run takes `run_ms`, and `sample_ms` for each sample, or `slower` times that; `fail` is the part of the samples
-    that fail; `wall_s` is by how much the wall clock is wrong.
+    A run takes `run_ms`, and `sample_ms` for each sample, or `slower` times that, and does not begin while there is
+    `hold`; `fail` is the part of the samples that fail; `wall_s` is by how much the wall clock is wrong.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,6 +79,8 @@ def slow_down(control: Control) -> None:
         batch = next(iter(feed.values()))
         if (batch.reshape(len(batch), -1)[:, 0] == DEADLY).any():
             os.kill(os.getpid(), signal.SIGKILL)
+        while control["hold"]:
+            time.sleep(LOOK_EVERY_S)
         took_ms = control["run_ms"] + len(batch) * control["sample_ms"]
         time.sleep(took_ms / 1000 * (control["slower"] or 1.0))
         return run(self, names, feed, options)

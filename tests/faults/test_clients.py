@@ -11,14 +11,16 @@ import pytest
 from inference_site.connection import MESSAGE_S
 from tests.faults.figures import FULL, Figures, scaled
 from tests.faults.measures import forget_peak, peak_kb, resident_kb
-from tests.faults.sickbay import CAPACITY, HALF, Sickbay, connected
+from tests.faults.sickbay import CAPACITY, USUAL, Sickbay, connected
 from tests.support.load import Case
 from tests.support.openload import OpenLoad
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 from tests.support.wire import Wire, post
 
 Fresh = Callable[[int], list[Case]]
 LIMIT_BYTES = 16 * 2**20
+CASES = 20_000
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
@@ -55,7 +57,8 @@ def test_nonsense_is_refused_soon_and_leaves_nothing_behind(fleet: Sickbay, figu
             took.append(time.monotonic() - began)
             assert (reply.status, reply.json["code"] in codes) == (400, True), (name, reply.body)
 
-    with Wire.to(fleet.gateway_url) as wire:
+    errors = fleet.stats()["gateway"]["errors"]
+    with Wire(*fleet.gateway_address, timeout_s=PATIENCE_S) as wire:
         send_all(wire)
         before_kb = resident_kb(pid)
         for _ in range(int(scaled(30, 1000))):
@@ -66,7 +69,7 @@ def test_nonsense_is_refused_soon_and_leaves_nothing_behind(fleet: Sickbay, figu
     figures.aim(p99_ms < 50, f"p99 {p99_ms:.1f} ms")
     figures.say(f"{grown_kb / 1024:+.1f} MB")
     assert grown_kb < 20_000
-    assert fleet.stats()["gateway"]["errors"] == 0
+    assert fleet.stats()["gateway"]["errors"] == errors
 
 
 def over_the_limit(wire: Wire) -> None:
@@ -93,10 +96,10 @@ def test_bodies_beyond_the_limit_take_no_more_memory_than_it(fleet: Sickbay, fre
     pid, connections = fleet.pid("gateway"), int(scaled(4, 20))
     forget_peak(pid)
     before_kb = resident_kb(pid)
-    with OpenLoad(fleet.gateway_url, fresh(20_000), rate=CAPACITY / 10) as load:
+    with OpenLoad(fleet.gateway_url, fresh(CASES), rate=CAPACITY / 10) as load:
         for _ in range(int(scaled(1, 5))):
             for send in (over_the_limit, without_end, bomb):
-                wires = [Wire.to(fleet.gateway_url) for _ in range(connections)]
+                wires = [Wire(*fleet.gateway_address, timeout_s=PATIENCE_S) for _ in range(connections)]
                 for wire in wires:
                     send(wire)
                 for wire in wires:
@@ -144,9 +147,9 @@ def dribble(clients: list[socket.socket], text: bytes, until: Callable[[], bool]
 def test_clients_that_send_a_byte_a_second_do_not_slow_the_others(
     fleet: Sickbay, fresh: Fresh, figures: Figures
 ) -> None:
-    count, watched_s = int(scaled(200, 1000)), scaled(3, 2 * MESSAGE_S)
-    with OpenLoad(fleet.gateway_url, fresh(20_000), rate=HALF) as load:
-        load.wait_for(int(scaled(200, 3000)))
+    count, watched_s = int(scaled(200, 1000)), scaled(2, 2 * MESSAGE_S)
+    with OpenLoad(fleet.gateway_url, fresh(CASES), rate=USUAL) as load:
+        load.wait_for(int(scaled(100, 3000)))
         began = time.monotonic()
         with connected(fleet, count) as slow:
             for number, each in enumerate(slow):
@@ -167,22 +170,25 @@ def test_clients_that_send_a_byte_a_second_do_not_slow_the_others(
 def test_idle_connections_cost_next_to_nothing(fleet: Sickbay, fresh: Fresh, figures: Figures) -> None:
     pid, count = fleet.pid("gateway"), int(scaled(1_000, 10_000))
     one = fresh(1)[0].request("idle", "localhost")
-    with OpenLoad(fleet.gateway_url, fresh(20_000), rate=HALF) as load:
-        load.wait_for(int(scaled(200, 3000)))
-        before_kb, began = resident_kb(pid), time.monotonic()
-        with connected(fleet, count) as idle:
-            for each in idle:
-                each.sendall(one)
-                assert each.recv(4096).startswith(b"HTTP/1.1 200 ")
-            each_kb = (resident_kb(pid) - before_kb) / count
-            load.wait_for(int(scaled(200, 3000)))
-            for each in idle:
-                each.setblocking(False)
-                with pytest.raises(BlockingIOError):  # it is still there
-                    each.recv(1)
-    report = load.report
-    report.assert_no_failure()
-    before, after = report.quantile_ms(0.99, until=began), report.quantile_ms(0.99, since=began)
+    cases = fresh(CASES)
+    with OpenLoad(fleet.gateway_url, cases, rate=USUAL) as alone:
+        alone.wait_for(int(scaled(100, 3000)))
+    before_kb = resident_kb(pid)
+    with connected(fleet, count) as idle:
+        for each in idle:
+            each.sendall(one)
+            assert each.recv(4096).startswith(b"HTTP/1.1 200 ")
+        # Without the load: whoever is stopped for a moment makes it open connections of its own.
+        each_kb = (resident_kb(pid) - before_kb) / count
+        with OpenLoad(fleet.gateway_url, cases[::-1], rate=USUAL) as beside:
+            beside.wait_for(int(scaled(100, 3000)))
+        for each in idle:
+            each.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still there
+                each.recv(1)
+    for load in (alone, beside):
+        load.report.assert_no_failure()
+    before, after = alone.report.quantile_ms(0.99), beside.report.quantile_ms(0.99)
     figures.say(f"{count:,} connections", "0 failed")
     figures.aim(each_kb <= 30, f"{each_kb:.1f} KB each")
     figures.aim(after <= 2 * before, f"p99 {before:.0f} ms → {after:.0f} ms")

@@ -11,29 +11,29 @@ import requests
 
 from tests.faults.figures import Figures, scaled
 from tests.faults.measures import limited, open_files
-from tests.faults.sickbay import HALF, N_IN, Sickbay, connected
+from tests.faults.sickbay import N_IN, USUAL, Sickbay, connected
 from tests.support.load import Case, Load
 from tests.support.openload import OpenLoad
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 
 Fresh = Callable[[int], list[Case]]
+CASES = 20_000
 
 
 @contextmanager
 def without_database(fleet: Sickbay) -> Iterator[None]:
-    """Its files are elsewhere, and something that is no database is in their place."""
+    """Its file is elsewhere, and something that is no database is in its place: at no moment is there nothing, for who
+    looks then makes a new database."""
     file = Path(fleet.env["DATABASE_URL"].removeprefix("sqlite:///"))
-    away = file.with_name("away")
-    away.mkdir()
-    moved = [each.rename(away / each.name) for each in file.parent.glob(f"{file.name}*")]
-    file.mkdir()
+    away, other = file.with_name("away"), file.with_name("other")
+    away.hardlink_to(file)
+    other.symlink_to(file.parent, target_is_directory=True)
+    other.replace(file)
     try:
         yield
     finally:
-        file.rmdir()
-        for each in moved:
-            each.rename(file.parent / each.name)
-        away.rmdir()
+        away.replace(file)
 
 
 def config_error(fleet: Sickbay) -> str:
@@ -48,17 +48,17 @@ def test_without_a_database_the_last_configuration_serves(fleet: Sickbay, fresh:
     answers = 0
     try:
         with without_database(fleet):
-            with OpenLoad(fleet.gateway_url, fresh(20_000), rate=HALF) as load:
+            with OpenLoad(fleet.gateway_url, fresh(CASES), rate=USUAL) as load:
                 wait_until("the gateway says so", lambda: "the database does not answer" in config_error(fleet))
-                time.sleep(scaled(1, 600))
+                time.sleep(scaled(0, 600))
                 load.wait_for(100)
             load.report.assert_no_failure()
             answers += len(load.report.answers)
             fleet.kill("gateway")
             fleet.start("gateway")  # which has nothing but the last good file and its arguments
             fleet.wait_until_connected()
-            with OpenLoad(fleet.gateway_url, fresh(20_000), rate=HALF) as load:
-                load.wait_for(200)
+            with OpenLoad(fleet.gateway_url, fresh(CASES), rate=USUAL) as load:
+                load.wait_for(100)
                 assert "the database does not answer" in config_error(fleet)
                 assert all(fleet.health(name)["settings"]["batch_size"] == 31 for name in fleet.names)
             load.report.assert_no_failure()
@@ -74,13 +74,13 @@ def test_without_a_database_the_last_configuration_serves(fleet: Sickbay, fresh:
 @pytest.mark.row(27)
 def test_a_full_disk_stops_no_request(fleet: Sickbay, fresh: Fresh, figures: Figures) -> None:
     pids = [fleet.pid(name) for name in ("worker_1", "worker_3", "gateway")]
-    with OpenLoad(fleet.gateway_url, fresh(20_000), rate=HALF) as load:
+    with OpenLoad(fleet.gateway_url, fresh(CASES), rate=USUAL) as load:
         load.wait_for(100)
         with limited(pids, resource.RLIMIT_FSIZE, 0):  # no file takes another byte
             fleet.kill("worker_2")  # an event, which can't be written
             fleet.start("worker_2")
-            load.wait_for_node("worker_2", 30.0)
-            page = requests.get(f"{fleet.gateway_url}/admin/login/", timeout=20)
+            load.wait_for_node("worker_2")
+            page = requests.get(f"{fleet.gateway_url}/admin/login/", timeout=PATIENCE_S)
             assert page.status_code == 200
             load.wait_for(200)
         load.wait_for(100)
@@ -93,7 +93,7 @@ def test_a_full_disk_stops_no_request(fleet: Sickbay, fresh: Fresh, figures: Fig
 @pytest.mark.row(27)
 def test_without_descriptors_those_who_are_there_are_answered(fleet: Sickbay, fresh: Fresh, figures: Figures) -> None:
     pid, limit = fleet.pid("gateway"), 256
-    with Load(fleet.gateway_url, fresh(20_000), connections=20, rate=HALF) as load:
+    with Load(fleet.gateway_url, fresh(CASES), connections=20, rate=USUAL) as load:
         load.wait_for(100)
         with limited([pid], resource.RLIMIT_NOFILE, limit), connected(fleet, 2 * limit):
             wait_until("none is left", lambda: open_files(pid) >= limit - 1)

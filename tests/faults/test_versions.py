@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.figures import Figures, scaled
+from tests.faults.figures import FULL, Figures, scaled
 from tests.support import v2
 from tests.support.cluster import Cluster
 from tests.support.openload import OpenLoad
 from tests.support.processes import wait_until
 from tests.support.repository import broken, marked, publish
+from tests.support.unhurried import unhurry
 from tests.support.v2 import MarkedCase, Marks
 
 FORMS = ("flat", "named", "json", "binary")
@@ -45,9 +46,11 @@ def test_a_new_version_under_load(tmp_path: Path, figures: Figures) -> None:
     for name, work in WORK.items():
         publish(repository, name, 1, marked(1, work))
     marks = {name: Marks({1}) for name in WORK}
-    switches = int(scaled(3, 30))
+    switches = int(scaled(2, 30))
     loaded: dict[str, list[float]] = {name: [0.0] for name in WORK}  # when the load of each version had ended
     with Cluster(tmp_path / "cluster", arguments=("--repository", str(repository))) as cluster:
+        if not FULL:
+            unhurry(cluster)
         with (
             OpenLoad(cluster.gateway_url, quick_cases(marks["quick"]), rate=scaled(150, 400)) as quick,
             OpenLoad(cluster.gateway_url, slow_cases(marks["slow"]), rate=scaled(50, 100)) as slow,

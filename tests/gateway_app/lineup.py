@@ -15,11 +15,12 @@ from inference_site.lib.catalog import ModelInfo, ModelSettings
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from tests.gateway_app.core.fleet import PLAIN
-from tests.gateway_app.scripted import ScriptedWorker, Server
+from tests.gateway_app.scripted import TIMEOUT_S, ScriptedWorker, Server
 from tests.support.waiting import until
 
 NAMES = ("worker_1", "worker_2", "worker_3")
-POLICY = replace(PLAIN, breaker=BreakerConfig(), check_s=0.0)
+# Silence, time and chance are no matter here: a test that looks at one of them says so.
+POLICY = replace(PLAIN, breaker=BreakerConfig(open_s=3600.0), timeout_s=TIMEOUT_S, silence_s=0.0, check_s=0.0)
 
 
 class Told:

@@ -26,11 +26,13 @@ from inference_site.lib.catalog import ModelInfo, Models, State
 from inference_site.lib.frames import Ask, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from tests.gateway_app.core.fleet import RecordingCall
+from tests.support.ports import free_ports
 from tests.support.waiting import until
 from worker_app.node import Node
 from worker_app.stream import Stream
 
 TOKEN = "secret"
+TIMEOUT_S = 60.0  # of a request: a machine that stalls is to end none
 INFERENCES = (Ask.INFER, Ask.FIRST, Ask.EXPLAIN, Ask.EXPLAIN_FIRST)
 # What a test has asked for, with the keys that say whose it is: a worker's answer is bound to them.
 KEYS: dict[bytes, int] = {}
@@ -39,7 +41,7 @@ SEED = seed_of("echo", "1")
 
 
 class Server(uvicorn.Server):
-    """uvicorn on the test's own loop, without its signal handlers."""
+    """uvicorn on the test's own loop, without its signal handlers. Another one may take its place at its port."""
 
     def __init__(self, app: Any, port: int = 0) -> None:
         super().__init__(
@@ -52,8 +54,9 @@ class Server(uvicorn.Server):
                 log_config=None,
             )
         )
-        self.sock = socket.create_server(("127.0.0.1", port))
-        self.port: int = self.sock.getsockname()[1]
+        # None of those that the system gives away: nobody else is to have it between this one and the next.
+        self.port = port or free_ports(1)[0]
+        self.sock = socket.create_server(("127.0.0.1", self.port))
         self.task = asyncio.create_task(self.serve(sockets=[self.sock]))
 
     @contextlib.contextmanager
@@ -65,8 +68,10 @@ class Server(uvicorn.Server):
         return [each.transport for each in self.server_state.connections if each.transport is not None]
 
     async def die(self) -> None:
-        """Ends as a killed process does: nothing more is said on any connection."""
+        """Ends as a killed process does: nothing more is said on any connection, and nobody is let in."""
         await until(lambda: self.started)
+        for server in self.servers:
+            server.close()
         for transport in self.transports:
             transport.abort()
         self.should_exit = self.force_exit = True
@@ -189,8 +194,8 @@ class ScriptedWorker:
 class WaitingCall(RecordingCall):
     """A call that a test waits for."""
 
-    async def outcome(self, within_s: float = 30.0) -> tuple[str, Any]:
-        await until(lambda: self.outcomes, within_s)
+    async def outcome(self) -> tuple[str, Any]:
+        await until(lambda: self.outcomes)
         (found,) = self.outcomes
         return found
 
@@ -230,7 +235,7 @@ class Bench:
 
     def link(self, name: str, port: int, *, expected: str | None = "", token: str = TOKEN) -> WorkerLink:
         weights = {**dict.fromkeys(self.router.routes, 1.0), name: 1.0}
-        policy = Policy(self.breaker, load_factor=0.0)
+        policy = Policy(self.breaker, timeout_s=TIMEOUT_S, load_factor=0.0)
         self.router.configure(Ring(weights, 50, xxh3_64_intdigest), set(), policy)
         self.links[name] = WorkerLink(
             self,

@@ -1,15 +1,20 @@
-"""How the only model becomes the setting of which model a plain /infer asks."""
+"""How the only model becomes the setting of which model a plain /infer asks, and a worker gets the name it says."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from django.db import OperationalError
 
+from gateway_app import gateway as gateway_module
 from gateway_app.adoption import ABSENT_S, AGAIN_S, NOTE, Adoption, record_default
 from gateway_app.config import load_snapshot
+from gateway_app.gateway import Gateway
 from gateway_app.models import Revision, Tuning
 
 
@@ -62,3 +67,38 @@ async def test_a_default_that_an_operator_has_set_stays(database: Path) -> None:
     await asyncio.to_thread(record_default, "other")
     assert (await asyncio.to_thread(Tuning.objects.get)).default_model == "main"
     assert await asyncio.to_thread(Revision.objects.count) == revision.pk
+
+
+# A worker's name, told at its handshake.
+
+
+@pytest.mark.parametrize("trouble", ["locked", "not written yet", "gone"])
+async def test_a_name_that_cannot_be_written_now_is_written_later(
+    monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    gateway, tries, woken = Gateway(""), [], []
+    link: Any = SimpleNamespace(name="127.0.0.1-8001", host="127.0.0.1", port=8001, address="127.0.0.1:8001")
+    gateway.links[link.name] = link
+
+    def adopt(host: str, port: int, node_id: str) -> bool:
+        tries.append((host, port, node_id))
+        if trouble == "gone":
+            gateway.links.clear()
+        if trouble != "not written yet" and len(tries) < 3:
+            raise OperationalError("database is locked")
+        return True
+
+    monkeypatch.setattr(gateway_module, "adopt_name", adopt)
+    monkeypatch.setattr(gateway_module, "ADOPT_AGAIN_S", 0.001)
+    monkeypatch.setattr(gateway.watcher, "wake", lambda: woken.append(True))
+    if trouble == "not written yet":
+        gateway.watcher.given = [(None, "127.0.0.1", 8001)]
+    adopting = asyncio.create_task(gateway._adopt(link, "worker_1"))
+    if trouble == "not written yet":
+        await asyncio.sleep(0.01)
+        assert not tries
+        gateway.watcher.given = ()
+    await adopting
+    expected = {"locked": (3, [True]), "not written yet": (1, [True]), "gone": (1, [])}[trouble]
+    assert (len(tries), woken) == expected
+    assert set(tries) == {("127.0.0.1", 8001, "worker_1")}

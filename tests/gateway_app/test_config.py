@@ -8,11 +8,12 @@ from pathlib import Path
 
 from django.conf import settings as django_settings
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 
 from gateway_app import lastgood
 from gateway_app.config import ConfigWatcher, Snapshot, WorkerEntry, load_snapshot
 from gateway_app.models import Revision, Worker, recorded
+from tests.gateway_app.away import bring_back, take_away
 from tests.gateway_app.following import save_tuning, watching
 from tests.support.database import in_thread
 from tests.support.waiting import until
@@ -86,11 +87,12 @@ async def test_snapshots_arrive_whole_and_in_order_on_the_loop(database):
         watcher._on_change = noting_its_thread
         for number in range(2, 32):
             await in_thread(change, number)
-        await until(lambda: watcher.current.virtual_nodes == 31)
+            if number % 10 == 1:  # else it may see none but the last
+                await until(lambda: watcher.current.virtual_nodes == number)  # noqa: B023 it is waited for here
     assert all(snapshot.workers[0].weight == snapshot.virtual_nodes for snapshot in given)
     revisions = [snapshot.revision for snapshot in given]
     assert revisions == sorted(set(revisions))
-    assert len(revisions) > 3
+    assert len(revisions) >= 4
     assert set(threads) == {threading.main_thread()}
 
 
@@ -126,14 +128,11 @@ async def test_an_exception_in_the_callback_does_not_end_the_following(database,
 async def test_with_the_database_away_the_last_snapshot_stays_and_then_heals(database):
     await in_thread(save_tuning, virtual_nodes=10)
     async with watching() as (watcher, given):
-        away = database.with_name("away")
-        database.rename(away)
-        database.mkdir()  # what cannot be opened as a file
+        take_away(database)
         await until(lambda: watcher.error)
         assert "the database does not answer (unable to open database file)" in watcher.error
         assert watcher.current.virtual_nodes == 10
-        database.rmdir()
-        away.rename(database)
+        bring_back(database)
         await until(lambda: not watcher.error)
         await in_thread(save_tuning, virtual_nodes=11)
         await until(lambda: watcher.current.virtual_nodes == 11)
@@ -176,10 +175,11 @@ async def test_a_refused_revision_leaves_the_good_one_in_force_and_in_the_file(d
 
 async def test_a_payload_that_is_no_json_is_refused(database):
     def spoil():
-        Revision.objects.create(summary="x", payload={})
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA ignore_check_constraints=1")
-            cursor.execute("UPDATE gateway_app_revision SET payload = '{'")
+            with transaction.atomic():  # nobody sees it as it was before
+                Revision.objects.create(summary="x", payload={})
+                cursor.execute("UPDATE gateway_app_revision SET payload = '{'")
 
     async with watching() as (watcher, given):
         await in_thread(spoil)

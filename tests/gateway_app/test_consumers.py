@@ -16,6 +16,7 @@ from inference_site import lifecycle
 from inference_site.asgi import application
 from inference_site.streaming import ABORT
 from tests.support.manyworkers import gateway_of
+from tests.support.waiting import PATIENCE_S
 
 HERE, ELSEWHERE = (b"origin", b"http://127.0.0.1:8000"), (b"origin", b"http://elsewhere.example")
 
@@ -40,19 +41,19 @@ def page(*headers: tuple[bytes, bytes]) -> WebsocketCommunicator:
 
 async def opened(*headers: tuple[bytes, bytes]) -> WebsocketCommunicator:
     made = page(*headers)
-    assert (await made.connect(timeout=20))[0]
+    assert (await made.connect(timeout=PATIENCE_S))[0]
     return made
 
 
 async def hear(listener: WebsocketCommunicator) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(await listener.receive_from(timeout=20))
+    found: dict[str, Any] = json.loads(await listener.receive_from(timeout=PATIENCE_S))
     return found
 
 
 async def closed(listener: WebsocketCommunicator) -> int:
     """The code that it ends with."""
-    async with asyncio.timeout(20):
-        while (message := await listener.receive_output(20))["type"] != "websocket.close":
+    async with asyncio.timeout(PATIENCE_S):
+        while (message := await listener.receive_output(PATIENCE_S))["type"] != "websocket.close":
             pass
     code: int = message["code"]
     return code
@@ -73,7 +74,7 @@ async def test_pages_of_this_site_and_programs_are_told(gateway: Gateway, header
 @pytest.mark.parametrize("origin", [ELSEWHERE, (b"origin", b"null"), (b"origin", b""), (b"origin", b"http://[")])
 async def test_pages_of_other_sites_are_not(gateway: Gateway, origin: tuple[bytes, bytes]) -> None:
     listener = page(origin)
-    assert not (await listener.connect(timeout=20))[0]
+    assert not (await listener.connect(timeout=PATIENCE_S))[0]
     assert not gateway.live.clients
 
 
@@ -95,7 +96,7 @@ async def test_by_its_own_names_it_is_reached(gateway: Gateway, host: bytes) -> 
 )
 async def test_by_another_name_it_is_not(gateway: Gateway, headers: list[tuple[bytes, bytes]]) -> None:
     """A page of a site whose name has been made to point here says so itself."""
-    assert not (await page(*headers).connect(timeout=20))[0]
+    assert not (await page(*headers).connect(timeout=PATIENCE_S))[0]
     assert not gateway.live.clients
 
 
@@ -157,11 +158,11 @@ async def test_a_page_that_cannot_be_told_is_cut_off(
         received.put_nowait({"type": "websocket.disconnect", "code": 1006})
 
     scope = {"type": "websocket", "path": "/live", "headers": [], "extensions": {ABORT: {"abort": abort}}}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await consumers.live(scope, received.get, send)
     assert aborted.is_set()
     assert not gateway.live.clients
 
 
 async def test_there_is_no_other_socket(gateway: Gateway) -> None:
-    assert not (await WebsocketCommunicator(application, "/stream").connect(timeout=20))[0]
+    assert not (await WebsocketCommunicator(application, "/stream").connect(timeout=PATIENCE_S))[0]

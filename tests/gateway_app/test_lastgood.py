@@ -5,6 +5,7 @@ import pytest
 from gateway_app import lastgood
 from gateway_app.config import Snapshot, register_workers
 from inference_site.lib.nodesettings import NodeSettings
+from tests.gateway_app.away import bring_back, take_away
 from tests.gateway_app.following import save_tuning, watching
 from tests.support.database import in_thread
 from tests.support.waiting import until
@@ -14,14 +15,11 @@ async def test_a_restart_with_the_database_away_uses_the_last_good_file(database
     await in_thread(register_workers, [("worker_1", "127.0.0.1", 8001)])
     async with watching() as (watcher, _):
         before = watcher.current
-    away = database.with_name("away")
-    database.rename(away)
-    database.mkdir()
+    take_away(database)
     async with watching() as (watcher, given):
         assert watcher.current == before
         assert "does not answer" in watcher.error
-        database.rmdir()
-        away.rename(database)
+        bring_back(database)
         await until(lambda: not watcher.error)
         await in_thread(save_tuning, virtual_nodes=11)
         await until(lambda: watcher.current.virtual_nodes == 11)

@@ -12,11 +12,12 @@ from gateway_app.core.breaker import State
 from gateway_app.figures.modelstats import model_rows
 from gateway_app.figures.stats import health_of, stats_of
 from gateway_app.snapshot import WorkerEntry
+from gateway_app.streams import links
 from inference_site.lib.catalog import ModelInfo, ModelSettings
 from inference_site.lib.catalog import State as ModelState
 from tests.gateway_app.lineup import NAMES, Cluster, inputs
 from tests.gateway_app.scripted import INFERENCES, TOKEN, Server, ready
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from worker_app.node import Node
 from worker_app.stream import Stream
@@ -139,7 +140,7 @@ async def test_what_is_not_to_be_kept_is_computed_each_time_and_a_model_may_have
     assert (told.errors[0].code, "0.15 s" in told.errors[0].message) == ("deadline_passed", True)
 
 
-async def test_results_of_real_workers_move_along_when_one_of_them_leaves() -> None:
+async def test_results_of_real_workers_move_along_when_one_of_them_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over real links, from a real worker with two models to another one."""
     cluster, nodes = Cluster(), {}
     try:
@@ -151,6 +152,7 @@ async def test_results_of_real_workers_move_along_when_one_of_them_leaves() -> N
             workers=tuple(WorkerEntry(name, "127.0.0.1", server.port) for name, server in cluster.servers.items())
         )
         await until(lambda: all(link.ready for link in cluster.gateway.links.values()))
+        monkeypatch.setattr(links, "SHARE_WITHIN_S", PATIENCE_S)
         texts = [b"[%d,0,0,0]" % number for number in range(20)]
         for text in texts:
             for model in ("echo", "other"):

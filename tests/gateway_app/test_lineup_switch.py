@@ -36,18 +36,26 @@ async def test_a_switch_under_load_loses_nothing_and_nothing_old_is_answered_aft
             asked.append((switched, cluster.ask(b"[%d]" % (number % 40))))
             await asyncio.sleep(0)
 
+    async def some_more() -> None:
+        enough = len(asked) + 20
+        await until(lambda: len(asked) > enough)
+
+    def only_new() -> bool:
+        cluster.gateway.lineup.end_idle()  # as the gateway does each second
+        return all(worker.used() == {2} for worker in cluster.workers.values())
+
     loading = asyncio.create_task(load())
     await until(lambda: len(asked) > 50)
     for name in NAMES:
         waits = ModelInfo(number=0, name="echo", version=version, state=ModelState.LOADING)
         await cluster.tell(name, ready(1), waits)
-        await asyncio.sleep(0.02)
+        await some_more()
     for name in NAMES:
         assert cluster.gateway.find(None, None).info.digest == "0"
         await cluster.tell(name, ready(1, current=False), ready(2, version=version, digest=digest))
-        await asyncio.sleep(0.02)
+        await some_more()
     assert cluster.gateway.find(None, None).info.digest == digest
-    await until(lambda: all(worker.used() == {2} for worker in cluster.workers.values()))
+    await until(only_new)
     for name in NAMES:
         await cluster.tell(name, ready(2, version=version, digest=digest))
     await until(lambda: sum(switched for switched, _ in asked) > 20)
@@ -149,10 +157,10 @@ async def test_a_new_process_is_asked_under_its_own_numbers_and_not_before_it_ha
     await cluster.servers["worker_1"].die()
     await until(lambda: "worker_1" not in cluster.numbers())
     worker.instance, worker.models, worker.says_models = "second", (ready(9),), False
+    worker.revision = -1
     port = cluster.servers["worker_1"].port
     cluster.servers["worker_1"] = Server(worker, port)
-    await until(lambda: cluster.gateway.links["worker_1"].up)
-    await until(lambda: worker.revision == cluster.snapshot.revision)
+    await until(lambda: worker.revision == cluster.snapshot.revision and cluster.gateway.links["worker_1"].up)
     worker.revision -= 1
     await worker.tell_models()
     await asyncio.sleep(0.1)

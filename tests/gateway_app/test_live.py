@@ -11,6 +11,7 @@ from gateway_app import live as live_module
 from gateway_app.gateway import Gateway
 from gateway_app.live import MAX_CLIENTS, Client, Live
 from tests.support.manyworkers import gateway_of
+from tests.support.waiting import PATIENCE_S
 
 
 class Site:
@@ -44,7 +45,7 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
 
 
 async def told(client: Client) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         message = await client.take()
     assert message is not None
     found: dict[str, Any] = json.loads(message)
@@ -131,7 +132,7 @@ async def test_figures_that_cannot_be_made_are_made_the_next_time(
 
     monkeypatch.setattr(live_module, "stats_of", fail)
     client = site.join()
-    await asyncio.wait_for(failed.wait(), 20)
+    await asyncio.wait_for(failed.wait(), PATIENCE_S)
     monkeypatch.setattr(live_module, "stats_of", site.stats_of)
     site.live.poke()
     assert (await told(client))["type"] == "start"

@@ -25,10 +25,13 @@ def orders(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     loop = asyncio.get_event_loop_policy().get_event_loop()
 
     def order(name: str, loaded: bool) -> int:
-        given.append((name, loaded))
-        wish = {name: ModelSettings(loaded=loaded, order=len(given))}
+        def show() -> None:
+            cluster.configure(models=wish)
+            given.append((name, loaded))
+
+        wish = {name: ModelSettings(loaded=loaded, order=len(given) + 1)}
         revision = cluster.snapshot.revision + 1
-        loop.call_soon_threadsafe(lambda: cluster.configure(models=wish))
+        loop.call_soon_threadsafe(show)
         return revision
 
     monkeypatch.setattr(orders_module, "_order_load", lambda name: (True, order(name, True)))

@@ -13,6 +13,7 @@ from django.test import Client
 
 from inference_site import lifecycle
 from tests.support.manyworkers import gateway_of
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     async def make() -> Any:
         return gateway_of(100)[0]
 
-    made = asyncio.run_coroutine_threadsafe(make(), loop).result(30)
+    made = asyncio.run_coroutine_threadsafe(make(), loop).result(PATIENCE_S)
     made.history.tick(made)
     monkeypatch.setattr(lifecycle, "_service", SimpleNamespace(gateway=made, loop=loop, stopping=False))
     yield made

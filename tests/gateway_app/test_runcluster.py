@@ -6,6 +6,7 @@ from django.core.management.base import CommandError
 
 from gateway_app.management.commands import runcluster
 from inference_site.ports import listen
+from tests.support.ports import free_ports
 
 
 class Unstarted:
@@ -73,11 +74,12 @@ def test_grpc_is_off_unless_asked_for(start, settings):
     off = start()
     assert off.specs["gateway"].env["GRPC_PORT"] == "0"
     assert "gRPC" not in off.ready_line
-    on = start("--grpc-port", "8033")
-    assert on.specs["gateway"].env["GRPC_PORT"] == "8033"
-    assert on.ready_line.endswith(", gRPC on port 8033")
-    settings.GRPC_PORT = 8034
-    assert start().specs["gateway"].env["GRPC_PORT"] == "8034"
+    one, other = free_ports(2)  # that can be listened at is looked at
+    on = start("--grpc-port", str(one))
+    assert on.specs["gateway"].env["GRPC_PORT"] == str(one)
+    assert on.ready_line.endswith(f", gRPC on port {one}")
+    settings.GRPC_PORT = other
+    assert start().specs["gateway"].env["GRPC_PORT"] == str(other)
     assert start("--grpc-port", "0").specs["gateway"].env["GRPC_PORT"] == "0"
 
 

@@ -28,6 +28,7 @@ def floats(*rows: list[float]) -> NDArray[np.float32]:
     return np.array(rows, dtype=np.float32)
 
 
+TRIES = 50
 SAMPLES = np.random.default_rng(1).standard_normal((32, 4)).astype(np.float32)
 
 
@@ -105,19 +106,15 @@ def test_slow_takes_longer_with_more_work_not_with_the_batch_and_answers_like_li
     quick = load(onnx_models.slow(tmp_path / "quick.onnx", work=100))
     long = load(onnx_models.slow(tmp_path / "long.onnx", work=10_000))
 
-    def best_s(session: ort.InferenceSession, batch: int = 1) -> float:
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            run(session, input=SAMPLES[:batch])
-            times.append(time.perf_counter() - started)
-        return min(times)
+    def took_s(session: ort.InferenceSession, batch: int = 1) -> float:
+        started = time.perf_counter()
+        run(session, input=SAMPLES[:batch])
+        return time.perf_counter() - started
 
-    long_s = best_s(long)
-    assert long_s > 0.005
-    # 100 and 1 in a quiet moment; the margins are for a busy machine.
-    assert long_s > 10 * best_s(quick)
-    assert best_s(long, batch=32) < 4 * long_s
+    assert took_s(long) > 0.005
+    # 100 and 1 times as long in a quiet moment. One of some moments is quiet for as long as two runs take.
+    assert any(took_s(long) > 10 * took_s(quick) for _ in range(TRIES))
+    assert any(took_s(long, batch=32) < 4 * took_s(long) for _ in range(TRIES))
     weights, bias = onnx_models.linear_weights()
     (together,) = run(long, input=SAMPLES)
     constant = together - (SAMPLES @ weights + bias)

@@ -1,7 +1,8 @@
 """The real gRPC server with a plane of its own, as a process: its messages and a client's can't be in one.
 
 What the plane is asked is written to the output, a line each. TERM drains and stops it, as a gateway does; with
---holds it takes calls until it is told twice, as one does whose successor is not ready yet.
+--holds it takes calls until it is told twice, as one does whose successor is not ready yet. --grace is how many seconds
+what is under way has at the end.
 """
 
 from __future__ import annotations
@@ -192,6 +193,7 @@ async def main() -> None:
     parser.add_argument("--succeeds", action="store_true")
     parser.add_argument("--soon", action="store_true")
     parser.add_argument("--holds", action="store_true")
+    parser.add_argument("--grace", type=float, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     plane = FakePlane()
@@ -216,7 +218,7 @@ async def main() -> None:
         await told.wait()
     server.leave()
     await asyncio.sleep(2)
-    await server.stop(1)
+    await server.stop(options.grace)
     await asyncio.sleep(0.2)
     say("stopped")
 

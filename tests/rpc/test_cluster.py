@@ -19,6 +19,8 @@ from tritonclient.utils import InferenceServerException
 from tests.support.cluster import Cluster
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, wait_until
+from tests.support.unhurried import unhurry
+from tests.support.waiting import PATIENCE_S
 
 DIGITS = ROOT / "models" / "digits.onnx"
 
@@ -40,6 +42,7 @@ class GrpcCluster(Cluster):
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[GrpcCluster]:
     with GrpcCluster(tmp_path_factory.mktemp("grpc-cluster")) as made:
+        unhurry(made, hedging=False)
         made.wait_until_connected()
         yield made
 
@@ -207,7 +210,7 @@ class Asking(threading.Thread):
 
     def stop(self) -> None:
         self._stop_asked.set()
-        self.join(timeout=30)
+        self.join(timeout=PATIENCE_S)
 
 
 def test_a_worker_that_dies_costs_no_answer(running, input_name):
@@ -241,8 +244,9 @@ def test_models_are_unloaded_and_loaded(running, client, input_name):
     code, message = refusal(lambda: client.load_model("digits"))
     assert code == "INVALID_ARGUMENT" and message
     client.infer("digits", digits(image(2), name=input_name))
-    shutil.copy(DIGITS, version / "model.onnx")
+    shutil.rmtree(version)
     client.load_model("digits")
+    assert client.infer("digits", digits(image(1), name=input_name)).get_response().model_version == "1"
 
 
 def go_on(asking: list[Asking]) -> None:
@@ -253,6 +257,7 @@ def go_on(asking: list[Asking]) -> None:
 def test_restarts_and_the_end(tmp_path):
     """A call that meets the very end of its connection hears so and is not begun, and the channel connects anew."""
     with GrpcCluster(tmp_path / "own") as own, triton.InferenceServerClient(own.grpc_url) as client:
+        unhurry(own, hedging=False)
         wait_until("the model is ready", lambda: client.is_model_ready("digits"))
         name = client.get_model_metadata("digits").inputs[0].name
         before = own.pids()
@@ -261,26 +266,27 @@ def test_restarts_and_the_end(tmp_path):
             each.start()
         try:
             own.process.send_signal(signal.SIGHUP)
-            own.wait_for_line("all have been restarted, in")
+            own.wait_for_line("all have been restarted, in", 2 * PATIENCE_S)
             assert not set(own.pids().values()) & set(before.values())
             go_on(asking)
             alone = own.kill("gateway", signal.SIGTERM)  # its successor is not there yet
             wait_until("another gateway", lambda: own.pid("gateway") != alone)
             own.wait_for_line(rf"gateway ended, pid {alone}: ended with status 0")
             go_on(asking)
+            failed = [len(each.failures) for each in asking]
+            go_on(asking)
+            assert [len(each.failures) for each in asking] == failed  # who is connected again stays so
         finally:
             for each in asking:
                 each.stop()
         failures = [status for each in asking for status in each.failures]
         assert set(failures) <= {"StatusCode.CANCELLED", "StatusCode.UNAVAILABLE"}
-        # Two handovers may cost each channel a second; without one it is as long as a gateway takes to start, and more.
-        assert max(len(each.failures) for each in asking) * PAUSE_S <= 5
         answers: queue.Queue = queue.Queue()
         client.start_stream(lambda result, error: answers.put(error))
         client.async_stream_infer("digits", digits(image(1), name=name))
-        assert answers.get(timeout=10) is None
+        assert answers.get(timeout=PATIENCE_S) is None
         own.stop()
-        assert answers.get(timeout=10).status() == "StatusCode.UNAVAILABLE"
+        assert answers.get(timeout=PATIENCE_S).status() == "StatusCode.UNAVAILABLE"
         client.stop_stream()
 
 

@@ -10,6 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 
 
 def floats(*values):
@@ -24,7 +25,7 @@ def test_answers_come_in_the_order_of_the_requests_and_an_error_in_its_place(cli
     models = ["later", "echo", "nope", "bug", "echo"]
     for number, model in enumerate(models):
         client.async_stream_infer(model, floats(number), request_id=str(number))
-    found = [answers.get(timeout=20) for _ in models]
+    found = [answers.get(timeout=PATIENCE_S) for _ in models]
     client.stop_stream()
     assert [None if error else result.get_response().id for result, error in found] == ["0", "1", None, None, "4"]
     assert found[4][0].as_numpy("out_x").tolist() == [[4]]
@@ -38,7 +39,7 @@ def test_a_thousand_on_one_stream(client):
     for number in range(1000):
         client.async_stream_infer("echo", floats(number), request_id=str(number))
     for number in range(1000):
-        result, error = answers.get(timeout=30)
+        result, error = answers.get(timeout=PATIENCE_S)
         assert error is None and result.as_numpy("out_x").tolist() == [[number]]
     client.stop_stream()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.cluster import Server, environment, manage
+from tests.support.cluster import Server, environment, prepare_database
 from tests.support.ports import free_ports
 from tests.support.processes import wait_until
 from tests.support.wire import Reply, Wire, request
@@ -76,6 +76,7 @@ def doors(directory: Path) -> Iterator[dict[str, Door]]:
     ports = free_ports(5)
     urls = dict(zip(NAMES, (f"http://127.0.0.1:{port}" for port in ports), strict=True))
     environ = environment(directory, env)
+    prepare_database(directory, environ, calm=True)
     slow = {**environ, **DJANGO}
     workers = [f"worker_1=127.0.0.1:{ports[2]}", f"worker_2=127.0.0.1:{ports[3]}"]
     both = frozenset({"worker_1", "worker_2"})
@@ -88,7 +89,6 @@ def doors(directory: Path) -> Iterator[dict[str, Door]]:
             "worker": start("worker", ["runnode", str(ports[2]), "worker_1"], environ),
             "worker-django": start("worker-django", ["runnode", str(ports[3]), "worker_2"], slow),
         }
-        manage("migrate", "--verbosity=0", env=environ).check_returncode()
         for server in servers.values():
             server.wait_ready()
         servers["gateway"] = start("gateway", ["rungateway", *workers, "--port", str(ports[0])], environ)
@@ -120,7 +120,7 @@ def lone_doors(directory: Path, workers: Sequence[str] = ()) -> Iterator[dict[st
     with ExitStack() as stack:
         made = {}
         for name, env in (("gateway", {}), ("gateway-django", DJANGO)):
-            server = stack.enter_context(Server.gateway(directory / name, *workers, env=env)).wait_ready()
+            server = stack.enter_context(Server.gateway(directory / name, *workers, env=env, calm=True)).wait_ready()
             made[name] = Door(name, server.url, not env, True, frozenset(), server)
         yield made
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.e2e.adminsite import AdminSite
-from tests.support.cluster import MANAGE, Endpoints, Server, environment, manage
+from tests.support.cluster import MANAGE, Endpoints, Server, environment, manage, prepare_database
 from tests.support.ports import free_ports
 from tests.support.processes import wait_until
 from tests.support.waiting import PATIENCE_S
@@ -40,6 +40,7 @@ class Fleet(Endpoints):
         self.ports = ports(self.own_ports)
         self.gateway_url = f"http://127.0.0.1:{gateway_port}"
         self.worker_urls = {name: f"http://127.0.0.1:{port}" for name, port in self.own_ports.items()}
+        self._directory = directory
         self.env = environment(directory, {"INFERENCE_TOKEN": "a-token-for-tests", "INFERENCE_WORKERS": str(workers)})
         self._program = program
         self._env_of = env_of
@@ -51,7 +52,7 @@ class Fleet(Endpoints):
         try:
             for name in self.names:
                 self.start(name, wait=False)
-            manage("migrate", "--verbosity=0", env=self.env).check_returncode()
+            prepare_database(self._directory, self.env)
             made = {**self.env, "DJANGO_SUPERUSER_PASSWORD": PASSWORD}
             account = ("--noinput", "--username", USER, "--email", "operator@example.com")
             manage("createsuperuser", *account, env=made).check_returncode()
@@ -91,7 +92,7 @@ class Fleet(Endpoints):
         """As kill -9 does; it is gone on return."""
         with suppress(ProcessLookupError):
             os.kill(self.pid(name), signal.SIGKILL)
-        self.running[name].process.wait(timeout=10)
+        self.running[name].process.wait(timeout=PATIENCE_S)
 
     def worker(self, name: str) -> dict[str, Any]:
         """What the gateway says of it."""

@@ -77,7 +77,7 @@ class Running:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         self.process.wait(timeout=PATIENCE_S)
-        self._reader.join(timeout=2)
+        self._reader.join(timeout=PATIENCE_S)
 
     @property
     def log(self) -> str:
@@ -97,7 +97,7 @@ class Running:
         while True:
             ended = self.process.poll() is not None
             if ended:
-                self._reader.join(timeout=2)
+                self._reader.join(timeout=PATIENCE_S)
             if found := re.search(pattern, self.log, re.MULTILINE):
                 return found
             if ended or time.monotonic() > give_up_at:
@@ -110,7 +110,7 @@ class Running:
             status = self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s:g} s. Its output:\n{self.log}") from None
-        self._reader.join(timeout=2)
+        self._reader.join(timeout=PATIENCE_S)
         return status
 
     def terminate(self, timeout_s: float = PATIENCE_S) -> int:

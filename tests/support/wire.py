@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from tests.support.waiting import PATIENCE_S
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -54,7 +56,7 @@ def chunked(*parts: bytes, extension: bytes = b"", trailers: bytes = b"") -> byt
 class Wire:
     """A connection. Reads time out rather than hang."""
 
-    def __init__(self, host: str, port: int, timeout_s: float = 20.0) -> None:
+    def __init__(self, host: str, port: int, timeout_s: float = PATIENCE_S) -> None:
         self.socket = socket.create_connection((host, port), timeout=timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""

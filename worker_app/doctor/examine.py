@@ -65,10 +65,12 @@ def _run(chart: Chart, group: str) -> Chart:
         process.kill()
         process.wait()
         raise
-    found = _last_chart(out) or chart
-    if late:
+    said = _last_chart(out)
+    found, finished = said or chart, said is not None and not said.doing
+    killed = late and process.returncode == -signal.SIGKILL  # else it had ended, and it is we who looked too late
+    if killed and not finished:
         _too_late(found)
-    elif process.returncode or found.doing:
+    elif (process.returncode and not killed) or not finished:
         _crashed(found, process.returncode, err)
     return found
 

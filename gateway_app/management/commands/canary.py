@@ -52,11 +52,12 @@ class Command(BaseCommand):
             elif step == "start":
                 self.stdout.write(self._start(options, comment))
             else:
+                seen = None
                 if not options["yes"]:
-                    self._show(options["gateway"])
+                    seen = self._show(options["gateway"])
                     what = "All workers get it" if step == "promote" else "It does again what all others do"
                     confirm(self.stdout, f"{what}: {step}")
-                self.stdout.write((canary.promote if step == "promote" else canary.abort)(author(), comment))
+                self.stdout.write((canary.promote if step == "promote" else canary.abort)(author(), comment, seen))
         except ValidationError as error:
             raise CommandError(f"{error.messages[0]} Nothing has been changed.") from None
         except DatabaseUnavailable as error:
@@ -84,7 +85,7 @@ class Command(BaseCommand):
         stats = self._stats(gateway)
         return {each["name"]: each["version"] for each in stats.get("models", ()) if each["newest"]}
 
-    def _show(self, gateway: str) -> None:
+    def _show(self, gateway: str) -> Canary:
         row = Canary.objects.first()
         if row is None:
             raise ValidationError(NOTHING_TRIED)
@@ -93,12 +94,13 @@ class Command(BaseCommand):
         self.stdout.write(f"{row.worker} tries {tried(values)}, since {row.started:%Y-%m-%d %H:%M} UTC{by}.")
         shown = self._stats(gateway).get("canary")
         if not shown:
-            return
+            return row
         rows = [(each["what"], _figure(each, "canary"), _figure(each, "others")) for each in shown["compare"]]
         widths = [max(map(len, column)) for column in zip(*rows, ("", row.worker, "others"), strict=True)]
         for what, mine, theirs in [("", row.worker, "others"), *rows]:
             self.stdout.write(f"  {what:<{widths[0]}}  {mine:>{widths[1]}}  {theirs:>{widths[2]}}")
         self.stdout.write(shown["verdict"])
+        return row
 
     def _stats(self, gateway: str) -> dict[str, Any]:
         stats, whose = gateway_stats(gateway_url(gateway))

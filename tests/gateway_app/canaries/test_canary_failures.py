@@ -51,8 +51,7 @@ async def test_an_explanation_says_what_the_tried_version_did_not_answer(cluster
     assert (tried["worker"], tried["outcome"]) == (CANARY, "failed")
     assert tried["reason"] == "version 2: half of the request's time is over"
     assert [each["outcome"] for each in answered] == ["answered"]
-    assert found["parts_ms"]["waiting"] >= 20
-    assert tried["took_ms"] == pytest.approx(found["parts_ms"]["waiting"], abs=0.5)
+    assert 20 <= tried["took_ms"] <= found["parts_ms"]["waiting"] + 0.001
     assert sum(part or 0.0 for part in found["parts_ms"].values()) == pytest.approx(found["total_ms"], abs=0.01)
 
 

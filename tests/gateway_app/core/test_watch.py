@@ -240,6 +240,35 @@ def test_a_second_attempt_on_a_worker_that_falls_silent_is_not_an_end():
     assert call.outcomes == [("result", b"[2]")]
 
 
+# Time in which this loop was held up.
+
+
+def test_a_loop_that_was_held_up_blames_no_worker_for_that():
+    world = World(["a", "b"], replace(PLAIN, hedging=True))
+    for name in "ab":
+        world.pace(name, 0.01)
+    hurried, patient = world.submit(), world.submit(timeout_s=60.0)
+    world.pass_time(12.0, late_s=12.0)
+    assert hurried.error.code == "deadline_passed"  # its client has waited all the same
+    assert [route.breaker.failures for route in world.every_route] == [0, 0]
+    assert world.router.hedges == 0
+    world.pass_time(TICK_S)
+    world.answer(world.owners()[0])
+    assert patient.outcomes == [("result", b"[2]")]
+    assert world.route(world.owners()[0]).pace.p99 < 0.1  # nor is it slow
+
+
+def test_a_loop_that_was_held_up_gives_a_probe_its_time_all_the_same():
+    world, first, second = trial()
+    call = world.submit()
+    world.pass_time(3.0, late_s=3.0)
+    assert world.state(first) is State.HALF_OPEN
+    assert spread(world, call) == [first]
+    ticks(world, PROBE_FLOOR_S + 0.1)
+    assert world.state(first) is State.OPEN
+    assert spread(world, call) == [second]
+
+
 # Probes.
 
 

@@ -7,18 +7,21 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from tests.support.waiting import PATIENCE_S
+
 NAMES = [
     "process status", "port availability", "worker health",
     "gateway connectivity", "direct inference", "end-to-end inference",
 ]  # fmt: skip
 
 
-def diagnose(gateway: str, *arguments: str) -> dict[str, dict[str, Any]]:
+def diagnose(gateway: str, *arguments: str, timeout_s: float = PATIENCE_S) -> dict[str, dict[str, Any]]:
     """The checks by name; the exit status must agree with them."""
     out = StringIO()
     failed = False
     try:
-        call_command("diagnose", "--json", "--gateway", gateway, "--timeout", "1", *arguments, stdout=out, stderr=out)
+        options = ("--json", "--gateway", gateway, "--timeout", str(timeout_s))
+        call_command("diagnose", *options, *arguments, stdout=out, stderr=out)
     except CommandError:
         failed = True
     checks = json.loads(out.getvalue().splitlines()[-1])

@@ -14,6 +14,7 @@ from django.core.management.base import CommandError
 from gateway_app.diagnosis.findings import Check
 from tests.gateway_app.diagnosis.diagnosing import NAMES, diagnose, failing
 from tests.support.stub_cluster import StubCluster, StubServer
+from tests.support.waiting import PATIENCE_S
 
 
 def stop_worker(cluster: StubCluster, index: int) -> str:
@@ -57,11 +58,12 @@ def test_a_dead_worker_is_named_with_the_command_that_starts_it(cluster: StubClu
 
 
 def test_no_gateway_checks_the_default_ports_and_says_how_to_start() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port = listener.getsockname()[1]
     out, err = StringIO(), StringIO()
-    with pytest.raises(CommandError):
-        call_command("diagnose", "--json", "--gateway", f"127.0.0.1:{port}", stdout=out, stderr=err)
+    with closing(socket.socket()) as holder:  # at which nobody listens
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        with pytest.raises(CommandError):
+            call_command("diagnose", "--json", "--gateway", f"127.0.0.1:{port}", stdout=out, stderr=err)
     checks = {check["check"]: check for check in json.loads(out.getvalue())}
     assert f"start it: python manage.py rungateway --port {port}" in checks["port availability"]["fix"]
     assert f"nothing listens on 127.0.0.1:{port} (gateway)" in checks["port availability"]["detail"]
@@ -106,7 +108,8 @@ def test_a_port_that_does_not_answer_http(cluster: StubCluster, greeting: bytes,
                 connection.sendall(greeting)
 
         threading.Thread(target=greet, daemon=True).start()
-        checks = diagnose(cluster.url, "--workers", f"127.0.0.1:{listener.getsockname()[1]}")
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        checks = diagnose(cluster.url, "--workers", address, timeout_s=PATIENCE_S if greeting else 1.0)
         listener.shutdown(socket.SHUT_RDWR)
     for connection in taken:
         connection.close()

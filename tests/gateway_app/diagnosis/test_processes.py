@@ -15,7 +15,7 @@ from tests.support.stub_cluster import StubCluster
 
 def test_processes_are_found_by_the_port_they_listen_on(tmp_path: Path) -> None:
     listen = "import socket, time; s = socket.create_server(('127.0.0.1', 0))"
-    (tmp_path / "manage.py").write_text(f"{listen}; print(s.getsockname()[1], flush=True); time.sleep(60)")
+    (tmp_path / "manage.py").write_text(f"{listen}; print(s.getsockname()[1], flush=True); time.sleep(600)")
     commands = [["runnode", "8001", "worker_1"], ["rungateway", "--fd", "3"], ["runcluster"], ["shell"]]
     started = [
         subprocess.Popen([sys.executable, "manage.py", *rest], cwd=tmp_path, stdout=subprocess.PIPE, text=True)

@@ -121,6 +121,8 @@ async def test_a_worker_that_is_away_is_told_when_it_is_back(cluster: Cluster) -
     order(cluster, "worker_2")
     assert flushes(cluster, "worker_2") == 0
     worker.greets = lambda connection: True
+    for connection in worker.open:  # that was not greeted
+        await connection.close()
     await until(lambda: cluster.gateway.links["worker_2"].ready)
     await until(lambda: flushes(cluster, "worker_2") == 1)
 

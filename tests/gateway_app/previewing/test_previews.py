@@ -15,6 +15,7 @@ from gateway_app.previewing.previewload import ROWS, _breaker_config
 from gateway_app.previewing.previewring import changes_ring, preview_ring
 from gateway_app.previewing.previews import preview
 from gateway_app.snapshot import parse
+from tests.support.waiting import PATIENCE_S
 
 
 def row(model, **values):
@@ -127,7 +128,7 @@ def test_a_ring_that_takes_too_long_is_estimated_and_known_the_next_time(monkeyp
 
     class Slow(Table):
         def __init__(self, *args):
-            go_on.wait(30)
+            go_on.wait(PATIENCE_S)
             super().__init__(*args)
 
     previewring._table.cache_clear()
@@ -144,8 +145,8 @@ def test_a_ring_that_takes_too_long_is_estimated_and_known_the_next_time(monkeyp
     assert estimated.at_least
     assert estimated.moved == pytest.approx(100 / 3)
     go_on.set()
-    assert finished.wait(30)
-    monkeypatch.setattr(previewring, "PATIENCE_S", 30)
+    assert finished.wait(PATIENCE_S)
+    monkeypatch.setattr(previewring, "PATIENCE_S", PATIENCE_S)
     assert not preview_ring(payload(3), payload(2)).at_least
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from xxhash import xxh3_64_intdigest
 from gateway_app.core.breaker import State
 from gateway_app.core.policy import Policy
 from gateway_app.core.ring import Ring
-from gateway_app.streams import greeting, links
+from gateway_app.streams import links
 from inference_site.lib import frames
 from inference_site.lib.asks import key_of
 from inference_site.lib.frames import Ask, Tell
 from tests.gateway_app.scripted import INFERENCES, SEED, Bench, ScriptedWorker, WaitingCall, result
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_node
 
 
@@ -77,13 +78,13 @@ async def test_the_deadlines_of_a_retiring_link_hold(bench: Bench) -> None:
     link = await bench.connected("a", bench.serve(silent).port)
     bench.router.policy = Policy(bench.breaker, timeout_s=0.1)
     call = bench.call([1, 2, 3, 4])
-    await until(lambda: silent.asked)
+    await until(lambda: silent.asked)  # whether its time is over by now or not: nobody looks at it
     bench.router.configure(Ring({}, 50, xxh3_64_intdigest), set(), bench.router.policy)
     route = link.routes[0]
     route.up, route.link = False, None
     retiring = asyncio.create_task(link.retire(60))
     assert (await call.outcome())[1].code == "deadline_passed"
-    await asyncio.wait_for(retiring, 30)
+    await until(retiring.done)
 
 
 async def test_retire_waits_for_what_is_in_flight(bench: Bench) -> None:
@@ -92,11 +93,11 @@ async def test_retire_waits_for_what_is_in_flight(bench: Bench) -> None:
     link = await bench.connected("worker_1", bench.serve(worker).port)
     call = bench.call([1, 2, 3, 4])
     await until(lambda: worker.asked)
-    retiring = asyncio.create_task(link.retire(60))
+    retiring = asyncio.create_task(link.retire(PATIENCE_S))
     await asyncio.sleep(0.1)
     assert not retiring.done()
     await worker.connections[0].send(result(*worker.asked[0], b"[5]"))
-    await asyncio.wait_for(retiring, 30)
+    await until(retiring.done)
     assert call.outcomes == [("result", b"[5]")]
     await until(lambda: not worker.open)
     await asyncio.sleep(0.15)
@@ -132,8 +133,7 @@ async def test_a_worker_that_reads_nothing_any_more_holds_no_request_back_at_the
     assert link.routes[0].in_flight == link.in_flight == 0
 
 
-async def test_retire_while_connecting_leaves_no_connection(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greeting, "HANDSHAKE_TIMEOUT_S", 300)
+async def test_retire_while_connecting_leaves_no_connection(bench: Bench) -> None:
     worker = ScriptedWorker()
     worker.greets = lambda connection: not connection.bulk
     link = bench.link("worker_1", bench.serve(worker).port)
@@ -165,7 +165,7 @@ async def test_a_leaving_worker_is_let_go_once_idle_and_somebody_else_is_there(b
 async def test_a_leaving_worker_hands_over_its_results_first(
     bench: Bench, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "SHARE_WITHIN_S", 60.0 if ends else 0.3)
+    monkeypatch.setattr(links, "SHARE_WITHIN_S", PATIENCE_S)
     leaver, other = ScriptedWorker("a"), ScriptedWorker("b")
     link = await bench.connected("a", bench.serve(leaver).port)
     await bench.connected("b", bench.serve(other).port)
@@ -176,6 +176,8 @@ async def test_a_leaving_worker_hands_over_its_results_first(
     assert len(leaver.open) == 2
     if ends:
         link.sharing = 0
+    else:
+        monkeypatch.setattr(link, "_clock", lambda: time.monotonic() + PATIENCE_S)
     await until(lambda: not leaver.open)
 
 

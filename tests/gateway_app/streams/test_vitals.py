@@ -266,6 +266,18 @@ def test_a_check_without_an_answer_is_a_failure_once_and_its_late_answer_is_none
     assert link.route.breaker.failures == 1
 
 
+def test_time_in_which_this_process_read_nothing_is_no_part_of_a_check():
+    link = probed()
+    link.world.clock.now += 60  # the answer is there, unread
+    link.vitals.tick(60.0)
+    assert link.state() is State.HALF_OPEN
+    link.tell(Tell.RESULT)
+    assert link.route.breaker.successes == 1
+    link.wait(TICK_S)
+    link.wait(10.0 + TICK_S)
+    assert link.state() is State.OPEN  # the next one has had its time
+
+
 def test_a_slow_model_has_more_time():
     link = patient(CHECKS, busy=False)
     link.tell(Tell.RESULT)
