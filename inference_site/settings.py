@@ -59,7 +59,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES + 2**20
 
 if IS_GATEWAY:
     INSTALLED_APPS = [
-        "daphne",  # first: its runserver speaks ASGI
+        "inference_site.apps.Daphne",  # first: its runserver speaks ASGI
         "channels",
         "django.contrib.admin",
         "django.contrib.auth",
@@ -67,7 +67,7 @@ if IS_GATEWAY:
         "django.contrib.sessions",
         "django.contrib.messages",
         "django.contrib.staticfiles",
-        "rest_framework",
+        "inference_site.apps.RestFramework",
         "rest_framework.authtoken",
         "gateway_app",
         "worker_app",
@@ -87,7 +87,7 @@ if IS_GATEWAY:
     ]
 else:
     # A worker has no database: what would ask for one (sessions, users, the admin) is not even loaded.
-    INSTALLED_APPS = ["channels", "django.contrib.staticfiles", "rest_framework", "worker_app"]
+    INSTALLED_APPS = ["channels", "django.contrib.staticfiles", "inference_site.apps.RestFramework", "worker_app"]
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
         "inference_site.middleware.content_security_policy",

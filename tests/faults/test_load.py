@@ -85,7 +85,6 @@ def test_identical_requests_are_one_inference(proxied: tuple[Sickbay, Proxies], 
             joined = fleet.stats()["gateway"]["joined"]
             answers = pool.submit(burst, fleet.gateway_url, [case] * count, leave=1, leave_after_s=0.02)
             wait_until("all others have joined", lambda: fleet.stats()["gateway"]["joined"] >= joined + count - 2)
-            time.sleep(0.1)
         report = answers.result()
     report.assert_no_failure()
     asked = sum(proxy.asked[case.text] for proxy in proxies.of.values())

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from tests.support.load import Answer, Case, Failure, Report, attempts_of
-
-WITHIN_S = 30.0
+from tests.support.waiting import PATIENCE_S
 
 
 def burst(url: str, cases: Sequence[Case], *, leave: int = 0, leave_after_s: float = 0.0) -> Report:
@@ -35,7 +34,7 @@ async def _burst(url: str, cases: Sequence[Case], leave: int, leave_after_s: flo
 
 async def _answer(report: Report, number: int, case: Case, reader: asyncio.StreamReader, began: float) -> None:
     try:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"\r\ncontent-length: ")[2].partition(b"\r\n")[0])
             answer = json.loads(await reader.readexactly(length))
