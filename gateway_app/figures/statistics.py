@@ -25,7 +25,7 @@ class Counted:
     def __init__(self) -> None:
         self._before = Statistics()  # of the gateway
         self._processes: dict[str, Statistics] = {}  # by instance, what each has said last
-        self._faults = self._misses = 0  # that were told; faults: what failed for another reason than two
+        self._faults = self._misses = 0  # that were told; faults: failed, but neither late nor by the engine
         self._latency: Buckets = EMPTY
         self._latency_s = 0.0
 
@@ -46,9 +46,9 @@ class Counted:
         for each in (self._before, _own(model), *self._processes.values()):
             found.add(each)
         # Workers push their numbers, so they come later than what the gateway takes off them.
-        elsewhere = found.fail_late + found.fail_engine
-        self._faults = max(self._faults, found.fail - elsewhere)
-        found.fail = elsewhere + self._faults
+        others = found.fail_late + found.fail_engine
+        self._faults = max(self._faults, found.fail - others)
+        found.fail = others + self._faults
         found.cache_misses = self._misses = max(self._misses, found.cache_misses)
         return found
 

@@ -156,7 +156,9 @@ async def test_what_was_passed_on_and_joined_is_counted_at_its_worker(cluster: C
     worker.answers = False
     told = [cluster.ask(b"[7]")]
     await until(lambda: route.in_flight)
-    (call,) = route.link.pending() if route.link is not None else ()
+    assert route.link is not None
+    (call,) = route.link.pending()
+    route.link.withdraw(call)
     route.router.answered(call, int(Tell.FAILED), 0, 503, b"it failed", 0)
     await told[0].output()
     found = scrape(gateway)
