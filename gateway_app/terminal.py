@@ -11,7 +11,7 @@ from django.core.management.base import CommandError, OutputWrapper
 
 from gateway_app.probe import ask, base_url, open_session
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0
 
 
 def author() -> str:

@@ -14,7 +14,7 @@ from gateway_app.probe import Answer, ask, open_session
 
 PATIENCE_S = 10.0  # a gateway follows within a second; one whose machine stands still for a while, later
 PAUSE_S = 0.05
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0
 
 
 def followed(url: str, action: Action) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -134,6 +135,7 @@ class GuardWatcher:
         self._woken = asyncio.Event()
         self._watched: Watched | None = None
         self._vigil: Vigil | None = None
+        self._judged_at = 0.0  # on the monotonic clock
 
     def wake(self) -> None:
         """A configuration has come into force: it may be guarded."""
@@ -188,7 +190,12 @@ class GuardWatcher:
             self._vigil = Vigil(
                 limits_of(guard.error_points, guard.p99_factor, guard.base_error_percent, guard.base_p99_ms)
             )
+            self._judged_at = time.monotonic()
             return POLL_S
+        left_s = self._judged_at + POLL_S - time.monotonic()
+        if left_s > POLL_S / 10:  # woken meanwhile: the second that was judged last is not another one
+            return left_s
+        self._judged_at = time.monotonic()
         vigil = self._vigil
         window = figures_of(self._history.recent(vigil.window_s))
         worse = vigil.judge(figures_of(self._history.recent(1)), window)

@@ -128,9 +128,9 @@ def judged(case: Sendable, ident: str, head: bytes, content: bytes, allow_503: b
         return status, answer, f"{error!r} in {content[:300]!r}"
 
 
-def is_over(writer: asyncio.StreamWriter) -> bool:
+def is_over(connection: asyncio.StreamWriter | asyncio.BaseTransport) -> bool:
     """Whether the other side has ended a connection on which no answer is due, be it read by the loop yet or not."""
-    poll, descriptor = select.poll(), writer.get_extra_info("socket").fileno()
+    poll, descriptor = select.poll(), connection.get_extra_info("socket").fileno()
     if descriptor < 0:
         return True
     poll.register(descriptor, select.POLLIN)

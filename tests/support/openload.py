@@ -1,12 +1,24 @@
 """An open loop for tests: requests leave at their planned times, whatever becomes of the answers."""
 
+from __future__ import annotations
+
 import asyncio
 import random
 import time
 from collections import deque
 from collections.abc import Sequence
 
-from tests.support.load import ANSWER_WITHIN_S, Answer, Failure, Sendable, Sender, answerer, attempts_of, judged
+from tests.support.load import (
+    ANSWER_WITHIN_S,
+    Answer,
+    Failure,
+    Sendable,
+    Sender,
+    answerer,
+    attempts_of,
+    is_over,
+    judged,
+)
 
 IDLE_S = 2.0  # a connection that was not needed for this long is closed, as clients do
 TURN_S = 0.002  # how often what is due is sent: asyncio's timers are no finer than about 1 ms
@@ -52,9 +64,18 @@ class OpenLoad(Sender):
     def _send(self, planned: float) -> None:
         number, self._next = self._next, self._next + 1
         position, case = self.case(number)
-        wire = self.idle.popleft() if self.idle else _Wire(self)
+        wire = self._idle_wire() or _Wire(self)
         self.busy.add(wire)
         wire.ask(position, case, f"r{number}", planned)
+
+    def _idle_wire(self) -> _Wire | None:
+        """A connection that nobody uses, and that the server has not ended while this process was held up."""
+        while self.idle:
+            wire = self.idle.popleft()
+            if not wire.is_over:
+                return wire
+            wire.close()
+        return None
 
     async def _sweep(self) -> None:
         while True:
@@ -78,6 +99,11 @@ class _Wire(asyncio.Protocol):
         self._buffer = b""
         self._asked: tuple[int, Sendable, str] | None = None
         self._new = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has ended it."""
+        return self._transport is None or is_over(self._transport)
 
     def ask(self, position: int, case: Sendable, ident: str, planned: float) -> None:
         self.planned = planned

@@ -213,6 +213,24 @@ async def test_it_is_judged_only_once_it_is_in_force_here(database):
     task.cancel()
 
 
+async def test_one_bad_second_is_judged_once_however_often_orders_are_given(database, monkeypatch):
+    monkeypatch.setattr(guards, "POLL_S", 3600.0)
+    newest, looks = guards._newest, []
+
+    def counted():
+        looks.append(True)
+        return newest()
+
+    monkeypatch.setattr(guards, "_newest", counted)
+    _, after = await in_thread(guarded)
+    async with watching(Present(errors=50), after) as watcher:
+        while len(looks) < 20:
+            watcher.wake()
+            await asyncio.sleep(0.005)
+    assert await in_thread(state) == State.WATCHING
+    assert watcher.told()["error_percent"] is None
+
+
 async def test_two_gateways_take_it_back_once(database):
     _, after = await in_thread(guarded)
     async with watching(Present(errors=50), after) as one, watching(Present(errors=50), after) as other:
