@@ -10,7 +10,7 @@ from datetime import datetime
 from socket import socket
 
 from inference_site.patience import Patience
-from inference_site.process import STALL_S, Process
+from inference_site.process import Process
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 10.0
 STEADY_S = 10.0  # a process that has run this long is restarted without the delay of earlier deaths
@@ -69,13 +69,13 @@ class Child:
             if self._current is not None or self._stopping:
                 await self._wake.wait()
             elif self._successor is not None:
-                self._current, self._successor = self._successor, None
+                self._move_up()
             elif (wait_s := self._start_at - time.monotonic()) > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), wait_s)
             else:
                 try:
-                    self._current = await self._start(succeeds=bool(self._older))
+                    self._take_in(await self._start(succeeds=bool(self._older)))
                 except OSError as error:
                     self.last_end = f"cannot be started: {error}"
                     self._died()
@@ -112,7 +112,7 @@ class Child:
             successor = self._successor = await self._start(succeeds=True)
         except OSError as error:
             return f"its successor cannot be started: {error}"
-        patience = Patience(within_s, STALL_S)
+        patience = Patience(within_s)
         while not (successor.is_ready or successor.end or patience.is_over):
             await asyncio.sleep(0.02)
         ready = successor.is_ready and not successor.end
@@ -123,6 +123,8 @@ class Child:
                 self._current, leaves = successor, self._current
             if leaves is not None:
                 self._dismiss(leaves)
+            if ready:
+                self._let_go()
         return "" if ready else f"its successor {successor.end or f'was not ready within {within_s:g} s'}"
 
     @property
@@ -154,13 +156,18 @@ class Child:
             process.drain(0, 0, last=True)
         return process
 
+    def _take_in(self, process: Process) -> None:
+        """One that was started in an empty place, which a successor may have taken meanwhile."""
+        if self._current is None:
+            self._current = process
+        else:
+            self._dismiss(process)
+
     def _changed(self, process: Process) -> None:
         if process.end:
             self._ended(process)
         elif process.is_ready and process is self._current:
-            self._was_ready = True
-            for each in self._older:
-                each.drain(0, FINISH_S)
+            self._let_go()
         if not process.end and process.is_draining and not process.told and process is self._current:
             self._leaves(process)
         self._wake.set()
@@ -174,8 +181,20 @@ class Child:
             process.told = True
             process.drain(HOLD_S, HOLD_S + FINISH_S)
             self._older.append(process)
-            self._current, self._successor = self._successor, None
+            self._move_up()
             self._start_at = 0.0
+
+    def _move_up(self) -> None:
+        """The successor, if there is one, is the current process from now on; it may have been ready before."""
+        self._current, self._successor = self._successor, None
+        if self._current is not None and self._current.is_ready:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """The current process is ready: the others need not serve on."""
+        self._was_ready = True
+        for each in self._older:
+            each.drain(0, FINISH_S)
 
     def _dismiss(self, process: Process) -> None:
         process.told = True
@@ -191,7 +210,7 @@ class Child:
             self._older.remove(process)
             self._log(f"{self.spec.name} ended, pid {process.pid}: {process.end}{late}")
         elif process is self._current:
-            self._current, self._successor = self._successor, None
+            self._move_up()
             if self._stopping:
                 self._log(f"{self.spec.name} {process.end}, as told{late}")
             elif process.told:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+# So late, it is this process that has stalled: what others did meanwhile is not known yet.
+STALL_S = 0.5
+
 
 class Patience:
     """Is looked at again and again; however long it was not looked at, no more than `step_s` counts."""
 
-    def __init__(self, limit_s: float, step_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit_s: float, step_s: float = STALL_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._left_s = limit_s
         self._step_s = step_s
         self._clock = clock

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from inference_site.parent import DRAIN, DRAINING, LAST, PARENT_FD, READY, SUCCEED
+from inference_site.patience import STALL_S
 
 LONGEST_LINE_BYTES = 16_384
 # From the end of its drain to its last breath; after that it is killed.
 TAIL_S = 2.0
-# So late, it is this process that has stalled: what the other one did meanwhile is not known yet.
-STALL_S = 0.5
 
 
 class Process:

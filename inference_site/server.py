@@ -23,6 +23,7 @@ from inference_site.backlog import take_no_more
 from inference_site.hotpath import HotProtocol, Seconds
 from inference_site.lib.frames import BULK_BYTES, MESSAGE_BYTES
 from inference_site.parent import DRAIN, DRAINING, LAST, READY, SUCCEED, Parent
+from inference_site.patience import Patience
 from inference_site.streaming import StreamProtocol
 from inference_site.v2.rest import Rest
 
@@ -47,7 +48,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._drain: asyncio.Task[None] | None = None
         self._parent = Parent()
-        self._accept_until = self._end_by = 0.0
+        self._accept_until = 0.0
+        self._patience = Patience(0)  # with who is in the middle of something when it drains
         self._last = self._parent.socket is None  # to accept on its socket: no other process is to serve there
         self._listeners: list[socket.socket] = []
 
@@ -95,7 +97,7 @@ class Server(uvicorn.Server):
 
     def begin_drain(self, accept_s: float = GRACE_S, end_s: float = DRAIN_S) -> None:
         """Stops serving in good order, or goes on with that by other limits."""
-        self._accept_until, self._end_by = time.monotonic() + accept_s, time.monotonic() + end_s
+        self._accept_until, self._patience = time.monotonic() + accept_s, Patience(end_s)
         if self._drain is None:
             self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit())
 
@@ -130,7 +132,7 @@ class Server(uvicorn.Server):
                 await asyncio.sleep(HANDSHAKE_S)
             await self._stop_accepting()
             linger_until = time.monotonic() + LINGER_S
-            while time.monotonic() < self._end_by:
+            while not self._patience.is_over:
                 connections = self._connections()
                 busy = lifecycle.service().busy or not all(each.idle for each in connections)
                 if not busy and (not connections or time.monotonic() > linger_until) and not self._close_silent():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from inference_site.child import OWN_NAME, Child, ChildSpec, own_line
 from inference_site.console import Console
 from inference_site.patience import Patience
-from inference_site.process import STALL_S, TAIL_S
+from inference_site.process import TAIL_S
 
 EARLY_DEATHS = 2  # so many of one process before the first "ready": it is not going to work
 RESTART_WITHIN_S = 30.0  # for one process of a rolling restart to drain, end, start and be ready
@@ -107,7 +107,7 @@ class Supervisor:
         for stage, children in reversed(self._stages):
             for child in children:
                 child.stop(max(0.0, stage.stop_wait_s - TAIL_S))
-            patience = Patience(stage.stop_wait_s, STALL_S)
+            patience = Patience(stage.stop_wait_s)
             while pending := [child for child in children if not tasks[child].done()]:
                 if self._hurry.is_set() or patience.is_over:
                     for child in pending:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from tests.support.cluster import Cluster
@@ -36,7 +37,7 @@ for _name in (
     os.environ.pop(_name, None)
 settings.STATE_DIR = Path(_state.name)
 # A busy machine is no fault of what is tested.
-hypothesis_settings.register_profile("any machine", deadline=None)
+hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("any machine")
 # Half a second for each user that a test makes is what the usual one is for.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

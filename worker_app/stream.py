@@ -73,8 +73,10 @@ class Stream:
         await self._write(frames.tell(Tell.HELLO, 0, msgspec.json.encode(hello)))
         try:
             message = await asyncio.wait_for(receive(), HANDSHAKE_TIMEOUT_S)
-        except TimeoutError:
-            message = {"type": "nothing came"}
+        except TimeoutError:  # it has stalled, which says nothing of its token
+            logger.warning("a gateway that had connected sent nothing for %g s; it is let go", HANDSHAKE_TIMEOUT_S)
+            await self._send({"type": "websocket.close", "code": 1013, "reason": "no proof came"})
+            return
         if not greeting.proves(message.get("bytes") or b"", self._token, self._challenge):
             await self._send({"type": "websocket.close", "code": 4401, "reason": "INFERENCE_TOKEN differs"})
             return

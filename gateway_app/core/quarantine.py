@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway_app.core.call import MAX_IN_FLIGHT, Call, Route
 from gateway_app.core.suspects import Verdict
+from gateway_app.core.watch import HELD_UP_S
 
 if TYPE_CHECKING:
     from gateway_app.core.router import Router
@@ -81,9 +82,12 @@ class Quarantine:
             if self.leave(call):
                 self._router.dispatch(call, self._clock())
 
-    def tick(self, now: float) -> None:
-        """Lets those go that have waited for long enough, and uses whatever worker has become free."""
+    def tick(self, now: float, late_s: float = 0.0) -> None:
+        """Lets those go that have waited for long enough, and uses whatever worker has become free; `late_s`: how long
+        this loop itself was held up."""
         if self.waiting:
+            for call in self.waiting if late_s >= HELD_UP_S else ():  # those before them could not be heard of
+                call.patience = self.waiting[call] = min(call.patience + late_s, call.deadline)
             for call in [call for call, until in self.waiting.items() if now >= until]:
                 if now >= call.deadline:
                     self._router.attempts.time_out(call)

@@ -177,7 +177,7 @@ class Router:
         for route in self.routes.values():
             if second or route.breaker.state is not State.CLOSED:
                 route.breaker.tick()
-        self.quarantine.tick(now)
+        self.quarantine.tick(now, late_s)
         self._watch.tick(now, late_s)
 
     # Choosing a worker.

@@ -8,7 +8,8 @@ from gateway_app.streams.channel import Channel, HandshakeError, Owner
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask
 
-HANDSHAKE_TIMEOUT_S = 2.0
+# As long as the worker waits; a loop that is held up meanwhile, here or there, must not look like a worker that hangs.
+HANDSHAKE_TIMEOUT_S = 5.0
 
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 

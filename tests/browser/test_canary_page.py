@@ -52,8 +52,7 @@ def is_sound(browser: Browser) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_something_is_tried_looked_at_and_promoted(browser: Browser, page: str, width: int) -> None:
-    browser.open(page)
-    browser.resize(width)
+    browser.open(page, width)
     is_sound(browser)
     size = browser.driver.find_element("name", "batch_size")
     size.clear()

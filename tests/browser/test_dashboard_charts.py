@@ -1,6 +1,5 @@
 """The charts of the last two minutes, and the sizes of batches."""
 
-import copy
 from typing import Any
 
 from tests.support import pagefigures
@@ -39,9 +38,8 @@ def open_charts(browser: Browser, site: PagesSite) -> None:
 
 
 def push(site: PagesSite, **values: Any) -> None:
-    changed = copy.deepcopy(site.stats)
-    changed["point"].update(values)
-    site.stats = changed
+    with site.change() as stats:
+        stats["point"].update(values)
 
 
 def test_charts_show_two_minutes_in_lines_and_words(browser: Browser, site: PagesSite) -> None:
@@ -52,7 +50,7 @@ def test_charts_show_two_minutes_in_lines_and_words(browser: Browser, site: Page
     assert legend(browser, "chart-traffic") == ["answered 8,423", "errors 0"]
     assert legend(browser, "chart-latency") == ["p99 12.6 ms", "p95 4.90 ms", "p50 1.84 ms"]
     assert legend(browser, "chart-split") == ["compute 3.10 ms", "queue 1.20 ms", "network 0.40 ms"]
-    assert all(inked(browser, chart) > 1000 for chart in CHARTS)
+    browser.wait_for(lambda: all(inked(browser, chart) > 1000 for chart in CHARTS), "there are lines")
     assert browser.console_errors() == []
 
 
@@ -86,7 +84,8 @@ def test_the_cursor_is_one_for_all_charts(browser: Browser, site: PagesSite) -> 
     browser.wait_for(
         lambda: legend(browser, "chart-traffic")[0] == f"answered {oldest['rate']:,.0f}", "the values are the oldest"
     )
-    assert legend(browser, "chart-latency")[0] == f"p99 {oldest['p99']:.1f} ms"
+    at_it = f"p99 {oldest['p99']:.1f} ms"
+    browser.wait_for(lambda: legend(browser, "chart-latency")[0] == at_it, "those of the other charts are as old")
 
 
 def test_latency_can_be_logarithmic(browser: Browser, site: PagesSite) -> None:
@@ -104,9 +103,8 @@ def test_latency_can_be_logarithmic(browser: Browser, site: PagesSite) -> None:
 def test_each_chart_is_a_table_too(browser: Browser, site: PagesSite) -> None:
     open_charts(browser, site)
     browser.driver.execute_script("document.querySelector('#chart-latency summary').click()")
-    browser.wait_for(lambda: browser.shows("#chart-latency .points"), "the table is open")
+    browser.wait_for(lambda: len(browser.texts("#chart-latency .points tbody tr")) == 12, "the table is open")
     assert browser.texts("#chart-latency .points thead th") == ["Time", "p99", "p95", "p50"]
-    assert len(browser.texts("#chart-latency .points tbody tr")) == 12
     assert browser.texts("#chart-latency .points tbody tr:first-child td") == ["12.6 ms", "4.90 ms", "1.84 ms"]
 
 
@@ -134,7 +132,8 @@ def test_batches_by_size_and_by_what_released_them(browser: Browser, site: Pages
         choice.dispatchEvent(new Event("change"));"""
     )
     assert browser.texts("#batches .number") == ["42"]
-    del site.stats["workers"][0], site.stats["circuit_breakers"][0]
+    with site.change() as stats:
+        del stats["workers"][0], stats["circuit_breakers"][0]
     browser.wait_for(lambda: len(browser.texts("#batches th")) == 6, "all are shown once it is gone")
 
 

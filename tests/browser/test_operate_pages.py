@@ -27,20 +27,15 @@ def admin(browser: Browser, live_server: LiveServer, admin_client: Client, monke
     return f"{live_server.url}/admin/gateway_app"
 
 
-def there(browser: Browser, selector: str) -> bool:
-    return any(each.is_displayed() for each in browser.driver.find_elements("css selector", selector))
-
-
 def choose(browser: Browser, url: str, action: str, width: int) -> None:
     """All rows of a list, and an action; the page that asks."""
-    browser.open(url)
-    browser.resize(width)
-    browser.wait_for(lambda: there(browser, "#action-toggle"), "the list is there")
+    browser.open(url, width)
+    browser.wait_for(lambda: browser.has("#action-toggle"), "the list is there")
     assert grave_faults(browser) == []
     browser.driver.find_element("id", "action-toggle").click()
     browser.driver.find_element("css selector", f"select[name=action] option[value={action}]").click()
     browser.driver.find_element("css selector", "button[name=index]").click()
-    browser.wait_for(lambda: there(browser, "#id_comment"), "it asks")
+    browser.wait_for(lambda: browser.has("#id_comment"), "it asks")
     assert grave_faults(browser) == []
 
 
@@ -52,7 +47,7 @@ def test_workers_are_isolated_after_the_effect_has_been_read(browser: Browser, a
     assert "go to worker_3 (16.3 %) and worker_2 (16.2 %)." in said[0]
     assert "Nobody else can answer: clients will get 503." in said[2]
     browser.driver.find_element("css selector", "a.cancel-link").click()
-    browser.wait_for(lambda: there(browser, "#action-toggle"), "back at the list")
+    browser.wait_for(lambda: browser.has("#action-toggle"), "back at the list")
     assert not Worker.objects.filter(isolated=True).exists()
     choose(browser, f"{admin}/worker/", "isolate", width)
     browser.driver.find_element("id", "id_comment").send_keys("<i>why</i>")
@@ -60,8 +55,7 @@ def test_workers_are_isolated_after_the_effect_has_been_read(browser: Browser, a
     browser.wait_for(lambda: browser.shows(".messagelist"), "it is done")
     assert "Done: worker_1: isolated; worker_2: isolated; worker_3: isolated." in browser.text(".messagelist")
     assert Worker.objects.filter(isolated=True).count() == 3
-    browser.open(f"{admin}/event/?kind__exact=action")
-    browser.resize(width)
+    browser.open(f"{admin}/event/?kind__exact=action", width)
     browser.wait_for(lambda: browser.shows("#result_list"), "the events are there")
     assert any("worker_1: isolated (<i>why</i>)" in text for text in browser.texts("#result_list .field-told"))
     assert Event.objects.filter(kind="action", author="admin").count() == 3

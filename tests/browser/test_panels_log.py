@@ -1,6 +1,7 @@
 """What is listed on the gateway's page: events with their filters, and requests explained."""
 
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -8,19 +9,17 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.support import pagefigures
-from tests.support.axe import grave_faults
+from tests.support.axe import assert_sound, grave_faults
 from tests.support.chromium import Browser
 from tests.support.pages import Json, PagesSite, canary, event, guard, open_breaker
+from tests.support.waiting import PATIENCE_S
 
 NARROW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 HOSTILE = "<img src=x id=hostile>"
-WIDTHS = (1280, 390)
 
 
 def opened(browser: Browser, site: PagesSite, width: int = 1280, fragment: str = "") -> Browser:
-    browser.open(site.url + fragment)
-    browser.resize(width)
-    browser.wait_for(lambda: browser.evaluate(f"innerWidth === {width}"), "the window has its width")
+    browser.open(site.url + fragment, width)
     return browser
 
 
@@ -44,9 +43,8 @@ def all_kinds() -> list[Json]:
 # --- events ---
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_events_of_all_kinds_the_newest_first(browser: Browser, site: PagesSite, width: int) -> None:
-    opened(browser, site, width)
+def test_events_of_all_kinds_the_newest_first(browser: Browser, site: PagesSite) -> None:
+    opened(browser, site)
     assert "Nothing has happened yet" in browser.text("#events-none")
     site.stats["events"] = all_kinds()
     browser.wait_for(lambda: len(browser.texts("#events li")) == 5, "all events are listed")
@@ -62,8 +60,7 @@ def test_events_of_all_kinds_the_newest_first(browser: Browser, site: PagesSite,
     assert browser.evaluate("document.querySelector('#events time').dateTime") == "2026-11-23T12:00:00.000+00:00"
     assert browser.evaluate("document.getElementById('events-admin').pathname") == "/admin/gateway_app/event/"
     assert browser.evaluate("document.querySelector('#events li:last-child .badge').className") == "badge bad"
-    assert browser.evaluate(NARROW) is True
-    assert grave_faults(browser) == []
+    assert_sound(browser)
     assert browser.console_errors() == []
 
 
@@ -116,8 +113,9 @@ def test_the_address_of_a_filter_can_be_followed_on_the_open_page(browser: Brows
     browser.driver.execute_script("location.hash = 'kind=config&text=batch'")
     browser.wait_for(lambda: browser.texts("#events .kind") == ["Config"], "the filter is the address's")
     # A link to a place on the page is no filter.
-    browser.driver.execute_script("location.hash = 'ring-section'")
-    browser.driver.execute_async_script("requestAnimationFrame(arguments[0])")
+    browser.driver.execute_async_script(
+        "addEventListener('hashchange', () => arguments[0](), {once: true}); location.hash = 'ring-section'"
+    )
     assert browser.texts("#events .kind") == ["Config"]
 
 
@@ -153,9 +151,17 @@ def test_hostile_events_stay_text(browser: Browser, site: PagesSite) -> None:
 # --- requests explained ---
 
 
-def explained(browser: Browser, rows: int) -> None:
+def scroll_there(browser: Browser) -> None:
+    """What is above may still grow: then it has left the window again."""
     browser.driver.execute_script("document.getElementById('traces-section').scrollIntoView()")
-    browser.wait_for(lambda: len(browser.texts("#traces > li")) == rows, f"{rows} requests are listed")
+
+
+def explained(browser: Browser, rows: int) -> None:
+    def listed() -> bool:
+        scroll_there(browser)
+        return len(browser.texts("#traces > li")) == rows
+
+    browser.wait_for(listed, f"{rows} requests are listed")
 
 
 def widths(browser: Browser, row: int) -> list[float]:
@@ -165,9 +171,8 @@ def widths(browser: Browser, row: int) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_requests_are_explained(browser: Browser, site: PagesSite, width: int) -> None:
-    opened(browser, site, width)
+def test_requests_are_explained(browser: Browser, site: PagesSite) -> None:
+    opened(browser, site)
     explained(browser, 4)
     rows = [" ".join(text.split()) for text in browser.texts("#traces summary")]
     for part in ("200", "digits", "worker_2 · miss", "4.76 ms"):
@@ -190,8 +195,7 @@ def test_requests_are_explained(browser: Browser, site: PagesSite, width: int) -
         "worker_2 answered after 3.20 ms 4.70 ms",
     ):
         assert part in details
-    assert browser.evaluate(NARROW) is True
-    assert grave_faults(browser) == []
+    assert_sound(browser)
     assert browser.console_errors() == []
 
 
@@ -220,9 +224,10 @@ def test_an_open_request_stays_open_while_others_come(browser: Browser, site: Pa
     summary.send_keys(Keys.ENTER)
     browser.wait_for(lambda: browser.shows("#traces .details"), "the request's details are shown")
     site.traces["traces"].insert(0, pagefigures.trace(99))
-    browser.wait_for(lambda: len(browser.texts("#traces > li")) == 5, "another request is listed")
-    assert browser.evaluate("document.querySelectorAll('#traces > li')[1].querySelector('details').open") is True
-    assert browser.evaluate("document.activeElement.closest('li') === document.querySelectorAll('#traces > li')[1]")
+    browser.wait_for(lambda: len(browser.texts("#traces > li")) == 5, "another request is listed", passing_s=0.5)
+    second = "document.querySelectorAll('#traces > li')[1]"
+    assert browser.evaluate(f"{second}.querySelector('details').open") is True
+    assert browser.evaluate(f"document.activeElement.closest('li') === {second}") is True
 
 
 @pytest.mark.parametrize(
@@ -243,43 +248,70 @@ def test_requests_are_filtered(browser: Browser, site: PagesSite, wanted: str, s
 def test_no_failed_request_is_told_from_none_at_all(browser: Browser, site: PagesSite) -> None:
     site.traces["traces"] = [pagefigures.trace(0)]
     opened(browser, site, fragment="#requests=failed")
-    browser.driver.execute_script("document.getElementById('traces-section').scrollIntoView()")
-    browser.wait_for(lambda: "1 request kept" in browser.text("#traces-none"), "it says that none failed")
+
+    def told(text: str) -> bool:
+        scroll_there(browser)
+        return text in browser.text("#traces-none")
+
+    browser.wait_for(lambda: told("1 request kept"), "it says that none failed")
     site.traces["traces"] = []
-    browser.wait_for(lambda: "No request has been sampled yet" in browser.text("#traces-none"), "it says there is none")
+    browser.wait_for(lambda: told("No request has been sampled yet"), "it says there is none", passing_s=0.5)
 
 
 def test_a_paused_list_stays_as_it_is(browser: Browser, site: PagesSite) -> None:
     opened(browser, site)
     explained(browser, 4)
     click(browser, "#traces-pause")
-    asked = "performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/traces')).length"
-    before = browser.evaluate(asked)
+    before = browser.asked_for("/traces")
     site.traces["traces"] = [pagefigures.trace(50)]
-    browser.driver.execute_async_script("setTimeout(arguments[0], 3500)")  # longer than it waits between two
-    assert browser.evaluate(asked) == before
+    browser.pass_time(30.0)  # longer than it waits between two
+    assert browser.asked_for("/traces") == before
     assert len(browser.texts("#traces > li")) == 4
     click(browser, "#traces-pause")
     browser.wait_for(lambda: len(browser.texts("#traces > li")) == 1, "it goes on")
 
 
+def test_a_list_that_is_paused_while_it_is_asked_for_stays_too(browser: Browser, site: PagesSite) -> None:
+    opened(browser, site)
+    explained(browser, 4)
+    go_on, newer = threading.Event(), {**site.traces, "traces": [pagefigures.trace(50)]}
+
+    def late(query: dict[str, list[str]], body: bytes) -> tuple[int, Json]:
+        go_on.wait(PATIENCE_S)
+        return 200, newer
+
+    site.handlers[("GET", "/traces")] = late
+    before = browser.asked_for("/traces")
+    browser.pass_time(3.0)
+    assert browser.asked_for("/traces") == before + 1
+    click(browser, "#traces-pause")
+    go_on.set()
+    answers = "performance.getEntriesByType('resource').filter((entry) => entry.name.endsWith('/traces')).length"
+    browser.wait_for(lambda: browser.evaluate(answers) == before + 1, "the answer has come")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 50)")  # a page that took it would show it by then
+    assert len(browser.texts("#traces > li")) == 4
+
+
 def test_requests_are_not_asked_for_while_nobody_sees_them(browser: Browser, site: PagesSite) -> None:
     opened(browser, site)
     browser.wait_for(lambda: browser.text("#freshness-text") == "live", "the page is live")
-    asked = "performance.getEntriesByType('resource').some((entry) => entry.name.endsWith('/traces'))"
-    assert browser.evaluate(asked) is False
+    assert browser.asked_for("/traces") == 0
     explained(browser, 4)
-    assert browser.evaluate(asked) is True
+    assert browser.asked_for("/traces") > 0
 
 
 def test_requests_that_cannot_be_read_are_told(browser: Browser, site: PagesSite) -> None:
     site.handlers[("GET", "/traces")] = lambda query, body: (503, {"error": "the gateway is draining"})
     opened(browser, site)
-    browser.driver.execute_script("document.getElementById('traces-section').scrollIntoView()")
     told = "Requests can't be shown: the gateway is draining. Trying again."
-    browser.wait_for(lambda: browser.text("#traces-error") == told, "the error is shown")
+
+    def refused() -> bool:
+        scroll_there(browser)
+        return browser.text("#traces-error") == told
+
+    browser.wait_for(refused, "the error is shown")
     del site.handlers[("GET", "/traces")]
-    browser.wait_for(lambda: len(browser.texts("#traces > li")) == 4, "the requests are shown")
+    browser.wait_for(lambda: len(browser.texts("#traces > li")) == 4, "the requests are shown", passing_s=0.5)
     assert not browser.shows("#traces-error")
 
 
@@ -298,17 +330,17 @@ def test_hostile_traces_stay_text(browser: Browser, site: PagesSite) -> None:
     assert browser.console_errors() == []
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_how_to_explain_a_request(browser: Browser, site: PagesSite, width: int) -> None:
-    opened(browser, site, width)
+def test_how_to_explain_a_request(browser: Browser, site: PagesSite) -> None:
+    opened(browser, site)
     click(browser, ".howto summary")
     example = browser.text("#traces-example")
     assert example.startswith(f"curl -si {site.url}infer -H 'X-Explain: 1' -d '{{")
-    assert browser.evaluate(NARROW) is True
+    for width in (1280, 390):
+        browser.resize(width)
+        assert browser.evaluate(NARROW) is True, width
 
 
-@pytest.mark.parametrize("width", [320, 768, 1024, 1280])
-def test_long_words_stick_out_nowhere(browser: Browser, site: PagesSite, width: int) -> None:
+def test_long_words_stick_out_nowhere(browser: Browser, site: PagesSite) -> None:
     long = "a-worker-with-a-rather-long-name-in-rack-17" + "x" * 57
     site.stats["workers"][0]["name"] = long
     site.ring["workers"][0] = long
@@ -317,12 +349,15 @@ def test_long_words_stick_out_nowhere(browser: Browser, site: PagesSite, width: 
     site.stats["events"] = [event(long, "CLOSED", "OPEN", "y" * 300, 1.0, author="z" * 150, model=long)]
     site.traces["traces"] = [pagefigures.trace(0, model=long, answered_by=long, owner=long, why="w" * 200)]
     site.stats["canary"] = canary() | {"worker": long, "verdict": "v" * 200, "author": "z" * 150}
-    opened(browser, site, width)
+    opened(browser, site)
     explained(browser, 1)
     click(browser, "#traces summary")
     browser.driver.execute_script("document.getElementById('where').requestSubmit()")
     browser.wait_for(lambda: browser.shows("#where-answer"), "the answer is shown")
-    assert browser.evaluate(NARROW) is True
+    browser.wait_for(lambda: browser.shows("#traces .details"), "the request's details are shown")
+    for width in (1280, 1024, 768, 320):
+        browser.resize(width)
+        assert browser.evaluate(NARROW) is True, width
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])

@@ -55,8 +55,9 @@ def test_a_model_is_uploaded_in_parts_and_applied(
 ) -> None:
     file = tmp_path_factory.mktemp("download") / "text.onnx"
     file.write_bytes(os.urandom(200_000))
-    browser.open(admin)
+    browser.open(admin, clock_stands=False)  # a part that is lost is sent again after a while
     browser.driver.find_element("css selector", "a[href$='/upload/']").click()
+    browser.wait_for(lambda: browser.has("#upload [type=submit]"), "the form is there")
     choose(browser, "text", file)
     browser.wait_for(lambda: browser.shows("#proposed"), "the doctor has looked")
     assert "the best rate" in browser.text("#proposed")
@@ -74,7 +75,7 @@ def test_what_is_refused_is_said_on_the_form(
     settings.MAX_MODEL_MIB = 1
     file = tmp_path_factory.mktemp("download") / "text.onnx"
     file.write_bytes(bytes(2**20 + 1))
-    browser.open(f"{admin}upload/")
+    browser.open(f"{admin}upload/", clock_stands=False)
     choose(browser, "text", file)
     browser.wait_for(lambda: browser.shows("#upload-error"), "the refusal is shown")
     assert "or raise MAX_MODEL_MIB" in browser.text("#upload-error")

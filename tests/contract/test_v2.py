@@ -269,7 +269,7 @@ def test_a_timeout_in_microseconds_counts(door: Door, timeout: dict[str, Any]):
     # A millisecond may well be enough; what must not be is another answer than these.
     reply = ask(door, body(fresh_values(64), parameters=timeout))
     assert reply.status in (200, 503, 504)
-    assert ask(door, body(fresh_values(64), parameters={**timeout, "timeout": 9_000_000})).status == 200
+    assert ask(door, body(fresh_values(64), parameters={**timeout, "timeout": 60_000_000})).status == 200
 
 
 def test_inputs_by_name_on_infer(door: Door):

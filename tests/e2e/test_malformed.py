@@ -11,6 +11,7 @@ import pytest
 from tests.support.cluster import Cluster
 from tests.support.load import Load, Oracle
 from tests.support.processes import ROOT
+from tests.support.waiting import PATIENCE_S
 
 KNOWN = "who-asks"
 HEAD = b"POST /infer HTTP/1.1\r\nHost: localhost\r\n"
@@ -69,7 +70,7 @@ KNOWS_WHO = {
 
 def connect(cluster: Cluster) -> socket.socket:
     host, _, port = cluster.gateway_url.removeprefix("http://").rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
 
 
 def read_answer(stream: BinaryIO) -> tuple[int, bytes, bytes]:

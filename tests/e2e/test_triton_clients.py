@@ -28,7 +28,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     for number in (1, 2):
         publish(directory / "models", f"counted-{number}", 1, marked(number))
     arguments = ("--repository", str(directory / "models"))
-    with Cluster(directory / "cluster", workers=2, arguments=arguments) as running:
+    with Cluster(directory / "cluster", workers=2, arguments=arguments, calm=True) as running:
         yield running
 
 
@@ -233,5 +233,5 @@ async def test_the_asyncio_client(address: str) -> None:
 
 def test_a_timeout_in_microseconds(client: triton.InferenceServerClient) -> None:
     values = np.random.default_rng().standard_normal((1, 4)).astype(np.float32)
-    answer = client.infer("adds", [tensor("input", values, "FP32")], timeout=5_000_000)
+    answer = client.infer("adds", [tensor("input", values, "FP32")], timeout=60_000_000)
     np.testing.assert_allclose(answer.as_numpy("output"), values + 3 * STEP)

@@ -9,6 +9,7 @@ import pytest
 
 from inference_site.backlog import take_no_more
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the filter")
@@ -16,7 +17,7 @@ def test_who_has_connected_is_served_and_who_comes_later_is_refused():
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         address = listener.getsockname()
-        before = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(20)]
+        before = [stack.enter_context(socket.create_connection(address, timeout=PATIENCE_S)) for _ in range(20)]
         take_no_more(listener)
         late = stack.enter_context(socket.socket())
         late.setblocking(False)

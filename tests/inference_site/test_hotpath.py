@@ -93,7 +93,7 @@ def test_thousands_of_invalid_requests_in_one_write(server: HotServer):
         for _ in range(count):
             assert client.read().status == 400
         assert client.read().body == b"good"
-        writer.join(timeout=20)
+        writer.join()
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -251,7 +251,7 @@ def test_a_large_body(server: HotServer):
             writer = threading.Thread(target=client.send, args=(data,))
             writer.start()
             reply = client.read()
-            writer.join(timeout=20)
+            writer.join()
             assert reply.status == 200
             assert reply.body == body
 

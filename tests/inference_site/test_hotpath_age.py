@@ -1,7 +1,6 @@
 """Requests that never arrive whole, idle connections, and clients that do not go: time is moved by the tests."""
 
 import socket
-from contextlib import suppress
 
 import pytest
 
@@ -9,6 +8,7 @@ from inference_site.connection import BYTES_PER_S, KEEP_ALIVE_S, LINGER_S, MESSA
 from tests.inference_site.conftest import LIMIT_BYTES
 from tests.support.hot_server import HotServer
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 from tests.support.wire import Wire, post, request
 
 
@@ -110,20 +110,49 @@ def test_a_client_that_does_not_go_is_cut_off(strict_server: HotServer):
 ANSWER = b"x" * (LIMIT_BYTES - 100)
 
 
-def fill(client: Wire, path: str = "/infer") -> None:
+def fill(server: HotServer, client: Wire, path: str = "/infer") -> None:
     """Sends requests, and reads no answer, until the server takes no more."""
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.socket.settimeout(0.5)
-    with suppress(TimeoutError):
-        for _ in range(1000):
-            client.send(post(ANSWER, path=path))
-    client.socket.settimeout(20)
+    left = memoryview(post(ANSWER, path=path) * 1000)
+    (connection,) = server.connections()
+    steady = 0
+    while steady < 10:
+        unsent = server.call(connection.transport.get_write_buffer_size)
+        sent = send_what_fits(client, left)
+        left = left[sent:]
+        assert left, "the server takes whatever is sent"
+        is_steady = not sent and unsent and unsent == server.call(connection.transport.get_write_buffer_size)
+        steady = steady + 1 if is_steady else 0
+
+
+def send_what_fits(client: Wire, data: memoryview) -> int:
+    """How many bytes there was room for in a moment."""
+    client.socket.settimeout(0.02)
+    try:
+        return client.socket.send(data)
+    except TimeoutError:
+        return 0
+    finally:
+        client.socket.settimeout(PATIENCE_S)
+
+
+def wait_until_steady(server: HotServer) -> None:
+    """Until the network has taken of the only connection's answers what there is room for."""
+    (connection,) = server.connections()
+    seen: list[int] = []
+
+    def is_steady() -> bool:
+        seen.append(server.call(connection.transport.get_write_buffer_size))
+        return seen[-1] > 0 and seen[-5:] == seen[-1:] * 5
+
+    wait_until("no more is sent", is_steady)
 
 
 @pytest.mark.parametrize("path", ["/infer", "/page"])
 def test_a_client_that_reads_no_answer_is_cut_off(strict_server: HotServer, path: str):
     with strict_server.connect() as client:
-        fill(client, path)
+        wait_until("it is open", strict_server.connections)
+        fill(strict_server, client, path)
         strict_server.age(1)
         strict_server.age(UNREAD_S - 1)
         assert len(strict_server.connections()) == 1
@@ -137,6 +166,7 @@ def test_a_client_that_leaves_its_only_answer_unread_is_cut_off(strict_server: H
         client.send(request("POST", "/infer", b"later", headers))
         strict_server.wait_until_held(b"later")
         strict_server.release(b"later", 200, b"x" * 40_000_000)
+        wait_until_steady(strict_server)
         strict_server.age(1)
         strict_server.age(UNREAD_S - 1)
         assert len(strict_server.connections()) == 1
@@ -166,7 +196,8 @@ def test_a_client_that_reads_slowly_is_not(strict_server: HotServer):
 
 def test_a_client_that_reads_no_answer_is_nobody_to_wait_for_at_the_end(strict_server: HotServer):
     with strict_server.connect() as client:
-        fill(client)
+        wait_until("it is open", strict_server.connections)
+        fill(strict_server, client)
         (connection,) = strict_server.connections()
         wait_until("it is stalled", lambda: connection._stalled)
         assert connection.idle

@@ -44,7 +44,7 @@ class Paper(Wire):
 
 
 # The server is the same for every example; what it remembers of heads is part of what is tried.
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(kinds=st.lists(KINDS, min_size=1, max_size=6), cuts=st.lists(st.floats(0, 1), max_size=8), at_once=st.booleans())
 def test_each_request_gets_its_own_answer(strict_server: HotServer, kinds: list[str], cuts: list[float], at_once: bool):
     strict_server.plane.at_once = at_once

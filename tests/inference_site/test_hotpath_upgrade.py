@@ -36,7 +36,7 @@ def test_thousands_of_offers_in_one_write(server: HotServer):
         writer.start()
         for number in range(count):
             assert client.read().body == b"%d" % number
-        writer.join(timeout=20)
+        writer.join()
 
 
 def test_an_offer_cut_at_every_byte(server: HotServer):
@@ -71,7 +71,6 @@ def test_connect_is_refused(strict_server: HotServer):
 def test_a_websocket_upgrade_by_post_is_answered(strict_server: HotServer):
     # It is none, for that takes GET; a client that is not told so would wait for ever.
     with strict_server.connect() as client:
-        client.socket.settimeout(5)
         client.send(request("POST", "/infer", b"body", ["Connection: Upgrade", "Upgrade: websocket"]))
         replies = [client.read(bodiless=True)]
     assert replies[0].status in (200, 400, 405, 426)

@@ -11,6 +11,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from inference_site import env
+from tests.support.waiting import PATIENCE_S
 
 PROJECT = Path(__file__).parents[2]
 PROGRAM = """
@@ -30,7 +31,7 @@ def run(*arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 
@@ -234,7 +235,7 @@ def test_processes_that_start_at_once_share_one_generated_key_that_only_the_owne
         assert process.stdin
         process.stdin.close()  # go
         process.stdin = None
-    keys = {process.communicate(timeout=60)[0].strip() for process in processes}
+    keys = {process.communicate(timeout=PATIENCE_S)[0].strip() for process in processes}
     assert len(keys) == 1
     assert len(keys.pop()) > 50
     assert [file.name for file in state.iterdir()] == ["secret_key"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from inference_site.lib import frames
 from inference_site.streaming import PARTS, StreamProtocol
-from tests.support.ports import free_ports
+from tests.support.waiting import PATIENCE_S, until
 
 LARGE = bytes(range(256)) * 20_000  # more than sockets hold
 
@@ -31,20 +32,29 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
             await send({"type": "websocket.send", "bytes": b"after"})
 
 
+def patient(port: int, max_size: int | None = None) -> connect:
+    """A client that does not leave because somebody is slow."""
+    return connect(f"ws://127.0.0.1:{port}/", max_size=max_size, open_timeout=PATIENCE_S, ping_interval=None)
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[ClientConnection]:
-    (port,) = free_ports(1)
     config = uvicorn.Config(
-        application, port=port, ws=StreamProtocol, ws_per_message_deflate=False, lifespan="off", log_config=None
+        application,
+        ws=StreamProtocol,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        lifespan="off",
+        log_config=None,
     )
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    async with connect(f"ws://127.0.0.1:{port}/", max_size=frames.MAX_MESSAGE_BYTES) as found:
-        yield found
-    server.should_exit = True
-    await task
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(server.serve([listener]))
+        await until(lambda: server.started)
+        async with patient(listener.getsockname()[1], frames.MAX_MESSAGE_BYTES) as found:
+            yield found
+        server.should_exit = True
+        await task
 
 
 async def test_parts_are_one_message_between_others(client: ClientConnection) -> None:
@@ -59,7 +69,7 @@ async def test_who_leaves_in_the_midst_of_a_message_harms_nobody(client: ClientC
     await client.send("8")
     await client.recv()
     client.transport.abort()
-    async with connect(f"ws://127.0.0.1:{client.remote_address[1]}/", max_size=None) as other:
+    async with patient(client.remote_address[1]) as other:
         await other.send("1")
         await other.recv()
         assert await other.recv() == LARGE

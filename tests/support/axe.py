@@ -3,7 +3,7 @@
 from importlib.resources import files
 from typing import Any
 
-from tests.support.chromium import Browser
+from tests.support.chromium import DESKTOP, PHONE, Browser
 
 # Whoever can't perceive or use something because of them.
 GRAVE = ("serious", "critical")
@@ -23,3 +23,12 @@ def grave_faults(browser: Browser) -> list[str]:
         for fault in answer["result"]["value"]
         if fault["impact"] in GRAVE
     ]
+
+
+def assert_sound(browser: Browser) -> None:
+    """The page as it is, at a desk and then on a phone: nothing sticks out sideways, and nobody is kept out."""
+    for width in (DESKTOP, PHONE):
+        browser.resize(width)
+        too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert browser.evaluate(too_wide) is False, f"too wide at {width} px"
+        assert grave_faults(browser) == [], f"at {width} px"

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import JavascriptException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 
+from tests.support import pageclock
 from tests.support.waiting import PATIENCE_S
+
+DESKTOP = 1280
+PHONE = 390
 
 # Without the background ones Chromium looks up its maker's hosts at every start.
 FLAGS = (
@@ -35,23 +40,63 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
+        self._clock = ""  # of the script that holds the page's clock, while there is one
+        self._size: tuple[int, int] | None = None
+        self._scheme = ""
 
-    def open(self, url: str) -> None:
-        """Starts afresh: the desktop's width, light colours, an empty console."""
+    def open(self, url: str, width: int = DESKTOP, *, clock_stands: bool = True) -> None:
+        """Starts afresh: light colours, an empty console; the page's clock stands until `pass_time`, unless told not
+        to. The page's scripts have run on return."""
         self.driver.get("about:blank")
-        self.resize(1280)
+        self._emulate(width, 800)
         self.colours("light")
+        self._hold_clock(clock_stands)
         self.driver.get_log("browser")
         self.driver.get(url)
+        self._settle(width)
 
     def resize(self, width: int, height: int = 800) -> None:
+        """Returns when the page has been laid out anew, and painted."""
+        self._emulate(width, height)
+        self._settle(width)
+
+    def _emulate(self, width: int, height: int) -> None:
+        if self._size == (width, height):
+            return
         phone = width < 600
         metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self._size = (width, height)
+
+    def _settle(self, width: int) -> None:
+        self.wait_for(lambda: self.evaluate("innerWidth") == width, f"the window is {width} px wide")
+        # What watches its own size draws itself anew before the next frame.
+        self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+
+    def _hold_clock(self, stands: bool) -> None:
+        if stands and not self._clock:
+            script = {"source": pageclock.SCRIPT}
+            added = self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+            self._clock = added["identifier"]
+        elif self._clock and not stands:
+            self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": self._clock})
+            self._clock = ""
+
+    def pass_time(self, seconds: float) -> None:
+        """Moves the page's clock on: what falls due meanwhile has begun on return."""
+        self.driver.execute_script("pageClock.pass(arguments[0] * 1000)", seconds)
+
+    def asked_for(self, path: str) -> int:
+        """How often the page has asked for it since it was opened."""
+        return int(
+            self.driver.execute_script("return pageClock.fetches.filter((each) => each === arguments[0]).length", path)
+        )
 
     def colours(self, scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        if self._scheme != scheme:
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            self._scheme = scheme
 
     def text(self, selector: str) -> str:
         found = self.texts(selector)
@@ -68,16 +113,34 @@ class Browser:
     def shows(self, selector: str) -> bool:
         return any(self.texts(selector))
 
+    def has(self, selector: str) -> bool:
+        """Whether it can be seen, with or without a text."""
+        script = "return [...document.querySelectorAll(arguments[0])].some((each) => each.checkVisibility())"
+        return bool(self.driver.execute_script(script, selector))
+
     def evaluate(self, expression: str) -> object:
         return self.driver.execute_script(f"return ({expression})")
 
-    def wait_for(self, condition: Callable[[], object], what: str, wait_s: float = PATIENCE_S) -> None:
-        deadline = time.monotonic() + wait_s
-        while not condition():
+    def wait_for(self, condition: Callable[[], object], what: str, *, passing_s: float = 0.0) -> None:
+        """Until it holds; at each look before, so much of the page's time passes."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._holds(condition):
             if time.monotonic() > deadline:
+                condition()  # if it can't even be asked, the reason
                 page = self.text("body")
-                pytest.fail(f"not within {wait_s:g} s: {what}. The page, titled {self.driver.title!r}, says:\n{page}")
+                pytest.fail(
+                    f"not within {PATIENCE_S:g} s: {what}. The page, titled {self.driver.title!r}, says:\n{page}"
+                )
+            if passing_s:
+                self.pass_time(passing_s)
             time.sleep(0.05)
+
+    @staticmethod
+    def _holds(condition: Callable[[], object]) -> bool:
+        try:
+            return bool(condition())
+        except (JavascriptException, StaleElementReferenceException):
+            return False  # the page was left while it was asked
 
     def console_errors(self) -> list[str]:
         """What a person would see in red or yellow in the console, since `open`."""
@@ -112,6 +175,7 @@ def chromium() -> Iterator[Browser]:
             options.add_argument(flag)
         driver = webdriver.Chrome(options=options, service=service)
         try:
+            driver.set_script_timeout(PATIENCE_S)
             yield Browser(driver)
         finally:
             driver.quit()

@@ -4,8 +4,6 @@ import asyncio
 
 from django.db import connection, connections
 
-PROMPTLY_S = 5.0  # room for a busy machine; what has to be quicker is measured in a test of its own
-
 
 class database_file:
     """Points the default database of all threads at a file, as DATABASE_URL would."""

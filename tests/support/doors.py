@@ -127,8 +127,8 @@ def lone_doors(directory: Path, workers: Sequence[str] = ()) -> Iterator[dict[st
 
 def wait_until_routable(door: Door, count: int) -> None:
     def routable() -> bool:
-        with suppress(OSError):
-            return bool(door.ask("GET", "/health").json["routable_workers"] >= count)
+        with suppress(OSError, EOFError, ValueError):  # it may not be there, or not able to say, yet
+            return bool(door.ask("GET", "/health").json.get("routable_workers", 0) >= count)
         return False
 
     wait_until(f"{door.name} has {count} workers", routable)

@@ -23,6 +23,7 @@ from inference_site.inflight import InFlightBytes
 from inference_site.lib.errors import error_body
 from inference_site.v2.rest import Rest
 from tests.support.processes import wait_until
+from tests.support.waiting import PATIENCE_S
 from tests.support.wire import Wire
 
 Answer = Callable[[int, bytes, bytes], None]
@@ -254,7 +255,7 @@ class HotServer:
 
     def __exit__(self, *_: object) -> None:
         self._server.stop()
-        self._thread.join(timeout=15)
+        self._thread.join(PATIENCE_S)
         Seconds.now = self._seconds
         assert not self._thread.is_alive(), "uvicorn has not stopped"
 
@@ -281,7 +282,7 @@ class HotServer:
                 done.set_exception(error)
 
         self._server.loop.call_soon_threadsafe(run)
-        return done.result(timeout=20)
+        return done.result(PATIENCE_S)
 
     def connections(self) -> list[HotProtocol]:
         return self.call(
@@ -319,7 +320,7 @@ class HotServer:
 
     def feed(self, packets: Sequence[bytes]) -> bytes:
         """What is written to a client whose packets arrive exactly so."""
-        return asyncio.run_coroutine_threadsafe(self._feed(packets), self._server.loop).result(timeout=60)
+        return asyncio.run_coroutine_threadsafe(self._feed(packets), self._server.loop).result(PATIENCE_S)
 
     async def _feed(self, packets: Sequence[bytes]) -> bytes:
         state = ServerState()

@@ -3,7 +3,8 @@
 import copy
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -257,6 +258,10 @@ def worker_health() -> Json:
     }
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # what a page asks for at once, although nobody accepts for a while
+
+
 class PagesSite:
     """`/` is the gateway's page, `/worker/` a worker's. A context manager; change its figures and `user` at will.
 
@@ -274,11 +279,11 @@ class PagesSite:
         self.broken = False  # True: the figures answer 500, the pages still load
         self.live = True
         self.silent = False
-        self.pages = 0  # WebSockets that are open
+        self._open: set[object] = set()  # one for each WebSocket
         self.user: Any = AnonymousUser()
         self.handlers: dict[tuple[str, str], Handler] = {}
         self.posted: list[tuple[str, dict[str, str], bytes]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
 
     def __enter__(self) -> Self:
@@ -301,7 +306,7 @@ class PagesSite:
             return 500, "text/plain", b"broken on purpose"
         if figures is not None:
             status, answer = figures
-            return status, "application/json", json.dumps(copy.deepcopy(answer)).encode()
+            return status, "application/json", json.dumps(answer).encode()
         found = finders.find(path.removeprefix("/static/")) if path.startswith("/static/") else None
         if not isinstance(found, str):
             return 404, "text/plain", b"not found"
@@ -314,11 +319,24 @@ class PagesSite:
         def take() -> tuple[Json, Json] | None:
             return (self.stats, self.history) if self.live and not self.broken else None
 
-        self.pages += 1
+        page = object()
+        self._open.add(page)
         try:
             serve_live(handler, take, lambda: self.silent)
         finally:
-            self.pages -= 1
+            self._open.discard(page)
+
+    @property
+    def pages(self) -> int:
+        """WebSockets that are open."""
+        return len(self._open)
+
+    @contextmanager
+    def change(self) -> Iterator[Json]:
+        """The figures of /stats, to be changed in several steps: no page sees them half changed."""
+        changed = copy.deepcopy(self.stats)
+        yield changed
+        self.stats = changed
 
     def _page(self, path: str) -> bytes | None:
         from gateway_app.dashboard import dashboard

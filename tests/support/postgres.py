@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.ports import free_ports
+from tests.support.waiting import PATIENCE_S
 
 
 def programs() -> Path | None:
@@ -44,7 +45,8 @@ class Postgres:
     def start(self) -> None:
         """Returns when it takes connections."""
         options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        self._run("pg_ctl", "-w", "-D", str(self._home / "data"), "-o", options, "-l", str(self._home / "log"), "start")
+        data, log = str(self._home / "data"), str(self._home / "log")
+        self._run("pg_ctl", "-w", "-t", f"{PATIENCE_S:.0f}", "-D", data, "-o", options, "-l", log, "start")
 
     def stop(self) -> None:
         """At once, as a crash would."""

@@ -7,6 +7,7 @@ import asyncio
 import orjson
 
 from inference_site.lib.frames import Cache, Tell
+from tests.support.waiting import PATIENCE_S, until
 from worker_app.job import Waiting
 from worker_app.model import Model
 from worker_app.node import Node
@@ -57,9 +58,11 @@ class Asker:
             self.left.add(token)
         self.model.cancel(job, token, self.reply)
 
-    async def everything(self, within_s: float = 30.0) -> None:
-        async with asyncio.timeout(within_s):
+    async def everything(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.answers) + len(self.left) < self.asked:
                 self._all.clear()
                 await self._all.wait()
+        if self.left:  # what they have left may still run
+            await until(lambda: self.model.in_flight == 0)
         assert self.model.in_flight == 0

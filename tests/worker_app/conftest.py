@@ -8,8 +8,10 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from tests.support.waiting import PATIENCE_S
 from tests.worker_app.file_engine import Shelf
 from tests.worker_app.gateway_side import Connect, GatewaySide
+from worker_app import stream as stream_module
 from worker_app.consumers import run_batches
 from worker_app.model import Model
 from worker_app.node import Node
@@ -53,8 +55,9 @@ async def start() -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Connect]:
-    """Streams to nodes; they end with the test."""
+async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
+    """Streams to nodes; they end with the test, and none of them because the test is slow."""
+    monkeypatch.setattr(stream_module, "HANDSHAKE_TIMEOUT_S", PATIENCE_S)
     sides: list[GatewaySide] = []
 
     def make(node: Node, token: str = "secret", **more: Any) -> GatewaySide:

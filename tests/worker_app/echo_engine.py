@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from inference_site.lib.catalog import TensorInfo
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
+from tests.support.waiting import PATIENCE_S
 from worker_app.engine import Engine, EngineError, Run
 from worker_app.model import Model
 from worker_app.node import Node
@@ -24,7 +26,8 @@ from worker_app.signature import Signature, Tensor
 
 
 class EchoEngine:
-    """Stands in for `Engine`. `runs` keeps what each run was given; `raises` and `refuses` make it fail."""
+    """Stands in for `Engine`. `runs` keeps what each run was given, from its beginning on; `raises` and `refuses` make
+    it fail, `hold` makes runs last until a test lets them end."""
 
     provider = "EchoExecutionProvider"
     fallback_reason = ""
@@ -60,18 +63,37 @@ class EchoEngine:
         self.shrunk = 0
         self.raises: Exception | None = None
         self.refuses: dict[bytes, ApiError | EngineError] = {}
+        self._held: threading.Semaphore | None = None
 
     def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
         """The samples as JSON."""
         data = [sample.arrays[0].tobytes() for sample in samples]
         self.runs.append(data)
         self.slots.append(session)
+        if (held := self._held) is not None:
+            assert held.acquire(timeout=PATIENCE_S), "no test has let it end"
         if self.takes_s:
             time.sleep(self.takes_s)
         if self.raises is not None:
             raise self.raises
         results = [self.refuses.get(each) or self._answer(sample) for each, sample in zip(data, samples, strict=True)]
         return Run(results, 1000, 2000, 3000)
+
+    def hold(self) -> None:
+        """Runs that begin from now on end when they are let."""
+        self.typical_s = 1.0  # it would not run on the loop
+        self._held = threading.Semaphore(0)
+
+    def let_end(self, runs: int) -> None:
+        """So many runs end, of those that are held or will be."""
+        assert self._held is not None
+        self._held.release(runs)
+
+    def release(self) -> None:
+        """All that are held end, and no others are held."""
+        held, self._held = self._held, None
+        assert held is not None
+        held.release(self.sessions)
 
     def shrink(self) -> None:
         """Counts."""
@@ -97,14 +119,18 @@ def echo(sample: bytes) -> bytes:
     return orjson.dumps(np.frombuffer(sample, "f4"), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+ANY_WAIT_MS = 3_600_000.0  # nothing is refused because a machine is slow
+
+
 def echo_model(engine: EchoEngine | None = None, record: Record | None = None, **settings: Any) -> Model:
-    """A model around an echo engine."""
-    return Model(cast(Engine, engine or EchoEngine()), settings=NodeSettings(**settings), record=record)
+    """A model around an echo engine; requests may wait for as long as they must unless `queue_ms` is given."""
+    found = NodeSettings(**{"queue_ms": ANY_WAIT_MS, **settings})
+    return Model(cast(Engine, engine or EchoEngine()), settings=found, record=record)
 
 
 def echo_node(*engines: EchoEngine, name: str = "worker_1", **settings: Any) -> Node:
     """A node with a model around each of these echo engines, or around one; numbered from 1."""
-    node = Node(name, settings=NodeSettings(**settings))
+    node = Node(name, settings=NodeSettings(**{"queue_ms": ANY_WAIT_MS, **settings}))
     for engine in engines or (EchoEngine(),):
         node.add(cast(Engine, engine))
     return node

@@ -11,6 +11,7 @@ import orjson
 
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
+from tests.support.waiting import PATIENCE_S
 from tests.worker_app.echo_engine import EchoEngine
 from worker_app.engine import Engine, ModelError
 from worker_app.loader import Want
@@ -58,7 +59,7 @@ class Shelf:
 
     def make(self, source: Source, record: Record) -> Engine:
         """Loads one; a word that begins with "broken" can't be."""
-        assert self.open.wait(10)
+        assert self.open.wait(PATIENCE_S)
         word = source.path.read_text()
         self.loaded.append(word)
         if word.startswith("broken"):

@@ -65,9 +65,9 @@ class GatewaySide:
     def close_code(self) -> int | None:
         return next((message["code"] for message in self.sent if message["type"] == "websocket.close"), None)
 
-    async def until(self, condition: Callable[[], object], within_s: float = 30.0) -> None:
+    async def until(self, condition: Callable[[], object]) -> None:
         """Once the worker has sent what makes it hold."""
-        await until(condition, within_s)
+        await until(condition)
 
     async def hello(self) -> handshake.Hello:
         await self.until(lambda: self.of(Tell.HELLO))

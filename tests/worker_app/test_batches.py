@@ -17,7 +17,7 @@ from inference_site.lib import asks
 from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_model, echo_node
@@ -173,7 +173,7 @@ async def test_an_uncached_job_can_be_left(start: Start) -> None:
 
 
 async def test_several_sessions_run_at_the_same_time(start: Start) -> None:
-    together = threading.Barrier(2, timeout=5)
+    together = threading.Barrier(2, timeout=PATIENCE_S)
 
     class Meets(EchoEngine):
         def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
@@ -218,21 +218,29 @@ async def test_a_model_that_turns_out_not_to_batch_is_told(start: Start) -> None
 class Counts(EchoEngine):
     """Notes how many batches of all engines run at the same time when a watched input does."""
 
+    lock = threading.Lock()
     running = 0
     beside_watched = 0
 
     def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
-        Counts.running += 1
-        if any(sample.arrays[0][0, 1] == WATCHED for sample in samples):
-            Counts.beside_watched = max(Counts.beside_watched, Counts.running)
+        self.note(samples, 1)
         result = super().run(samples, session)
-        if any(sample.arrays[0][0, 1] == WATCHED for sample in samples):
-            Counts.beside_watched = max(Counts.beside_watched, Counts.running)
-        Counts.running -= 1
+        self.note(samples, -1)
         return result
 
+    def note(self, samples: Sequence[Sample], change: int) -> None:
+        """A run begins, or has ended."""
+        with Counts.lock:
+            before = Counts.running
+            Counts.running += change
+            if any(sample.arrays[0][0, 1] == WATCHED for sample in samples):
+                Counts.beside_watched = max(Counts.beside_watched, before, Counts.running)
 
-async def test_watched_inputs_run_alone_in_the_whole_process(start: Start, tmp_path: Path) -> None:
+
+async def test_watched_inputs_run_alone_in_the_whole_process(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lastrun_module, "PATIENCE_S", PATIENCE_S)  # no batch here hangs, however long it takes
     node = echo_node(*(Counts(takes_s=0.003, name=name, sessions=2) for name in "abcd"), batch_size=2)
     node.watch(LastRun(tmp_path / "running"))
     start(node)
@@ -260,7 +268,7 @@ async def test_a_batch_that_hangs_does_not_stop_the_watched_nor_the_other_way_ro
 
     class Hangs(EchoEngine):
         def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
-            release.wait(30)
+            release.wait(PATIENCE_S)
             return super().run(samples, session)
 
     node = start(echo_node(Hangs(name="a", takes_s=0.001), EchoEngine(name="b")))

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.support.waiting import PATIENCE_S, until
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_model
 from worker_app.model import Model
@@ -18,10 +19,8 @@ class Counting:
     def __call__(self, *_: object) -> None:
         self.count += 1
 
-    async def reach(self, count: int, within_s: float = 30.0) -> None:
-        async with asyncio.timeout(within_s):
-            while self.count < count:
-                await asyncio.sleep(0.005)
+    async def reach(self, count: int) -> None:
+        await until(lambda: self.count >= count)
 
 
 def ask(model: Model, number: int, reply: Counting) -> None:
@@ -92,5 +91,5 @@ async def test_it_ends_when_cancelled() -> None:
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, PATIENCE_S)
     model.close()

@@ -2,11 +2,14 @@
 
 import asyncio
 import random
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from inference_site.lib.frames import Cache, Tell
+from tests.support.waiting import until
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo, echo_model
@@ -55,9 +58,15 @@ async def test_one_of_two_who_wait_for_the_same_expires(start: Start) -> None:
     assert engine.ran == 1
 
 
-async def test_who_expires_while_it_runs_gets_the_result(start: Start) -> None:
-    asker = Asker(start(echo_model(EchoEngine(takes_s=0.6))))
-    asker.ask([1, 0, 0, 0], "late", left_ms=500)
+async def test_who_expires_while_it_runs_gets_the_result(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EchoEngine()
+    engine.hold()
+    asker = Asker(start(echo_model(engine)))
+    asker.ask([1, 0, 0, 0], "late", left_ms=60_000)
+    await until(lambda: engine.runs)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 120)
+    monkeypatch.setattr("worker_app.answers.time", later)
+    engine.release()
     await asker.everything()
     assert asker.answers["late"][0] is Tell.RESULT
 
@@ -118,16 +127,15 @@ async def test_two_askers_with_the_same_token_are_told_apart() -> None:
 
 
 async def test_who_leaves_while_it_runs_gets_nothing_but_the_result_is_kept(start: Start) -> None:
-    engine = EchoEngine(takes_s=0.05)
+    engine = EchoEngine()
+    engine.hold()
     model = start(echo_model(engine))
     asker = Asker(model)
     job = asker.job([1, 0, 0, 0], "leaver")
-    async with asyncio.timeout(30):
-        while not engine.runs:
-            await asyncio.sleep(0.002)
-        asker.leave(job, "leaver")
-        while model.in_flight:
-            await asyncio.sleep(0.002)
+    await until(lambda: engine.runs)
+    asker.leave(job, "leaver")
+    engine.release()
+    await until(lambda: not model.in_flight)
     assert not asker.answers
     assert (await asker.answer([1, 0, 0, 0]))[1] is Cache.HIT
     assert model.tally.abandoned == 0

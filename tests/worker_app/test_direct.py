@@ -12,7 +12,7 @@ from inference_site.lib.catalog import ModelSettings
 from inference_site.lib.errors import ApiError
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from tests.worker_app.file_engine import Shelf
@@ -35,7 +35,7 @@ class Client:
         self.answered.set()
 
     async def answer(self) -> int:
-        await asyncio.wait_for(self.answered.wait(), 10)
+        await asyncio.wait_for(self.answered.wait(), PATIENCE_S)
         return self.status
 
 
@@ -57,7 +57,9 @@ async def test_what_is_answered_at_once_has_no_ticket(start: Start) -> None:
 
 
 async def test_the_deadline_holds_whatever_the_engine_does(start: Start) -> None:
-    plane = DirectInfer(start(echo_node(EchoEngine(takes_s=0.4))))
+    engine = EchoEngine()
+    engine.hold()
+    plane = DirectInfer(start(echo_node(engine)))
     hasty, patient = Client(), Client()
     plane.infer(body(1), patient)
     plane.infer(body(1), hasty, 20)
@@ -65,6 +67,7 @@ async def test_the_deadline_holds_whatever_the_engine_does(start: Start) -> None
     assert (hasty.json["code"], hasty.json["request_id"]) == ("deadline_passed", "r")
     assert "20 ms" in hasty.json["error"]
     assert not patient.answered.is_set()
+    engine.release()
     assert await patient.answer() == 200
 
 
@@ -161,7 +164,9 @@ async def test_what_is_found_answers_asks_and_says_what_it_is(start: Start) -> N
 
 
 async def test_the_deadline_of_the_models_record_holds_for_who_names_none(start: Start) -> None:
-    node = echo_node(EchoEngine(takes_s=0.3))
+    engine = EchoEngine()
+    engine.hold()
+    node = echo_node(engine)
     settings = NodeSettings(models={"echo": ModelSettings(record=Record(deadline_ms=20))})
     model = node.models[1]
     model.configure(settings, Record(deadline_ms=20))
@@ -169,7 +174,8 @@ async def test_the_deadline_of_the_models_record_holds_for_who_names_none(start:
     client, patient = Client(), Client()
     plane.infer(body(1), client)
     assert await client.answer() == 504
-    plane.infer(body(2), patient, 5000)
+    engine.release()
+    plane.infer(body(2), patient, 60_000)
     assert await patient.answer() == 200
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from inference_site.lib.errors import ApiError
 from tests.support import onnx_models, onnx_types
 from tests.support.engines import answers, binary_ask, json_ask, load
+from tests.support.waiting import PATIENCE_S
 from worker_app.engine import CPU, Engine, EngineError, Result
 
 Samples = NDArray[Any]
@@ -239,7 +240,7 @@ def test_several_sessions_run_at_the_same_time(tmp_path: Path) -> None:
             self.real = real
 
         def run(self, outputs: list[str], inputs: dict[str, Any], options: object = None) -> Any:
-            all_there.wait(60)
+            all_there.wait(PATIENCE_S)
             return self.real.run(outputs, inputs)
 
     engine._sessions = [Meeting(session) for session in engine._sessions]

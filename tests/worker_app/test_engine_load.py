@@ -13,6 +13,7 @@ from inference_site.lib.record import Padding, Record
 from tests.support import onnx_models, onnx_types
 from tests.support.engines import answers, ask, binary_ask, load
 from tests.support.onnx_models import save
+from tests.support.processes import wait_until
 from worker_app.engine import Engine, ModelError
 
 
@@ -275,11 +276,11 @@ def test_it_can_be_loaded_beside_what_serves(tmp_path: Path) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     try:
+        wait_until("it serves", lambda: runs)
         other = load(path)
     finally:
         stop.set()
         thread.join()
-    assert runs > 0
     assert other.run([other.read(other.probe)]).results == engine.run([engine.read(engine.probe)]).results
 
 

@@ -1,7 +1,6 @@
 """The worker's end of the handshake: who proves nothing is let go, and gets nothing."""
 
 import asyncio
-import contextlib
 
 import msgspec
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from inference_site.lib import frames, handshake
 from inference_site.lib.frames import Ask, Tell
 from inference_site.lib.nodesettings import NodeSettings
+from tests.support.waiting import PATIENCE_S
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from tests.worker_app.gateway_side import CHALLENGE, Connect, infer, proven, the_model
@@ -37,7 +37,7 @@ async def test_a_wrong_token_is_closed_with_4401_and_nothing_answered(
     orders = frames.ask(Ask.SETTINGS, 0, msgspec.json.encode(NodeSettings(revision=9)))
     side.give(await side.proof(token) + orders + infer(1, 1, 2, 3, 4))
     await side.until(lambda: side.close_code)
-    await asyncio.wait_for(side.task, 30)
+    await asyncio.wait_for(side.task, PATIENCE_S)
     assert side.close_code == 4401
     assert [reply[0] for reply in side.replies] == [Tell.HELLO]
     assert (the_model(node).tally.requests, engine.ran, node.settings.revision) == (0, 0, 0)
@@ -92,9 +92,8 @@ async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypat
     node = echo_node()
     side = connect(node)
     await side.hello()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(side.task), 1)
-    assert side.task.done()
+    await asyncio.wait_for(side.task, PATIENCE_S)
+    assert side.close_code == 4401
     assert not node.gateways
 
 
@@ -117,7 +116,7 @@ async def test_garbage_closes_the_stream(connect: Connect, start: Start, garbage
     node = start(echo_node())
     side = await proven(connect, node)
     side.give(garbage)
-    await asyncio.wait_for(side.task, 30)
+    await asyncio.wait_for(side.task, PATIENCE_S)
     assert side.close_code == 1002
     assert not node.gateways
     # The node itself is unharmed.
@@ -129,7 +128,7 @@ async def test_garbage_closes_the_stream(connect: Connect, start: Start, garbage
 async def test_garbage_that_comes_with_the_proof_closes_the_stream(connect: Connect) -> None:
     side = connect(echo_node())
     side.give(await side.proof("secret") + frames.ask(99, 0, b""))
-    await asyncio.wait_for(side.task, 30)
+    await asyncio.wait_for(side.task, PATIENCE_S)
     assert side.close_code in (1002, 4401)
 
 

@@ -17,9 +17,10 @@ from inference_site.lib.frames import Cache, Tell
 from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
 from tests.support import onnx_models
+from tests.support.waiting import PATIENCE_S, until
 from tests.worker_app.asker import Asker
 from tests.worker_app.conftest import Start
-from tests.worker_app.echo_engine import EchoEngine, echo, echo_model
+from tests.worker_app.echo_engine import ANY_WAIT_MS, EchoEngine, echo, echo_model
 from worker_app.core.batcher import Release
 from worker_app.engine import Engine, EngineError, Run
 from worker_app.model import Model
@@ -118,14 +119,12 @@ async def test_a_slow_engine_does_not_hold_up_the_loop(start: Start) -> None:
     class Slow(EchoEngine):
         def run(self, samples: Sequence[Sample], session: int = 0) -> Run:
             running.set()
-            assert go_on.wait(30), "the loop was held up: it could not let the engine go on"
+            assert go_on.wait(PATIENCE_S), "the loop was held up: it could not let the engine go on"
             return super().run(samples, session)
 
     asker = Asker(start(echo_model(Slow(takes_s=0.001))))
     asker.ask([1, 2, 3, 4])
-    async with asyncio.timeout(30):
-        while not running.is_set():
-            await asyncio.sleep(0.001)
+    await until(running.is_set)
     assert not asker.answers
     go_on.set()
     await asker.everything()
@@ -133,12 +132,14 @@ async def test_a_slow_engine_does_not_hold_up_the_loop(start: Start) -> None:
 
 
 async def test_what_arrives_while_the_engine_runs_is_the_next_batch(start: Start) -> None:
-    engine = EchoEngine(takes_s=0.05)
+    engine = EchoEngine()
+    engine.hold()
     asker = Asker(start(echo_model(engine, batch_size=32)))
     asker.ask([0, 0, 0, 0])
-    await asyncio.sleep(0.02)
+    await until(lambda: engine.runs)
     for number in range(1, 41):
         asker.ask([number, 0, 0, 0])
+    engine.release()
     await asker.everything()
     assert list(map(len, engine.runs)) == [1, 32, 8]
     order = [int(np.frombuffer(sample, "f4")[0]) for batch in engine.runs for sample in batch]
@@ -254,14 +255,12 @@ async def test_the_cache_keeps_to_its_entries_and_its_bytes(start: Start) -> Non
 
 async def test_lazy_batches_wait_until_their_time(start: Start) -> None:
     engine = EchoEngine()
-    asker = Asker(start(echo_model(engine, batch_eager=False, batch_wait_ms=500.0, batch_size=32)))
+    asker = Asker(start(echo_model(engine, batch_eager=False, batch_wait_ms=200.0, batch_size=32)))
     began = asyncio.get_running_loop().time()
     for number in range(5):
         asker.ask([number, 0, 0, 0])
-    await asyncio.sleep(0.02)
-    assert not asker.answers
     await asker.everything()
-    assert asyncio.get_running_loop().time() - began >= 0.499
+    assert asyncio.get_running_loop().time() - began >= 0.199
     assert list(map(len, engine.runs)) == [5]
     assert asker.model.batcher.counts == {Release.FULL: 0, Release.TIMEOUT: 1, Release.FREE: 0}
 
@@ -322,6 +321,7 @@ async def test_settings_change_under_load_without_a_wrong_or_missing_answer(star
                 batch_size=rng.choice([1, 3, 32]),
                 batch_wait_ms=rng.choice([0.0, 2.0]),
                 batch_eager=rng.random() < 0.5,
+                queue_ms=ANY_WAIT_MS,
             )
             asker.model.configure(changed, asker.model.record)
             await asyncio.sleep(0.0005)

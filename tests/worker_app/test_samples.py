@@ -18,7 +18,7 @@ from tests.support import onnx_models, onnx_types
 from tests.support.engines import binary_ask, json_ask, load
 from worker_app.engine import Engine
 
-QUIET = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 
 from inference_site.lib import frames
 from inference_site.lib.frames import Ask, Cache, Tell
+from tests.support.waiting import PATIENCE_S
 from tests.worker_app.conftest import Start
 from tests.worker_app.echo_engine import EchoEngine, echo_node
 from tests.worker_app.gateway_side import Connect, answer_to, infer, proven, the_model
@@ -96,7 +97,7 @@ async def test_a_gateway_that_leaves_mid_request_disturbs_nobody(connect: Connec
     stayer.give(infer(2, 1, 2, 3, 4))
     await stayer.until(lambda: node.in_flight)
     leaver.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
-    await asyncio.wait_for(leaver.task, 30)
+    await asyncio.wait_for(leaver.task, PATIENCE_S)
     await stayer.until(lambda: stayer.of(Tell.RESULT))
     assert len(node.gateways) == 1
     assert node.in_flight == 0
@@ -110,7 +111,7 @@ async def test_what_a_gateway_that_leaves_had_waiting_is_not_run(connect: Connec
     stayer.give(infer(1, 1, 2, 3, 4) + infer(2, 20, 2, 3, 4))
     await stayer.until(lambda: node.in_flight == 9)
     leaver.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
-    await asyncio.wait_for(leaver.task, 30)
+    await asyncio.wait_for(leaver.task, PATIENCE_S)
     assert (node.in_flight, the_model(node).tally.abandoned) == (2, 7)
     start(node)
     await stayer.until(lambda: len(stayer.of(Tell.RESULT)) == 2)
@@ -133,7 +134,8 @@ async def test_cancelled_requests_get_no_reply_and_are_not_run(connect: Connect,
 
 
 async def test_a_ping_is_answered_while_the_engine_is_busy(connect: Connect, start: Start) -> None:
-    engine = EchoEngine(takes_s=0.5)
+    engine = EchoEngine()
+    engine.hold()
     side = await proven(connect, start(echo_node(engine)))
     side.give(infer(1, 1, 2, 3, 4))
     await side.until(lambda: engine.runs)
@@ -141,6 +143,8 @@ async def test_a_ping_is_answered_while_the_engine_is_busy(connect: Connect, sta
     await side.until(lambda: side.of(Tell.PONG))
     assert [reply[3] for reply in side.of(Tell.PONG)] == [9]
     assert not side.of(Tell.RESULT)
+    engine.release()
+    await side.until(lambda: side.of(Tell.RESULT))
 
 
 async def test_large_bodies_in_a_row_leave_a_turn_to_other_streams(

@@ -168,14 +168,18 @@ async def test_flush_forgets_the_results_of_all_models(connect: Connect, start: 
 
 
 async def test_what_was_under_way_at_a_flush_is_neither_joined_nor_kept(connect: Connect, start: Start) -> None:
-    engine = EchoEngine(takes_s=0.1)
+    engine = EchoEngine()
+    engine.hold()
     node = start(echo_node(engine))
     side = await proven(connect, node)
     side.give(infer(1, 1, 2, 3, 4))
     await side.until(lambda: engine.runs)
     side.give(frames.ask(Ask.FLUSH, 0, b"") + infer(2, 1, 2, 3, 4))
+    await side.until(lambda: the_model(node).tally.requests == 2)
+    engine.let_end(1)
     await side.until(lambda: side.of(Tell.RESULT))
     assert not len(the_model(node).results)
+    engine.let_end(1)
     await side.until(lambda: len(side.of(Tell.RESULT)) == 2)
     assert [reply[1] for reply in side.of(Tell.RESULT)] == [Cache.MISS, Cache.MISS]
     assert engine.ran == 2

@@ -25,6 +25,7 @@ from inference_site.lib.nodesettings import NodeSettings
 from inference_site.lib.record import Record
 from tests.support import twins
 from tests.support.twins import Twin
+from tests.support.waiting import PATIENCE_S
 from worker_app.consumers import run_batches
 from worker_app.engine import Engine
 from worker_app.model import Model
@@ -40,8 +41,9 @@ async def models(tmp_path: Path) -> AsyncIterator[Models]:
     for number, ((name, version), make) in enumerate(twins.models().items(), 1):
         record = Record(output="output" if name.startswith("echo") else None)
         engine = Engine(make(tmp_path / f"{name}-{version}.onnx"), record, name=name, version=version)
-        # The cache forgets: what comes back is computed anew, and is to be the same.
-        found[name, version] = Model(engine, number=number, settings=NodeSettings(cache_entries=200))
+        # The cache forgets: what comes back is computed anew, and is to be the same. No queue is ever full.
+        settings = NodeSettings(cache_entries=200, queue_ms=3_600_000.0)
+        found[name, version] = Model(engine, number=number, settings=settings)
     tasks = [asyncio.create_task(run_batches(model)) for model in found.values()]
     yield found
     for task in tasks:
@@ -163,6 +165,6 @@ async def ask_all(judge: Judge, ask: Callable[[Twin, bytes], None]) -> None:
         judge.done.clear()
         for twin in burst:
             ask(twin, payloads[twin])
-        await asyncio.wait_for(judge.done.wait(), 10)
+        await asyncio.wait_for(judge.done.wait(), PATIENCE_S)
     assert not judge.faults, f"{len(judge.faults)} wrong; {judge.faults[:3]}"
     assert sum(judge.caches.values()) + judge.refused == COUNT

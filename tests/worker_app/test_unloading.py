@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import weakref
 
@@ -17,6 +16,7 @@ from tests.worker_app.conftest import Start
 from tests.worker_app.file_engine import Shelf, answer
 from tests.worker_app.nodes import FakeStream, ask, settled, wish
 from worker_app import node as node_module
+from worker_app.engine import Engine
 from worker_app.stats import node_stats
 
 
@@ -63,7 +63,7 @@ async def test_an_old_number_is_not_taken_from_who_waits_for_it(start: Start, sh
 async def test_a_gateway_that_only_connects_anew_finds_the_old_number(
     start: Start, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "LINGER_S", 0.2)
+    monkeypatch.setattr(node_module, "LINGER_S", 3600.0)
     shelf.put("a", "1", "old")
     node = start(shelf.node())
     stream = FakeStream(uses=frozenset((1,)))
@@ -73,6 +73,9 @@ async def test_a_gateway_that_only_connects_anew_finds_the_old_number(
     await settled(node)
     node.left(stream)
     assert 1 in node.models
+    node.joined(stream)
+    monkeypatch.setattr(node_module, "LINGER_S", 0.1)
+    node.left(stream)
     await until(lambda: 1 not in node.models)
 
 
@@ -116,6 +119,12 @@ async def test_the_statistics_of_a_version_go_on_when_it_is_loaded_anew(start: S
     assert node.statistics("a", "2").success == 0
 
 
+def is_gone(engine: weakref.ref[Engine]) -> bool:
+    """Once its consumers have ended."""
+    gc.collect()
+    return engine() is None
+
+
 async def test_nothing_holds_an_engine_that_is_unloaded(start: Start, shelf: Shelf) -> None:
     shelf.put("a", "1", "old")
     node = start(shelf.node())
@@ -125,10 +134,7 @@ async def test_nothing_holds_an_engine_that_is_unloaded(start: Start, shelf: She
     node.configure(wish(1, a=ModelSettings(order=1)))
     await settled(node)
     await until(lambda: 1 not in node.models)
-    for _ in range(20):  # its consumers end
-        await asyncio.sleep(0)
-    gc.collect()
-    assert engine() is None
+    await until(lambda: is_gone(engine))
 
 
 async def test_an_engine_loaded_while_serving_is_let_go_too(start: Start, shelf: Shelf) -> None:
@@ -141,10 +147,8 @@ async def test_an_engine_loaded_while_serving_is_let_go_too(start: Start, shelf:
         await settled(node)
         engines.append(weakref.ref(node.find("a", None).engine))
     await until(lambda: len(node.models) == 1)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    gc.collect()
-    assert [engine() is None for engine in engines] == [True, False]
+    await until(lambda: is_gone(engines[0]))
+    assert engines[1]() is not None
 
 
 async def test_the_memory_of_an_unloaded_model_goes_to_the_others(start: Start, shelf: Shelf) -> None:

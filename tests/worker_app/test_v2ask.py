@@ -70,7 +70,7 @@ def test_strings_in_lists_are_answered_with_strings(tmp_path: Path) -> None:
     assert ask(engine, '["é","","x"]'.encode()) == '["é","","x"]'.encode()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.integers(1, 3), n=st.integers(1, 3), data=st.data())
 def test_several_inputs_of_several_datatypes(mixed: Engine, rows: int, n: int, data: st.DataObject) -> None:
     floats = np.array(data.draw(st.lists(st.floats(-9, 9, width=32), min_size=2 * rows, max_size=2 * rows)), "f4")
@@ -291,7 +291,7 @@ def test_strings_fill_their_bytes_exactly(tmp_path: Path, tensors: bytes, status
     assert named in caught.value.message
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(payload=st.binary(max_size=60) | st.binary(max_size=60).map(lambda more: b"\x02\x20\0\0\0" + more))
 def test_no_bytes_at_all_make_a_bug(linear: Engine, payload: bytes) -> None:
     try:

@@ -29,7 +29,7 @@
   let stats = { workers: [], models: [] };
   let opener = null; // the slot whose menu is open, or whose action is in the dialog
   let chosen = null; // {name, label, target}
-  let pressed = null; // the button of the open menu, while the mouse is down on it
+  let pressed = null; // the button of the menu that was open when the mouse was last pressed on it
   let timer = 0;
 
   const slotOf = (element) => element.closest("[data-actions]");
@@ -164,7 +164,7 @@
 
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-actions] > button");
-    if (button && button !== pressed) openMenu(slotOf(button));
+    if (button && !(event.detail && button === pressed)) openMenu(slotOf(button)); // a key's click has no detail
   });
   // A press outside closes the menu before it is a click: on the menu's own button that click must not open it again.
   document.addEventListener("pointerdown", (event) => (pressed = event.target.closest("[data-actions] > [aria-expanded=true]")), true);
@@ -196,6 +196,7 @@
   });
   byId("action-cancel").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
+    if (dialog.open) return; // opened anew before this was told
     chosen = null;
     focusOpener();
   });

@@ -143,15 +143,16 @@ const TracePanel = (() => {
     Live.setText(byId("traces-error-text"), problem && `Requests can't be shown: ${problem} Trying again.`);
   }
 
+  const isPaused = () => byId("traces-pause").getAttribute("aria-pressed") === "true";
+
   async function load() {
-    if (byId("traces-pause").getAttribute("aria-pressed") === "true") return;
-    try {
-      const { answer } = await Panels.ask("traces");
-      problem = "";
-      traces = answer.traces;
-      sampled = answer.sampled_per_s;
-    } catch (error) {
-      problem = error.message;
+    if (isPaused()) return;
+    const found = await Panels.ask("traces").catch((error) => ({ error }));
+    if (isPaused()) return; // meanwhile
+    problem = found.error ? found.error.message : "";
+    if (found.answer) {
+      traces = found.answer.traces;
+      sampled = found.answer.sampled_per_s;
     }
     paint();
   }

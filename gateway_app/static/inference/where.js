@@ -80,6 +80,7 @@
       .then((done) => [done.response, ""])
       .catch((error) => [error.response, error.message]);
     run.disabled = false;
+    if (found?.body !== text) return; // another text is shown by now
     const header = response && response.headers.get("X-Explain");
     byId("where-trace").hidden = !header;
     if (header) byId("where-trace").replaceChildren(TracePanel.details(JSON.parse(header)));
@@ -99,6 +100,11 @@
   input.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-  input.addEventListener("input", () => found && forget()); // what is shown is of the text that is shown
+  // What is shown is of the text that is shown: an answer that is under way is of another.
+  input.addEventListener("input", () => {
+    asked += 1;
+    button.disabled = false;
+    if (found) forget();
+  });
   document.addEventListener("ring", () => found && ask(found.body)); // the ring has changed, and so may the owner
 })();

@@ -307,6 +307,17 @@ def test_suspects_of_a_slow_model_do_not_wait_for_each_other_until_their_time_is
     assert all(call.outcomes == [("result", b"[2]")] for call in calls)
 
 
+def test_suspects_are_not_let_go_together_because_this_loop_was_held_up():
+    world = World(["a", "b"], CALM)
+    first, second = world.owners()
+    calls = [world.submit(key) for key in keys_of(world, first, 5)]
+    world.kill(first)
+    world.pass_time(5.0, late_s=5.0)
+    assert world.link(second).calls == calls[:1]  # what became of it is not read yet
+    world.pass_time(10.0 * PATIENCE)
+    assert world.link(second).calls == calls
+
+
 def test_a_suspect_that_nobody_can_take_is_not_kept_beyond_its_patience_or_its_time():
     world = World(["a", "b", "c"], CALM)
     first, second, _ = world.owners()

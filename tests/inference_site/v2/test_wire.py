@@ -16,6 +16,7 @@ import pytest
 from inference_site.lib.errors import ApiError
 from tests.support.processes import wait_until
 from tests.support.v2_server import V2Server
+from tests.support.waiting import PATIENCE_S
 from tests.support.wire import Reply, Wire, chunked, request
 
 FP32 = "/v2/models/fp32/infer"
@@ -392,7 +393,7 @@ def test_a_load_goes_on_when_its_client_leaves_and_says_why_it_failed(v2: V2Serv
     v2.v2.loading = load
     with v2.connect() as client:
         client.send(request("POST", "/v2/repository/models/pair/load"))
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE_S)
     v2.wait_until_left()
     ended.set()
     wait_until("it is loaded", lambda: v2.v2.changes == [("load", "pair")])
