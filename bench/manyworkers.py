@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 EVENTS = 100_000
 TIMES = 30
-PAGES = ("/", "/stats", "/history", "/ring", "/traces", "/admin/gateway_app/event/")
+PAGES = ("/", "/stats", "/metrics", "/history", "/ring", "/traces", "/admin/gateway_app/event/")
 
 Row = dict[str, str | float]
 

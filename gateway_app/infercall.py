@@ -93,6 +93,7 @@ class InferCall(Call):
             inference.latency.add(waited_s)
             inference.joined_s += waited_s
             inference.joined_answers += 1
+            self.route.joined += 1
             try:
                 each.asker.on_output(payload, face.name_json, False, int(waited_s * 1e6), face.joined[self.attempts])
             except Exception:

@@ -131,7 +131,11 @@ class ModelSet:
         """As exchange.Plane says."""
         model = self.find(name, version)
         assert isinstance(model, ServedModel)  # for it was asked for by its version
-        return self._counted[model.key].now(model, self._links)
+        return self.counted(model).now(model, self._links)
+
+    def counted(self, model: ServedModel) -> Counted:
+        """What the version has done, however often it was served."""
+        return self._counted[model.key]
 
     def flush(self, name: str) -> None:
         """An order for a model was given: what was kept of it before is not to be its answer."""

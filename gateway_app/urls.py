@@ -5,7 +5,7 @@ from django.urls import path
 from gateway_app.dashboard import dashboard
 from gateway_app.operating.actionviews import ActionView
 from gateway_app.ringviews import RingView, WhereView
-from gateway_app.views import HealthView, HistoryView, InferView, StatsView, TracesView
+from gateway_app.views import HealthView, HistoryView, InferView, MetricsView, StatsView, TracesView
 from inference_site.api import LiveView, ReadyView
 from inference_site.apierrors import upgrade_required
 
@@ -13,6 +13,7 @@ urlpatterns = [
     path("", dashboard, name="dashboard"),
     path("infer", InferView.as_view(), name="infer"),
     path("stats", StatsView.as_view(), name="stats"),
+    path("metrics", MetricsView.as_view(), name="metrics"),
     path("history", HistoryView.as_view(), name="history"),
     path("traces", TracesView.as_view(), name="traces"),
     path("ring", RingView.as_view(), name="ring"),

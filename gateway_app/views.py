@@ -10,12 +10,14 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from gateway_app.figures.history import encoded
+from gateway_app.figures.metrics import gateway_metrics
 from gateway_app.figures.stats import gateway_health, gateway_stats, on_loop
 from gateway_app.serializers import StatsSerializer
 from inference_site import lifecycle
 from inference_site.api import InferView, JsonUnlessBrowser
+from inference_site.lib.prometheus import CONTENT_TYPE
 
-__all__ = ["HealthView", "HistoryView", "InferView", "StatsView", "TracesView"]
+__all__ = ["HealthView", "HistoryView", "InferView", "MetricsView", "StatsView", "TracesView"]
 
 TRACES = 100
 
@@ -28,6 +30,17 @@ class StatsView(APIView):
     def get(self, request: Request) -> Response:
         """The gateway's numbers."""
         return Response(StatsSerializer(gateway_stats()).data)
+
+
+class MetricsView(APIView):
+    """The same numbers for Prometheus."""
+
+    content_negotiation_class = JsonUnlessBrowser
+    renderer_classes = (JSONRenderer,)
+
+    def get(self, request: Request) -> HttpResponse:
+        """In its text format, whatever is accepted."""
+        return HttpResponse(gateway_metrics(), content_type=CONTENT_TYPE)
 
 
 class HistoryView(APIView):

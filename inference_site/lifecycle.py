@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from worker_app.direct import DirectInfer
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+# Far longer than a loop is ever held up: what ends the wait for it is that there is none any more.
+TIMEOUT_S = 30.0
 
 
 class NotRunning(RuntimeError):
@@ -155,6 +159,15 @@ def service() -> Any:
     if _service is None:
         raise NotRunning("this process is neither a gateway nor a worker; start rungateway, runnode or runcluster")
     return _service
+
+
+def on_loop(take: Callable[[], T]) -> T:
+    """Takes numbers where they change, so that they are all of one moment; for any thread but the loop's."""
+
+    async def taken() -> T:
+        return take()
+
+    return asyncio.run_coroutine_threadsafe(taken(), service().loop).result(TIMEOUT_S)
 
 
 def plane() -> Plane:

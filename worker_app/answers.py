@@ -6,6 +6,7 @@ import logging
 import time
 
 from inference_site.lib.asks import seed_of
+from inference_site.lib.catalog import Statistics
 from inference_site.lib.errors import ApiError, error_body
 from inference_site.lib.frames import Cache, Tell
 from worker_app.batches import Batches
@@ -32,6 +33,13 @@ class Answers(Batches):
         self.aliases: LRU[Key, Key] = LRU(0, 0)  # of asks, the keys of their samples
         self._flying: dict[Key, Job] = {}  # what may be joined
         self._share = 1  # models that the worker has
+
+    @property
+    def statistics(self) -> Statistics:
+        """V2's, as they are now."""
+        found = self.tally.statistics
+        found.cache_evictions = self.results.evictions
+        return found
 
     def keep(self, alias: Key, key: Key, output: bytes) -> None:
         """Takes over another worker's result if there is room, as the first to be forgotten."""
@@ -79,7 +87,7 @@ class Answers(Batches):
             self.tally.expired += len(late)
         for waiter in late:
             if not job.is_check:
-                self.tally.fail(waiter[2])
+                self.tally.late(waiter[2])
             hand_over(waiter, Tell.EXPIRED, Cache.MISS, 504, b"")
         return bool(job.waiters)
 
@@ -99,6 +107,7 @@ class Answers(Batches):
                 kind, status, payload = Tell.REFUSED, result.status, self._fault(result)
             else:
                 tally.errors += 1
+                count = tally.broken
                 kind, status, payload = Tell.FAILED, 503, str(result).encode()
             for waiter in job.waiters:
                 if not job.is_check:

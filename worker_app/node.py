@@ -152,7 +152,7 @@ class Node:
         found = self.past.statistics(name, version)
         for model in self.models.values():
             if (model.name, model.version) == (name, version):
-                found.add(model.tally.statistics)
+                found.add(model.statistics)
         return found
 
     def catalog(self, revision: int) -> Models:

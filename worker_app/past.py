@@ -22,7 +22,7 @@ class Past:
         self.tally.add(model.tally)
         add_batches(self.batches, model.batcher.histogram)
         self.rows += model.batcher.taken
-        self._statistics.setdefault((model.name, model.version), Statistics()).add(model.tally.statistics)
+        self._statistics.setdefault((model.name, model.version), Statistics()).add(model.statistics)
 
     def statistics(self, name: str, version: str) -> Statistics:
         """Of a version; to be added to."""

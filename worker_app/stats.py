@@ -97,6 +97,7 @@ def model_stats(model: Model, gateways: int = 1) -> dict[str, Any]:
         "cache_size": len(model.results),
         "cache_hit_rate": _rate(tally.hits, tally.requests),
         "cache_bytes": model.results.size_bytes,
+        "cache_util": round(model.results.util, 4),
         "queue": len(batcher),
         "queue_ms": round(1000 * model.wait_s, 1),
         "limit": max(2 * size, (batcher.limit + size) // gateways),

@@ -37,6 +37,7 @@ class Tally:
         found, took_ns = self.statistics, _ns_since(began)
         found.success += 1
         found.success_ns += took_ns
+        _count(found.success_spread, took_ns)
         found.cache_hits += 1
         found.cache_hit_ns += took_ns
 
@@ -47,13 +48,25 @@ class Tally:
 
     def success(self, began: float) -> None:
         """A request that came at that moment has been computed."""
+        took_ns = _ns_since(began)
         self.statistics.success += 1
-        self.statistics.success_ns += _ns_since(began)
+        self.statistics.success_ns += took_ns
+        _count(self.statistics.success_spread, took_ns)
 
     def fail(self, began: float) -> None:
         """A request that came at that moment was refused, has failed or was too late."""
         self.statistics.fail += 1
         self.statistics.fail_ns += _ns_since(began)
+
+    def late(self, began: float) -> None:
+        """A request that came at that moment is not to be run any more."""
+        self.statistics.fail_late += 1
+        self.fail(began)
+
+    def broken(self, began: float) -> None:
+        """The engine has failed on a request that came at that moment."""
+        self.statistics.fail_engine += 1
+        self.fail(began)
 
     def batch(self, jobs: Sequence[Job], run: Run, began: float) -> None:
         """A batch has run, from that moment on; only what it has computed counts."""
@@ -63,13 +76,16 @@ class Tally:
                 computed += 1
                 rows += job.sample.rows
                 if job.waiters:
-                    found.queue_ns += int((began - job.waiters[0][2]) * 1e9)
+                    waited_ns = int((began - job.waiters[0][2]) * 1e9)
+                    found.queue_ns += waited_ns
+                    _count(found.queue_spread, waited_ns)
         if not computed:
             return
         found.computed += computed
         found.compute_input_ns += computed * run.input_ns
         found.compute_infer_ns += computed * run.infer_ns
         found.compute_output_ns += computed * run.output_ns
+        _count(found.compute_spread, run.input_ns + run.infer_ns + run.output_ns, computed)
         found.inferences += rows
         found.executions += 1
         found.last_inference_ms = time.time_ns() // 1_000_000
@@ -83,6 +99,11 @@ class Tally:
             if name != "statistics":
                 setattr(self, name, getattr(self, name) + getattr(other, name))
         self.statistics.add(other.statistics)
+
+
+def _count(spread: dict[int, int], ns: int, times: int = 1) -> None:
+    bits = ns.bit_length()
+    spread[bits] = spread.get(bits, 0) + times
 
 
 def _ns_since(began: float) -> int:

@@ -62,9 +62,9 @@ class Attempts:
         self, call: Call, reason: str, *, nothing_done: bool = False, paid: bool = False, again: bool = False
     ) -> None:
         """What is done with a call that a worker did not answer; `again`: that worker may be asked once more."""
-        first = call.first or call
+        first, route = call.first or call, call.route
         if not again:
-            first.tried += (call.route,)
+            first.tried += (route,)
         if any(each is not None and each.flying for each in (first, first.hedge)):
             return  # the other attempt goes on
         call = first
@@ -74,6 +74,7 @@ class Attempts:
             self._refuse_failed(call, reason)
         elif nothing_done or paid or self.may_repeat(call):
             self._router.retries += not nothing_done
+            route.retried += not nothing_done
             self._router.dispatch(call, self._clock())
         else:
             self._refuse_failed(call, reason)

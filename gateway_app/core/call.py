@@ -161,6 +161,7 @@ class Route:
         "hits",
         "in_flight",
         "instance",
+        "joined",
         "leaving",
         "limit",
         "link",
@@ -169,11 +170,13 @@ class Route:
         "pace",
         "ramp_from",
         "requests",
+        "retried",
         "router",
         "sent_s",
         "silent",
         "slow_looks",
         "slow_s",
+        "spills",
         "suspect",
         "up",
         "worker_s",
@@ -202,6 +205,9 @@ class Route:
         self.requests = 0
         self.failures = 0
         self.hits = 0  # answers from the worker's cache
+        self.joined = 0  # requests that were answered together with another one that it answered
+        self.spills = 0  # requests that it got as their owner was busy or starting slowly
+        self.retried = 0  # requests that another worker was asked for as it had failed
         # Answers that were computed: how many, how long these took from here, and by the worker's own clock.
         self.computed = 0
         self.sent_s = 0.0

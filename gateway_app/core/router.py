@@ -203,7 +203,9 @@ class Router:
                     passed_on = True
                     continue
             if self.send(call, route, now):
-                self.spills += passed_on
+                if passed_on:
+                    self.spills += 1
+                    route.spills += 1
                 return
         if passed_on and any(routes[name].staying and self.send(call, routes[name], now) for name in owners):
             return

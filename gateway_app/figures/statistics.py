@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from inference_site.lib.catalog import Statistics
+from inference_site.lib.window import EMPTY, Buckets, summed
 
 if TYPE_CHECKING:
     from gateway_app.served import ServedModel
@@ -24,11 +25,14 @@ class Counted:
     def __init__(self) -> None:
         self._before = Statistics()  # of the gateway
         self._processes: dict[str, Statistics] = {}  # by instance, what each has said last
-        self._fails = self._misses = 0  # that were told
+        self._faults = self._misses = 0  # that were told; faults: failed, but neither late nor by the engine
+        self._latency: Buckets = EMPTY
+        self._latency_s = 0.0
 
     def ended(self, model: ServedModel) -> None:
         """The version is not served any more. If it ever is again, it goes on from here."""
         self._before.add(_own(model))
+        self._latency, self._latency_s = self.latency(model)
 
     def now(self, model: ServedModel, links: Mapping[str, WorkerLink]) -> Statistics:
         """The sum of all."""
@@ -42,9 +46,16 @@ class Counted:
         for each in (self._before, _own(model), *self._processes.values()):
             found.add(each)
         # Workers push their numbers, so they come later than what the gateway takes off them.
-        found.fail = self._fails = max(self._fails, found.fail)
+        others = found.fail_late + found.fail_engine
+        self._faults = max(self._faults, found.fail - others)
+        found.fail = others + self._faults
         found.cache_misses = self._misses = max(self._misses, found.cache_misses)
         return found
+
+    def latency(self, model: ServedModel) -> tuple[Buckets, float]:
+        """How long clients waited for answers, by this gateway: the counts of LatencyWindow, and seconds in all."""
+        window = model.inference.latency
+        return summed([self._latency, window.ever]), self._latency_s + window.total_s
 
 
 def _own(model: ServedModel) -> Statistics:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,13 +23,12 @@ from inference_site.lib.window import quantiles_ms
 
 if TYPE_CHECKING:
     from gateway_app.gateway import Gateway
+    from gateway_app.served import Totals
 
 # Of the events, how many are shown.
 EVENTS = 50
 # Of the newest traces, so many are looked at.
 SAMPLE = 50
-# Far longer than a loop is ever held up: what ends the wait is that there is none any more.
-TIMEOUT_S = 30.0
 
 T = TypeVar("T")
 
@@ -51,12 +49,8 @@ def gateway_health() -> dict[str, Any]:
 
 def on_loop(report: Callable[[Gateway], T]) -> T:
     """Takes the numbers where they change, so that they are all of one moment; for any thread but the loop's."""
-    service = lifecycle.service()
-
-    async def take() -> T:
-        return report(service.gateway)
-
-    return asyncio.run_coroutine_threadsafe(take(), service.loop).result(TIMEOUT_S)
+    gateway: Gateway = lifecycle.service().gateway
+    return lifecycle.on_loop(lambda: report(gateway))
 
 
 def stats_of(gateway: Gateway) -> dict[str, Any]:
@@ -108,15 +102,20 @@ def health_of(gateway: Gateway) -> dict[str, Any]:
     }
 
 
+def totals_of(gateway: Gateway) -> Totals:
+    """What has been counted since this gateway started, also of requests that no model has got."""
+    totals = gateway.lineup.totals()
+    totals.requests += gateway.malformed
+    totals.client_errors += gateway.malformed
+    return totals
+
+
 def _totals(gateway: Gateway) -> dict[str, Any]:
     p50, p95, p99 = quantiles_ms([model.inference.latency for model in gateway.lineup], 0.5, 0.95, 0.99)
-    totals = asdict(gateway.lineup.totals())
-    totals["requests"] += gateway.malformed
-    totals["client_errors"] += gateway.malformed
     recent, revision = gateway.history.last(), gateway.snapshot.revision
     connected = [link for link in gateway.links.values() if link.ready]
     return {
-        **totals,
+        **asdict(totals_of(gateway)),
         "in_flight": gateway.in_flight,
         "requests_per_s": round(gateway.rate.per_second(), 1),
         "p50_ms": p50,

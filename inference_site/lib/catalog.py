@@ -67,23 +67,33 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     record: Record = Record()
 
 
+_SPREADS = ("success_spread", "queue_spread", "compute_spread")
+
+
 class Statistics(msgspec.Struct, kw_only=True):
     """What one version of a model has done in one process, or in several together. Durations are nanoseconds, summed
-    over requests; `inferences` are rows and `executions` batches, without cache hits."""
+    over requests; `inferences` are rows and `executions` batches, without cache hits. A `_spread` counts the requests
+    by how long it was for each: at n, those of 2**(n-1) to 2**n nanoseconds."""
 
     success: int = 0
     success_ns: int = 0
+    success_spread: dict[int, int] = {}
     fail: int = 0
     fail_ns: int = 0
+    fail_late: int = 0  # of those that failed: their time had passed when it was their turn
+    fail_engine: int = 0  # the model could not be run
     queue_ns: int = 0
+    queue_spread: dict[int, int] = {}
     compute_input_ns: int = 0
     compute_infer_ns: int = 0
     compute_output_ns: int = 0
+    compute_spread: dict[int, int] = {}  # of the three together
     computed: int = 0  # requests that were computed, of which the four durations above are
     cache_hits: int = 0
     cache_hit_ns: int = 0
     cache_misses: int = 0
     cache_miss_ns: int = 0
+    cache_evictions: int = 0  # results that were forgotten for want of room
     inferences: int = 0
     executions: int = 0
     last_inference_ms: int = 0  # when the last batch ended, in milliseconds since 1970
@@ -92,7 +102,11 @@ class Statistics(msgspec.Struct, kw_only=True):
     def add(self, other: Statistics) -> None:
         """Adds another process's."""
         for name in self.__struct_fields__:
-            if name not in ("last_inference_ms", "batches"):
+            if name in _SPREADS:
+                spread = getattr(self, name)
+                for bits, count in getattr(other, name).items():
+                    spread[bits] = spread.get(bits, 0) + count
+            elif name not in ("last_inference_ms", "batches"):
                 setattr(self, name, getattr(self, name) + getattr(other, name))
         self.last_inference_ms = max(self.last_inference_ms, other.last_inference_ms)
         for size, (count, ns) in other.batches.items():

@@ -11,6 +11,9 @@ _BUCKETS = 200
 _STEP = 1 / math.log(1.1)
 _log = math.log
 
+# The largest duration of each bucket but the last, to six digits.
+BOUNDS_S = tuple(float(f"{1.1**index / 1e6:.6g}") for index in range(_BUCKETS - 1))
+
 # How many durations were counted in each bucket.
 Buckets = Sequence[int]
 EMPTY: Buckets = (0,) * _BUCKETS
@@ -19,23 +22,28 @@ EMPTY: Buckets = (0,) * _BUCKETS
 class LatencyWindow:
     """Durations of the last `seconds` seconds, in buckets 10 % wide. `roll()` is to be called once a second."""
 
-    __slots__ = ("_current", "_past", "count", "seconds")
+    __slots__ = ("_before", "_current", "_past", "count", "seconds", "total_s")
 
     def __init__(self, seconds: int = 30) -> None:
         self.seconds = seconds
         self.count = 0
+        self.total_s = 0.0
+        self._before: Buckets = EMPTY  # all seconds that have ended
         self._current = [0] * _BUCKETS
         self._past: deque[list[int]] = deque(maxlen=seconds)
 
     def add(self, duration_s: float) -> None:
         """Counts one duration."""
         self.count += 1
+        self.total_s += duration_s
         micros = duration_s * 1e6
         index = int(_log(micros) * _STEP) + 1 if micros > 1 else 0
         self._current[index if index < _BUCKETS else _BUCKETS - 1] += 1
 
     def roll(self) -> None:
         """Ends the current second."""
+        if any(self._current):
+            self._before = summed([self._before, self._current])
         self._past.append(self._current)
         self._current = [0] * _BUCKETS
 
@@ -43,6 +51,11 @@ class LatencyWindow:
     def ended(self) -> Buckets:
         """The counts of the second that has ended last; not to be changed."""
         return self._past[-1] if self._past else EMPTY
+
+    @property
+    def ever(self) -> Buckets:
+        """The counts since the beginning, which only grow."""
+        return summed([self._before, self._current])
 
     def quantiles_ms(self, *quantiles: float) -> list[float | None]:
         """Upper bounds, in ms, that these parts of the durations stay below; None where nothing was counted."""

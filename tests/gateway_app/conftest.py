@@ -16,12 +16,12 @@ from tests.support.waiting import PATIENCE_S
 PATIENT = (
     "gateway_app.diagnosis.targets.CONNECT_S",
     "gateway_app.eventlog.events.STOP_S",
-    "gateway_app.figures.stats.TIMEOUT_S",
     "gateway_app.operating.followed.PATIENCE_S",
     "gateway_app.operating.followed.TIMEOUT_S",
     "gateway_app.previewing.previewring.PATIENCE_S",
     "gateway_app.streams.greeting.HANDSHAKE_TIMEOUT_S",
     "gateway_app.terminal.TIMEOUT_S",
+    "inference_site.lifecycle.TIMEOUT_S",
     "worker_app.stream.HANDSHAKE_TIMEOUT_S",
 )
 

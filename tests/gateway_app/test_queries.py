@@ -36,7 +36,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", ["/", "/stats", "/health", "/history", "/ring", "/traces"])
+@pytest.mark.parametrize("path", ["/", "/stats", "/health", "/history", "/ring", "/traces", "/metrics"])
 def test_who_has_not_signed_in_costs_no_query(
     gateway: Any, client: Client, django_assert_num_queries: Any, path: str
 ) -> None:

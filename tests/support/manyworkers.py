@@ -38,8 +38,13 @@ class BookLink:
 
     def serve(self, route: Route, number: int) -> bool:
         """As WorkerLink's."""
-        route.connected, route.up, route.number = True, bool(number), number
+        route.connected, route.up, route.number, route.instance = True, bool(number), number, self.name
         return False
+
+    def stats_of(self, route: Route) -> Json:
+        """As WorkerLink's."""
+        models = self.stats["models"] if self.stats is not None else ()
+        return next((each for each in models if each["number"] == route.number), {})
 
     def use(self) -> None:
         """As WorkerLink's."""
@@ -56,6 +61,8 @@ def report(node_id: str, computed: int = 0, queue_ms: float = 0.0, compute_ms: f
         "compute_input_ns": 0, "compute_infer_ns": int(compute_ms * 1e6), "compute_output_ns": 0, "computed": computed,
         "cache_hits": computed, "cache_hit_ns": 0, "cache_misses": computed, "cache_miss_ns": 0, "inferences": computed,
         "executions": computed, "last_inference_ms": 0, "batches": {"1": [computed, 0], "8": [3, 0], "32": [9, 0]},
+        "success_spread": {str(bits): computed for bits in range(14, 24)}, "queue_spread": {"17": computed},
+        "compute_spread": {"18": computed}, "fail_late": 0, "fail_engine": 0, "cache_evictions": 0,
     }  # fmt: skip
     counted: Json = {
         "total_requests": 2 * computed, "cache_hits": computed, "joined": 0, "kept": 0, "errors": 0, "expired": 0,

@@ -16,19 +16,27 @@ class LRU(Generic[K, V]):
     The size of an entry, in bytes, is what `put` was told. An entry larger than the whole byte budget is not kept.
     """
 
-    __slots__ = ("_entries", "max_bytes", "max_entries", "size_bytes")
+    __slots__ = ("_entries", "evictions", "max_bytes", "max_entries", "size_bytes")
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.max_entries = max_entries
         self.max_bytes = max_bytes
         self.size_bytes = 0
+        self.evictions = 0  # entries that were forgotten for want of room
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __contains__(self, key: K) -> bool:
         return key in self._entries
+
+    @property
+    def util(self) -> float:
+        """How full it is, from 0 to 1, by the bound that is nearer."""
+        if not self.max_entries or not self.max_bytes:
+            return 0.0
+        return max(len(self._entries) / self.max_entries, self.size_bytes / self.max_bytes)
 
     def get(self, key: K) -> V | None:
         """The value, now the most recently used; None if it is not there."""
@@ -52,7 +60,7 @@ class LRU(Generic[K, V]):
         before = self._entries.pop(key, None)
         if before is not None:
             self.size_bytes -= before[1]
-        if size_bytes > self.max_bytes:
+        if size_bytes > self.max_bytes or not self.max_entries:
             return
         self._entries[key] = (value, size_bytes)
         self.size_bytes += size_bytes
@@ -83,3 +91,4 @@ class LRU(Generic[K, V]):
         while self._entries and (len(self._entries) > self.max_entries or self.size_bytes > self.max_bytes):
             _, (_, size_bytes) = self._entries.popitem(last=False)
             self.size_bytes -= size_bytes
+            self.evictions += 1
