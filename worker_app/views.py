@@ -23,8 +23,8 @@ class HealthView(APIView):
     content_negotiation_class = JsonUnlessBrowser
 
     def get(self, request: Request) -> Response:
-        """The worker's numbers."""
-        return Response(node_health(lifecycle.service().plane.node))
+        """The worker's numbers, taken where they change."""
+        return Response(lifecycle.on_loop(lambda: node_health(lifecycle.service().plane.node)))
 
 
 class MetricsView(APIView):
