@@ -1,5 +1,6 @@
 """The contract where the shared doors cannot show it: no worker that answers, and a model that pads nothing."""
 
+import socket
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,15 +9,17 @@ import pytest
 from tests.support.cluster import Server
 from tests.support.doors import Door, assert_error, fresh_values, lone_doors, wait_until_routable
 from tests.support.onnx_models import linear, linear_weights
-from tests.support.ports import free_ports
 
 
 @pytest.fixture(scope="module", params=["none given", "one that is down"])
 def lonely(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Door]]:
-    workers = [] if request.param == "none given" else [f"worker_1=127.0.0.1:{free_ports(1)[0]}"]
-    with lone_doors(tmp_path_factory.mktemp("lonely"), workers) as running:
-        yield running
-        assert all("Traceback" not in door.server.log for door in running.values())
+    # Held by a socket that does not listen: whoever connects is refused, and nobody else serves there meanwhile.
+    with socket.socket() as down:
+        down.bind(("127.0.0.1", 0))
+        workers = [] if request.param == "none given" else [f"worker_1=127.0.0.1:{down.getsockname()[1]}"]
+        with lone_doors(tmp_path_factory.mktemp("lonely"), workers) as running:
+            yield running
+            assert all("Traceback" not in door.server.log for door in running.values())
 
 
 @pytest.mark.parametrize("name", ["gateway", "gateway-django"])
