@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from typing import Any
 
@@ -243,12 +244,22 @@ def test_bad_options_are_named(arguments: list[str], message: str) -> None:
         call_command("runbench", *arguments)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A process that is started meanwhile hears Ctrl-C, even if this one was started in the background and does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("threads", ["1", "10"])
 def test_ctrl_c_reports_what_was_measured(cluster: StubCluster, threads: str) -> None:
     cluster.fault = lambda body: time.sleep(0.02)
     command = [sys.executable, "manage.py", "runbench", "--gateway", cluster.url, "--requests", "100000", "--json"]
     command += ["--threads", threads]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with interruptible(), subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             wait_until("50 requests", lambda: cluster.asked >= 50)
             process.send_signal(signal.SIGINT)

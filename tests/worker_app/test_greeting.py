@@ -93,7 +93,7 @@ async def test_a_gateway_that_says_nothing_is_let_go(connect: Connect, monkeypat
     side = connect(node)
     await side.hello()
     await asyncio.wait_for(side.task, PATIENCE_S)
-    assert side.close_code == 4401
+    assert side.close_code == 1013  # its token may be right
     assert not node.gateways
 
 
