@@ -23,6 +23,8 @@ Payload = Mapping[str, Any]
 
 # What is judged as it happens, from more than what is recorded.
 _NOT_REPLAYED = ("slow_factor", "silence_ms")
+_CACHES = ("cache_entries", "cache_mib", "hot_cache")
+_MODEL_CACHES = ("cached", "cache_entries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,11 @@ def preview(before: Payload, after: Payload) -> Preview:
         breakers, quiet = preview_breakers(before, after, now)
     if any(before["tuning"][name] != after["tuning"][name] for name in _NOT_REPLAYED):
         missing.append("Slowness and silence can't be replayed: outcomes are recorded, and not how long each one took.")
+    if _changes_caches(before, after):
+        missing.append(
+            "How many requests the caches will answer is not foreseen, so what models have to run is taken as it is"
+            " now. The hit rates on the dashboard tell what became of it."
+        )
     return Preview(
         found,
         ring,
@@ -69,6 +76,17 @@ def preview(before: Payload, after: Payload) -> Preview:
         [each for each in without_effect(after) if each not in without_effect(before)],
         missing,
         now.figures if now is not None else None,
+    )
+
+
+def _changes_caches(before: Payload, after: Payload) -> bool:
+    if any(before["tuning"][name] != after["tuning"][name] for name in _CACHES):
+        return True
+    old, new = ({row["name"]: row for row in payload.get("models", ())} for payload in (before, after))
+    return any(
+        old.get(name, {}).get(field) != new.get(name, {}).get(field)
+        for name in old.keys() | new.keys()
+        for field in _MODEL_CACHES
     )
 
 

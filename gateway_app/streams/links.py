@@ -60,7 +60,8 @@ class WorkerLink:
         self.policy = policy
         self.routes: Sequence[Route] = ()  # of each model, whether the worker has it or not
         self.up = self.ready = False
-        self.leaving = False  # its process said that it is about to stop
+        self.leaving = False  # its process said that it is about to stop; no other one has connected since
+        self.since = clock()  # it is `ready`, or is not
         self.hello: handshake.Hello | None = None
         self.stats: dict[str, Any] | None = None
         self.stats_at = 0.0
@@ -200,6 +201,7 @@ class WorkerLink:
             return
         if not self.ready:
             self.ready = True
+            self.since = self._clock()
             self._used = None
         self.revision = models.revision
         self._owner.announced(self, models)
@@ -229,6 +231,8 @@ class WorkerLink:
         """A connection is gone; if it is one of the two in use, so is the link."""
         if channel not in self._channels:
             return
+        if self.ready:
+            self.since = self._clock()
         self.up = self.ready = False
         calls: dict[Route, list[Call]] = {}
         for route in self._mine():

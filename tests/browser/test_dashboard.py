@@ -77,6 +77,17 @@ def test_who_was_lost_and_is_back_is_named_for_five_minutes(browser: Browser, si
     ]
     last = "document.querySelector('#verdict li:last-child a')"
     assert browser.evaluate(f"{last}.getAttribute('href')") == "#events-section"
+    with site.change() as stats:  # somebody takes it out: it is not lost any more, but neither is it well
+        stats["workers"][1].update(isolated=True, routable=False)
+    browser.wait_for(lambda: findings(browser) == ["worker_2: isolated by hand"], "it is not called well")
+    with site.change() as stats:
+        stats["workers"][1].update(isolated=False, routable=True)
+        stats["circuit_breakers"][1].update(state="HALF_OPEN", successes=1)
+    trying = ["worker_2: breaker HALF_OPEN, 1 of 2 successes to close"]
+    browser.wait_for(lambda: findings(browser) == trying, "it is still being tried")
+    with site.change() as stats:
+        stats["circuit_breakers"][1].update(state="CLOSED")
+    browser.wait_for(lambda: len(findings(browser)) == 2, "now it is well")
     site.stats["events"][1]["age_s"] = 301.0
     browser.wait_for(lambda: findings(browser) == ["3 of 3 workers up, no failed request of late"], "it is forgotten")
 
@@ -141,6 +152,15 @@ def test_refused_requests_are_trouble_while_they_last(browser: Browser, site: Pa
         ({"routable": False}, "worker_1: takes no requests"),
         ({"stats_age_s": 65.0}, "worker_1: sends no figures, for 1 min 5 s"),
         ({"isolated": True, "routable": False}, "worker_1: isolated by hand"),
+        (
+            {"connected": False, "connection_s": 2.0, "leaving": True, "routable": False},
+            "worker_1: stopped in order, its next process is awaited",
+        ),
+        (
+            {"connected": False, "connection_s": 200.0, "leaving": True, "routable": False},
+            "worker_1: stopped in order, and not back, for 3 min 20 s",
+        ),
+        ({"connected": False, "draining": True, "routable": False}, "worker_1: draining, disconnected"),
     ],
 )
 def test_what_can_be_wrong_with_a_worker(

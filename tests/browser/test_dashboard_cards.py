@@ -120,7 +120,8 @@ def test_workers_come_go_and_are_switched_off(browser: Browser, site: PagesSite)
         del stats["workers"][2], stats["circuit_breakers"][1:]
     browser.wait_for(lambda: browser.texts(NAMES) == ["worker_1", "worker_2"], "worker_3 is gone")
     assert browser.texts(".card .badges") == ["CLOSED\nDraining", "Disabled"]
-    assert "0 of 1" in browser.text("#tile-workers")
+    assert "0 of 1" in browser.text("#tile-workers")  # nobody is up: that is trouble, though it was wanted
+    assert browser.shows("#tile-workers.trouble")
     assert "1 draining · 1 disabled" in browser.text("#tile-workers")
     assert "no report yet" in card(browser, "worker_2")
 
@@ -137,6 +138,27 @@ def test_an_isolated_worker_is_told_from_a_sick_one(browser: Browser, site: Page
     assert silent == "Silent: it does not even answer a ping."
     assert browser.evaluate("document.querySelectorAll('.card.trouble').length") == 1
     assert "6 of 64" in card(browser, "worker_2")
+
+
+def test_whose_process_was_stopped_is_missed_after_a_while(browser: Browser, site: PagesSite) -> None:
+    gone = {"connected": False, "routable": False, "leaving": True, "in_flight": 0}
+    site.stats["workers"][0].update(gone, connection_s=4.0, stats_age_s=4.2)
+    browser.open(site.url)
+    shown = card(browser, "worker_1")
+    assert "CLOSED\nStopped" in shown and "for 4 s" in shown
+    assert browser.text("#worker-worker_1 .notes") == (
+        "Its process was stopped in order. The next one is connected as soon as it is there. "
+        "Its last report is 4 s old."
+    )
+    assert "1 stopped" in browser.text("#tile-workers")
+    assert browser.driver.title == "Inference gateway"
+    assert not browser.shows(".card.trouble")
+    assert browser.shows("#worker-worker_1.old") and not browser.shows("#worker-worker_2.old")
+    site.stats["workers"][0].update(connection_s=31.0)
+    browser.wait_for(lambda: browser.driver.title == "(!) 2 of 3 up — Inference gateway", "it is missed")
+    assert "CLOSED\nDisconnected" in card(browser, "worker_1")
+    assert "1 down" in browser.text("#tile-workers")
+    assert browser.shows("#worker-worker_1.trouble")
 
 
 def test_a_worker_that_lags_behind_says_so(browser: Browser, site: PagesSite) -> None:

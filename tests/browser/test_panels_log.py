@@ -86,6 +86,10 @@ def test_events_are_filtered(
     if text:
         browser.driver.find_element(By.CSS_SELECTOR, "#events-filter [type=search]").send_keys(text)
     assert browser.texts("#events [data-text=reason]") == reasons
+    # The admin, which has them all, is asked for the same.
+    asked = {"kind__exact": kind, "worker": worker, "q": text}
+    found = browser.evaluate("Object.fromEntries(new URLSearchParams(document.getElementById('events-admin').search))")
+    assert found == {name: value for name, value in asked.items() if value}
     if not reasons:
         assert browser.text("#events-none") == "None of the newest 5 events is like that."
     # The address keeps it: a reload shows the same.

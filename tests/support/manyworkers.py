@@ -26,6 +26,7 @@ class BookLink:
     max_ask_bytes = 0
     host, port = "127.0.0.1", 1
     leaving = False
+    since = 0.0
     last_error = ""
 
     def __init__(self, name: str, stats: Json | None) -> None:

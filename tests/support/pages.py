@@ -39,6 +39,8 @@ def gateway_worker(number: int, requests: int, key_share: float, traffic_share: 
         "isolated": False,
         "silent": False,
         "connected": True,
+        "connection_s": 8100.0,
+        "leaving": False,
         "routable": True,
         "in_flight": 4 + number,
         "limit": 0,
@@ -217,7 +219,9 @@ def guard() -> Json:
 def open_breaker(stats: Json, number: int) -> None:
     """Worker `number` stops answering: its breaker opens."""
     error = f"connection to 127.0.0.1:{8000 + number} refused. Is the worker running?"
-    stats["workers"][number - 1].update(connected=False, routable=False, in_flight=0, last_error=error)
+    stats["workers"][number - 1].update(
+        connected=False, connection_s=12.5, routable=False, in_flight=0, last_error=error
+    )
     reason = f"5 failures in a row, the last: {error}"
     told = {"last_error": error, "last_error_age_s": 12.5, "cause": "failures", "reason": reason}
     stats["circuit_breakers"][number - 1].update(

@@ -4,6 +4,7 @@
 const Cards = (() => {
   const { NONE, number, decimal, percent, plural, millis, duration, provider } = Live;
   const { STATES } = ModelTable;
+  const REPORTS_S = 3; // a report comes twice a second; what is older than this is grey
   const MANY = 12; // with more the cards are small, and in order of trouble
   const byId = (id) => document.getElementById(id);
   const list = byId("workers");
@@ -15,8 +16,10 @@ const Cards = (() => {
 
   function mode(worker) {
     if (!worker.enabled) return { text: "Disabled", kind: "quiet", icon: "off" };
-    if (worker.isolated) return { text: "Isolated", kind: "info", icon: "off" };
-    if (worker.draining) return { text: "Draining", kind: "info", icon: "drain" };
+    const gone = worker.connected ? "" : ", disconnected";
+    if (worker.isolated) return { text: `Isolated${gone}`, kind: "info", icon: "off" };
+    if (worker.draining) return { text: `Draining${gone}`, kind: "info", icon: "drain" };
+    if (Standing.isReturning(worker)) return { text: "Stopped", kind: "info", icon: "off" };
     if (!worker.connected) return { text: "Disconnected", kind: "bad", icon: "bad" };
     if (worker.silent) return { text: "Silent", kind: "bad", icon: "warn" };
     return { text: "", kind: "", icon: "" };
@@ -28,16 +31,14 @@ const Cards = (() => {
     return first && { ...first, of: breakers.length };
   }
 
-  const inTrouble = (worker) => worker.enabled && !worker.routable && !worker.idle && !worker.draining && !worker.isolated;
-
   // The smaller, the more an operator wants to see it.
   function rank({ worker, breaker }) {
     if (!worker.enabled) return 6;
     if (worker.isolated || worker.draining) return 4;
-    if (inTrouble(worker) || (breaker && breaker.state === "OPEN")) return 1;
+    if (Standing.isDown(worker) || (breaker && breaker.state === "OPEN")) return 1;
     if (worker.silent) return 2;
     if (breaker && breaker.state === "HALF_OPEN") return 3;
-    return worker.stats_age_s > 3 ? 4 : 5;
+    return worker.stats_age_s > REPORTS_S ? 4 : 5;
   }
 
   // What its next change waits for.
@@ -55,7 +56,9 @@ const Cards = (() => {
     return left > 0 ? `next probe in ${left} s` : "next probe is due";
   }
 
-  function since(breaker, elapsed) {
+  // Of what is told beside it: that there is no connection, or the breaker's state.
+  function since(worker, breaker, elapsed) {
+    if (worker.enabled && !worker.connected) return worker.connection_s == null ? "" : `for ${duration(worker.connection_s + elapsed)}`;
     if (!breaker) return "takes no requests";
     return `for ${duration(breaker.since_s + elapsed)}`;
   }
@@ -73,8 +76,11 @@ const Cards = (() => {
     const alone = !workers.some((other) => other.enabled && other.routable);
     const lines = [];
     if (!worker.enabled) lines.push("Disabled: gateways are not connected to it, and its keys are the other workers'.");
+    else if (worker.isolated && !worker.connected) lines.push("Isolated by hand, and disconnected: once it is back it still gets no requests.");
     else if (worker.isolated) lines.push("Isolated by hand: it stays connected and gets no requests, not even if nobody else is left.");
+    else if (worker.draining && !worker.connected) lines.push("Draining, and disconnected: once it is back it still takes no new requests.");
     else if (worker.draining) lines.push(alone ? "Draining, but nobody else is left: it goes on getting requests." : "Draining: it finishes what it has and takes no new requests.");
+    else if (worker.leaving && !worker.connected) lines.push("Its process was stopped in order. The next one is connected as soon as it is there.");
     else if (!worker.connected) lines.push("Disconnected: the gateway keeps trying to reach it.");
     else if (worker.idle) lines.push("Idle: there is no model to serve.");
     if (worker.silent) lines.push("Silent: it does not even answer a ping.");
@@ -83,7 +89,7 @@ const Cards = (() => {
     if (worker.last_error && !why.includes(worker.last_error)) lines.push(`Last error: ${Panels.sentence(worker.last_error)}`);
     const error = (breaker && breaker.last_error) || "";
     if (error && error !== worker.last_error && !why.includes(error)) lines.push(`Last error of a request, ${duration(breaker.last_error_age_s)} ago: ${Panels.sentence(error)}`);
-    if (worker.connected && worker.stats_age_s > 3) lines.push(`Its last report is ${duration(worker.stats_age_s)} old.`);
+    if (worker.enabled && worker.stats_age_s > REPORTS_S) lines.push(`Its last report is ${duration(worker.stats_age_s)} old.`);
     if (worker.connected && worker.revision != null && worker.revision !== revision) lines.push(`Has revision ${worker.revision} of the settings, not ${revision}.`);
     return lines.join(" ");
   }
@@ -166,13 +172,14 @@ const Cards = (() => {
     card.querySelector("[data-link=edit]").href = `${list.dataset.editUrl}?name=${encodeURIComponent(worker.name)}`;
     card.querySelector(".notes").hidden = !note;
     card.querySelector(".gauge").hidden = !breaker;
-    card.classList.toggle("trouble", inTrouble(worker));
+    card.classList.toggle("trouble", Standing.isDown(worker));
     card.classList.toggle("watch", Boolean(breaker) && breaker.state === "HALF_OPEN");
     card.classList.toggle("out", !worker.enabled);
+    card.classList.toggle("old", Boolean(worker.node) && (!worker.connected || worker.stats_age_s > REPORTS_S));
   }
 
-  function paintCounting({ card, breaker }, elapsed) {
-    Live.fill(card, { since: since(breaker, elapsed), counts: counts(breaker, elapsed) });
+  function paintCounting({ card, worker, breaker }, elapsed) {
+    Live.fill(card, { since: since(worker, breaker, elapsed), counts: counts(breaker, elapsed) });
     Live.bar(card, "gauge", gauge(breaker, elapsed));
     card.querySelector("[data-bar=gauge]").className = breaker ? STATES[breaker.state].kind : "";
   }

@@ -43,8 +43,8 @@ const Charts = (() => {
       stacked: true,
       series: [
         { label: "compute", colour: "--part-compute", fill: "--part-compute", value: (point) => point.compute },
-        { label: "queue", colour: "--part-queue", fill: "--part-queue", value: (point) => point.queue },
-        { label: "network", colour: "--part-network", fill: "--part-network", value: (point) => point.network },
+        { label: "queue", colour: "--part-queue", dash: [6, 3], fill: "--part-queue", value: (point) => point.queue },
+        { label: "network", colour: "--part-network", dash: [2, 3], fill: "--part-network", value: (point) => point.network },
       ],
     },
   ];

@@ -5,11 +5,11 @@
   const HALF_MS = 500;
   let latest = null;
 
-  function title({ up, total }, { draining, config_error: error }) {
+  function title({ up, down, total }, { draining, config_error: error }) {
     const trouble = [];
     if (draining) trouble.push("Draining");
     if (total === 0) trouble.push("No workers");
-    else if (up < total) trouble.push(`${up} of ${total} up`);
+    else if (down || !up) trouble.push(`${up} of ${total} up`);
     if (error) trouble.push("config error");
     return trouble.join(", ");
   }

@@ -65,7 +65,8 @@
     Live.setText(byId("events-count"), count && `${count}; times in ${Panels.zone()}.`);
     const query = new URLSearchParams();
     if (filter.kind) query.set("kind__exact", filter.kind);
-    if (filter.worker || filter.text) query.set("q", [filter.worker, filter.text].filter(Boolean).join(" "));
+    if (filter.worker) query.set("worker", filter.worker);
+    if (filter.text) query.set("q", filter.text);
     admin.search = query.toString();
   }
 

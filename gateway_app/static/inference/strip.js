@@ -5,17 +5,25 @@ const Strip = (() => {
   const { NONE, number, percent, plural, millis, duration } = Live;
   const strip = document.getElementById("gateway");
 
-  // Those that are not up, by why; and how many are.
+  // Those that are not up, by why; how many are, and how many should be.
   function count(workers) {
     const enabled = workers.filter((worker) => worker.enabled);
-    const up = enabled.filter((worker) => worker.routable || worker.idle).length;
+    const up = enabled.filter(Standing.isUp).length;
+    const down = enabled.filter((worker) => Standing.isDown(worker)).length;
     const idle = enabled.filter((worker) => worker.idle).length;
     const disabled = workers.length - enabled.length;
     const isolated = enabled.filter((worker) => worker.isolated).length;
     const draining = enabled.filter((worker) => worker.draining && !worker.isolated && !worker.routable).length;
-    const down = enabled.length - up - draining - isolated;
-    const notes = [idle && "no model to serve", down && `${down} down`, isolated && `${isolated} isolated`, draining && `${draining} draining`, disabled && `${disabled} disabled`];
-    return { up, total: enabled.length, note: notes.filter(Boolean).join(" · ") || (enabled.length ? "all take requests" : "none to ask") };
+    const stopped = enabled.length - up - down - isolated - draining;
+    const notes = [
+      idle && "no model to serve",
+      down && `${down} down`,
+      stopped && `${stopped} stopped`,
+      isolated && `${isolated} isolated`,
+      draining && `${draining} draining`,
+      disabled && `${disabled} disabled`,
+    ];
+    return { up, down, total: enabled.length, note: notes.filter(Boolean).join(" · ") || (enabled.length ? "all take requests" : "none to ask") };
   }
 
   // Since the start. The gateway's own hits never reach a worker, so they are in neither of the workers' counts.
@@ -31,9 +39,9 @@ const Strip = (() => {
     return value && value < 0.01 ? "< 0.01 %" : `${value.toFixed(2)} %`; // one error is never shown as none
   }
 
-  // Returns how many workers are up, and of how many.
+  // Returns how many workers are up and down, and of how many.
   function paint({ gateway, workers }) {
-    const { up, total, note } = count(workers);
+    const { up, down, total, note } = count(workers);
     Live.fill(strip, {
       rate: Live.rate(gateway.requests_per_s),
       requests: `${number(gateway.requests)} in ${duration(gateway.uptime_s)}`,
@@ -61,10 +69,10 @@ const Strip = (() => {
         gateway.suspects_refused && plural(gateway.suspects_refused, "suspect", "suspects"),
       ].filter(Boolean).join(" · "),
     });
-    document.getElementById("tile-workers").classList.toggle("trouble", up < total || total === 0);
+    document.getElementById("tile-workers").classList.toggle("trouble", down > 0 || up === 0);
     document.getElementById("tile-errors").classList.toggle("trouble", gateway.error_percent > 0);
     document.getElementById("tile-config").classList.toggle("trouble", Boolean(gateway.config_error) || gateway.processes_current < gateway.processes);
-    return { up, total };
+    return { up, down, total };
   }
 
   return { paint };

@@ -29,8 +29,11 @@ const Verdict = (() => {
   function ofWorker(worker, breakers, elapsed) {
     if (!worker.enabled) return null;
     const found = (level, what, more = "") => ({ level, what, more, who: worker.name, target: `worker-${worker.name}` });
-    if (worker.isolated) return found("info", "isolated by hand");
-    if (worker.draining) return found("info", "draining");
+    const gone = worker.connected ? "" : "disconnected";
+    if (worker.isolated) return found("info", "isolated by hand", gone);
+    if (worker.draining) return found("info", "draining", gone);
+    if (Standing.isReturning(worker, elapsed)) return found("info", "stopped in order", "its next process is awaited");
+    if (worker.leaving && !worker.connected) return found("bad", "stopped in order, and not back", `for ${duration(worker.connection_s + elapsed)}`);
     const open = breakers.filter((breaker) => breaker.state === "OPEN");
     const half = breakers.filter((breaker) => breaker.state === "HALF_OPEN");
     const [first] = open.length ? open : half;
@@ -52,7 +55,7 @@ const Verdict = (() => {
     const enabled = workers.filter((worker) => worker.enabled);
     if (!workers.length) return { level: "bad", text: "There is no worker: clients get 503", target: "empty" };
     if (!enabled.length) return { level: "bad", text: "Every worker is disabled: clients get 503", target: "workers-section" };
-    if (enabled.some((worker) => worker.routable || worker.idle)) return null;
+    if (enabled.some(Standing.isUp)) return null;
     const left = enabled.some((worker) => worker.draining && worker.connected && !worker.isolated);
     if (left) return { level: "warn", text: "Nobody but draining workers is left: they go on answering", target: "workers-section" };
     const all = enabled.every((worker) => worker.isolated) ? "Every worker is isolated" : "No worker can answer";
@@ -136,10 +139,12 @@ const Verdict = (() => {
   }
 
   // Whose connection was lost or whose breaker opened of late: it may be over before anybody looks.
-  function recentTrouble({ events, workers }, elapsed) {
+  function recentTrouble({ events, workers, circuit_breakers: breakers }, elapsed) {
     const recent = events.filter((each) => each.age_s + elapsed < REMEMBERED_S);
     const troubled = recent.filter(({ kind, after }) => (kind === "worker" && after === "lost") || (kind === "breaker" && after === "OPEN"));
-    const names = workers.map((worker) => worker.name).filter((name) => troubled.some((each) => each.worker === name));
+    const sick = new Set(breakers.filter((breaker) => breaker.state !== "CLOSED").map((breaker) => breaker.name));
+    const well = workers.filter((worker) => Standing.isUp(worker) && !sick.has(worker.name)).map((worker) => worker.name);
+    const names = well.filter((name) => troubled.some((each) => each.worker === name));
     if (!names.length) return null;
     const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
     return { level: "info", text: `Lost, or its breaker OPEN, in the last 5 minutes, and well again: ${names.slice(0, NAMED).join(", ")}${more}`, target: "events-section" };
@@ -153,7 +158,7 @@ const Verdict = (() => {
 
   function well({ gateway, workers }) {
     const enabled = workers.filter((worker) => worker.enabled);
-    const up = enabled.filter((worker) => worker.routable || worker.idle).length;
+    const up = enabled.filter(Standing.isUp).length;
     const idle = enabled.length > 0 && enabled.every((worker) => worker.idle);
     const errors = gateway.error_percent == null ? "no requests of late" : "no failed request of late";
     return `${number(up)} of ${plural(enabled.length, "worker", "workers")} ${idle ? "wait for a model" : "up"}, ${errors}`;

@@ -44,7 +44,9 @@ async def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     route.seen_by = set()
     (model,) = gateway.lineup
     model.router.routes["worker_1"] = route
-    link = SimpleNamespace(leaving=False, ready=True, last_error="", stats=None, revision=3)
+    link = SimpleNamespace(
+        leaving=False, up=True, ready=True, since=time.monotonic(), last_error="", stats=None, revision=3
+    )
     gateway.links["worker_1"] = cast(WorkerLink, link)
     service = SimpleNamespace(gateway=gateway, loop=asyncio.get_running_loop())
     monkeypatch.setattr(lifecycle, "_service", service)
@@ -108,6 +110,25 @@ async def test_who_is_not_connected_or_kept_out_is_not_idle(gateway: Gateway) ->
     assert (await asyncio.to_thread(gateway_health))["healthy"]
     gateway.links["worker_1"].leaving = True
     assert not (await asyncio.to_thread(gateway_health))["healthy"]
+
+
+async def test_whose_process_is_about_to_stop_is_draining_until_it_is_gone(gateway: Gateway) -> None:
+    gateway.snapshot = Snapshot(3, (WorkerEntry("worker_1", "h", 1),))
+    link = gateway.links["worker_1"]
+    asked = "draining", "leaving", "connected"
+
+    async def row() -> dict[str, Any]:
+        (found,) = (await asyncio.to_thread(gateway_stats))["workers"]
+        return dict(found)
+
+    assert [(await row())[key] for key in asked] == [False, False, True]
+    link.leaving = True
+    assert [(await row())[key] for key in asked] == [True, True, True]
+    link.up = link.ready = False
+    link.since = time.monotonic() - 200
+    gone = await row()
+    assert [gone[key] for key in asked] == [False, True, False]
+    assert gone["connection_s"] >= 200
 
 
 async def test_the_newest_fifty_events_are_shown_newest_last(gateway: Gateway) -> None:

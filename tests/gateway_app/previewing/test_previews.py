@@ -180,6 +180,23 @@ def test_what_is_not_recorded_is_said_not_to_be_replayed(knows):
     assert not preview(payload(), payload(queue_ms=1)).missing
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({}, {"cache_entries": 10}, True),
+        ({}, {"hot_cache": False}, True),
+        ({"models": [{"name": "m"}]}, {"models": [{"name": "m", "cached": False}]}, True),
+        ({}, {"models": [{"name": "m", "cache_entries": 5}]}, True),
+        ({}, {"models": [{"name": "m", "batch_size": 5}]}, False),
+        ({}, {"batch_size": 64}, False),
+    ],
+)
+def test_what_caches_will_answer_is_said_not_to_be_foreseen(knows, before, after, told):
+    knows(models=(busy(),))
+    missing = preview(payload(**before), payload(**after)).missing
+    assert any("caches will answer is not foreseen" in each for each in missing) is told
+
+
 def test_the_settings_of_breakers_are_those_of_the_snapshot():
     values = {"failure_threshold": 9, "success_threshold": 3, "open_seconds": 7.0, "error_rate_percent": 40.0}
     assert _breaker_config(row(Tuning, **values)) == parse(1, payload(**values)).policy.breaker

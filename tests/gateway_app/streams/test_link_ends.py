@@ -146,6 +146,7 @@ async def test_a_leaving_worker_is_let_go_once_idle_and_somebody_else_is_there(b
     leaver = ScriptedWorker("a")
     leaver.answers = False
     link = await bench.connected("a", bench.serve(leaver).port)
+    connected_since = link.since
     other = ScriptedWorker("b")
     await bench.connected("b", bench.serve(other).port)
     call = bench.call([1, 2, 3, 4], first="a")
@@ -159,6 +160,8 @@ async def test_a_leaving_worker_is_let_go_once_idle_and_somebody_else_is_there(b
     assert await call.outcome() == ("result", b"[5]")
     await until(lambda: not leaver.connections[0].open and not leaver.connections[1].open)
     assert link.routes[0].breaker.failures == 0  # to stop on request is no failure
+    assert (link.ready, link.leaving) == (False, True)  # until its next process is there
+    assert link.since > connected_since
 
 
 @pytest.mark.parametrize("ends", [True, False])
