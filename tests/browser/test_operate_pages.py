@@ -1,10 +1,6 @@
 """Actions and events in the admin, by a person with a browser: chosen, read, confirmed; usable by all."""
 
 import pytest
-from django.conf import settings as django_settings
-from django.core.servers.basehttp import WSGIRequestHandler
-from django.test import Client
-from pytest_django.live_server_helper import LiveServer
 
 from gateway_app.models import Event, ModelRecord, Worker
 from tests.support.axe import grave_faults
@@ -14,17 +10,12 @@ WIDTHS = pytest.mark.parametrize("width", [1280, 390])
 
 
 @pytest.fixture
-def admin(browser: Browser, live_server: LiveServer, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The admin's address; the browser is logged in there, with three workers and a model."""
-    # A connection that the browser keeps would outlive the server, and with it a thread that holds the database.
-    monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.0")
+def admin(admin_url: str) -> str:
+    """The admin's address, where the browser is logged in, with three workers and a model."""
     for number in (1, 2, 3):
         Worker.objects.create(name=f"worker_{number}", host="127.0.0.1", port=8000 + number)
     ModelRecord.objects.create(name="digits")
-    browser.open(f"{live_server.url}/livez")
-    session = admin_client.cookies[django_settings.SESSION_COOKIE_NAME].value
-    browser.driver.add_cookie({"name": django_settings.SESSION_COOKIE_NAME, "value": session})
-    return f"{live_server.url}/admin/gateway_app"
+    return admin_url
 
 
 def choose(browser: Browser, url: str, action: str, width: int) -> None:

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
-from django.core.servers.basehttp import WSGIRequestHandler
-from django.test import Client
-from pytest_django.live_server_helper import LiveServer
 
 from gateway_app.adminpages import examination
 from gateway_app.models import ModelRecord
+from tests.support.axe import assert_sound
 from tests.support.chromium import Browser
 
 REPORT = {
@@ -34,14 +31,9 @@ def repository(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def admin(browser: Browser, live_server: LiveServer, admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The admin's address; the browser is logged in there."""
-    # A connection that the browser keeps would outlive the server, and with it a thread that holds the database.
-    monkeypatch.setattr(WSGIRequestHandler, "protocol_version", "HTTP/1.0")
-    browser.open(f"{live_server.url}/livez")
-    session = admin_client.cookies[django_settings.SESSION_COOKIE_NAME].value
-    browser.driver.add_cookie({"name": django_settings.SESSION_COOKIE_NAME, "value": session})
-    return f"{live_server.url}/admin/gateway_app/modelrecord/"
+def admin(admin_url: str) -> str:
+    """The list of models, where the browser is logged in."""
+    return f"{admin_url}/modelrecord/"
 
 
 def choose(browser: Browser, name: str, file: Path) -> None:
@@ -58,9 +50,14 @@ def test_a_model_is_uploaded_in_parts_and_applied(
     browser.open(admin, clock_stands=False)  # a part that is lost is sent again after a while
     browser.driver.find_element("css selector", "a[href$='/upload/']").click()
     browser.wait_for(lambda: browser.has("#upload [type=submit]"), "the form is there")
+    assert_sound(browser)
+    browser.console_errors()  # axe looks for imported style sheets in the wrong place
     choose(browser, "text", file)
     browser.wait_for(lambda: browser.shows("#proposed"), "the doctor has looked")
     assert "the best rate" in browser.text("#proposed")
+    assert browser.console_errors() == []
+    assert_sound(browser)
+    browser.console_errors()
     browser.driver.find_element("css selector", "[value=apply]").click()
     browser.wait_for(lambda: browser.shows(".messagelist"), "it has been applied")
     assert "Version 1 of text is stored" in browser.text(".messagelist")

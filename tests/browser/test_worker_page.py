@@ -1,5 +1,6 @@
 """A worker's own page in a real browser."""
 
+from tests.support.axe import assert_sound
 from tests.support.chromium import Browser
 from tests.support.pages import PagesSite
 
@@ -15,6 +16,9 @@ def test_shows_model_cache_batches_and_settings(browser: Browser, site: PagesSit
         assert part in page
     assert browser.driver.title == "worker_1 — Inference worker"
     assert browser.console_errors() == []
+    for colours in ("light", "dark"):
+        browser.colours(colours)
+        assert_sound(browser)
 
 
 def test_says_why_it_runs_on_the_cpu(browser: Browser, site: PagesSite) -> None:
