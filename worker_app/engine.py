@@ -19,7 +19,7 @@ from inference_site.lib.record import Record
 from worker_app.batch import Batch, NotABatch, Serving
 from worker_app.firstruns import FirstRuns, reason_of
 from worker_app.padding import Padder
-from worker_app.providers import CPU, CUDA, ModelError, create_sessions
+from worker_app.providers import CPU, CUDA, ModelError, create_cpu_sessions, create_sessions, say_fallback
 from worker_app.reader import Reader
 from worker_app.record import digest_of, state_of
 from worker_app.samples import Sample
@@ -85,8 +85,6 @@ class Engine:
         self._sessions, self.fallback_reason = create_sessions(
             path, record.sessions or 1, threads=threads, device=device
         )
-        self.provider: str = self._sessions[0].get_providers()[0]
-        logger.info("%s %s runs on %s", name, version, self.provider)
         try:
             signature = Signature.of(self._sessions[0].get_inputs(), self._sessions[0].get_outputs())
             padder = Padder(signature, record.padding) if record.padding else None
@@ -107,7 +105,11 @@ class Engine:
         # Whether `read` is, for this ask; it may be called in any thread.
         self.is_quick: Callable[[bytes], bool] = reader.is_quick
         runs = FirstRuns(path, self._serving, self.read, self.batches)
-        self.probe = runs.probe(self._sessions[0], warm_up)  # an ask of the input that it is warmed up with
+        if not runs.find_probe(self._sessions[0], warm_up) and not self._move_to_cpu(runs, warm_up, threads):
+            runs.stay_cold(warm_up)
+        self.provider: str = self._sessions[0].get_providers()[0]
+        logger.info("%s %s runs on %s", name, version, self.provider)
+        self.probe = runs.probe  # an ask of the input that it is warmed up with
         self.cold = runs.cold  # no input is known that it runs on, so that `probe` tells nothing of its health
         for session in self._sessions if not self.cold else ():
             runs.warm_up(session, warm_up, warm_up_rows)
@@ -171,6 +173,26 @@ class Engine:
             "provider": self.provider,
             "digest": self.digest,
         }
+
+    def _move_to_cpu(self, runs: FirstRuns, warm_up: WarmUp, threads: int) -> bool:
+        """Whether what opens on CUDA and does not run there, as without cuDNN or on a GPU that is too old, runs on the
+        CPU, which it does from now on. What does not run there either does not because of its input."""
+        if self._sessions[0].get_providers()[0] != CUDA:
+            return False
+        on_cuda = runs.errors
+        try:
+            first = create_cpu_sessions(self.path, 1, threads=threads)
+            if not runs.find_probe(first[0], warm_up):
+                runs.errors = [f"{on_cuda[0]} (on the CPU: {runs.errors[0]})"]
+                return False
+            self._sessions = first + create_cpu_sessions(self.path, self.sessions - 1, threads=threads)
+        except ModelError as error:
+            logger.warning("%s", error)
+            return False
+        # Of the ask that runs on the CPU: those before it may have failed for a reason of their own.
+        self.fallback_reason = f"{self.path.name} opens on CUDA but does not run there: {on_cuda[len(runs.errors)]}"
+        say_fallback(self.fallback_reason)
+        return True
 
     def _learn(self, samples: Sequence[Sample], results: Sequence[Result]) -> None:
         """Finds an input that it runs on."""

@@ -30,36 +30,42 @@ class FirstRuns:
         self._path, self._serving, self._read = path, serving, read
         self._probe: Sample
         self._row_bytes = 0
+        self.probe = b""  # an ask to be read, and once one has run, one that runs
+        self.errors: list[str] = []  # why the asks before it did not run
         self.batches = batches  # turns False if a batch fails
         self.cold = False  # no input was found that it runs on
         self.one_s = _UNKNOWN_S  # what a run of one row took
         self.each_s = _UNKNOWN_S  # of which each row
         self.fixed_s = 0.0  # and what it takes whatever the batch's size
 
-    def probe(self, session: ort.InferenceSession, warm_up: WarmUp) -> bytes:
-        """The first ask that runs; if none does and the record names none, `cold` is True, and it is one to be read."""
-        errors, readable = [], b""
+    def find_probe(self, session: ort.InferenceSession, warm_up: WarmUp) -> bool:
+        """Whether one of the asks to be tried runs; the first that does is the probe."""
+        self.errors = []
         for ask in warm_up.probes():
             try:
                 self._probe = self._read(ask)
-                readable = readable or ask
+                self.probe = self.probe or ask
                 outputs = Batch(self._serving, session).infer([self._probe])
             except Exception as error:
-                errors.append(reason_of(error))
+                self.errors.append(reason_of(error))
                 continue
             self._row_bytes = sum(each.nbytes for each in (*self._probe.arrays, *outputs.values()))
-            return ask
+            self.probe = ask
+            return True
+        return False
+
+    def stay_cold(self, warm_up: WarmUp) -> None:
+        """After none has run: `cold` is True, unless the record names shapes."""
         message = (
-            f"{self._path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
+            f"{self._path} loads but does not run on zeros: {self.errors[0]}; if it needs inputs of other sizes, name "
             'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
         )
-        if warm_up.is_asked_for or self._serving.padder is not None or not readable:
+        if warm_up.is_asked_for or self._serving.padder is not None or not self.probe:
             raise ModelError(message)
         logger.warning(
             "%s. It serves without a warm-up, and is not checked until an input of a request has run", message
         )
         self.cold = True
-        return readable
 
     def warm_up(self, session: ort.InferenceSession, warm_up: WarmUp, rows: int) -> None:
         """Runs the probe alone and in a batch of `rows`, each bucket, and what the record asks for."""

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from inference_site.lib.record import Record
-from tests.support import onnx_models
+from tests.support import onnx_models, onnx_types
 from tests.support.engines import load
 from worker_app import providers
 from worker_app.providers import CPU, CUDA, ModelError, cores, device_count, device_of, plan_threads
@@ -120,6 +120,60 @@ def test_cuda_that_is_not_chosen_is_not_passed_off_as_it(opened: type[Opened], m
     session, reason = providers.create_session(Path("m.onnx"), threads=3)
     assert session.get_providers() == [CPU]
     assert "ONNX Runtime chose CPUExecutionProvider" in reason
+
+
+NO_CUDNN = "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Conv needs cuDNN, which is not there"
+
+
+@pytest.fixture
+def no_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of an image's model open on CUDA, and none of them runs; the CPU is as it is."""
+    real = ort.InferenceSession
+
+    class OnCuda:
+        def __init__(self, session: ort.InferenceSession) -> None:
+            self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+
+        def get_providers(self) -> list[str]:
+            return [CUDA, CPU]
+
+        def disable_fallback(self) -> None:
+            pass
+
+        def run(self, names: list[str], feed: dict[str, Any], *_: Any) -> None:
+            raise RuntimeError("too small" if feed["image"].shape[2] == 1 else NO_CUDNN)
+
+    def open_session(path: Path, options: ort.SessionOptions, providers: list[Any], **more: Any) -> Any:
+        session = real(path, options, providers=[CPU], **more)
+        return session if providers == [CPU] else OnCuda(session)
+
+    monkeypatch.setattr(providers, "why_no_cuda", lambda: "")
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(ort, "InferenceSession", open_session)
+
+
+def test_what_opens_on_cuda_and_does_not_run_there_runs_on_the_cpu(
+    tmp_path: Path, no_cudnn: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load(onnx_types.pooled(tmp_path / "m.onnx"), Record(sessions=2))
+    assert (engine.provider, engine.cold, engine.sessions) == (CPU, False, 2)
+    assert engine.fallback_reason == f"m.onnx opens on CUDA but does not run there: {NO_CUDNN}"
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == [f"CUDA failed to load: {engine.fallback_reason}", "Falling back to CPU Provider..."]
+    for session in range(2):
+        assert isinstance(engine.run([engine.read(engine.probe)], session).results[0], bytes)
+    engine.shrink()
+
+
+def test_what_runs_neither_on_cuda_nor_on_the_cpu_is_cold_on_cuda(
+    tmp_path: Path, no_cudnn: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load(onnx_types.pooled(tmp_path / "m.onnx", size=300))
+    assert (engine.provider, engine.cold, engine.fallback_reason) == (CUDA, True, "")
+    assert "does not run on zeros: too small (on the CPU: " in caplog.text
+    assert "Falling back" not in caplog.text
+    with pytest.raises(ModelError, match=r"does not run on zeros: .*cuDNN.* \(on the CPU: "):
+        load(onnx_types.pooled(tmp_path / "n.onnx", size=300), Record(warm_up=({"image": (1, 2, 8, 8)},)))
 
 
 @pytest.mark.parametrize(
