@@ -122,42 +122,12 @@ def test_cuda_that_is_not_chosen_is_not_passed_off_as_it(opened: type[Opened], m
     assert "ONNX Runtime chose CPUExecutionProvider" in reason
 
 
-NO_CUDNN = "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Conv needs cuDNN, which is not there"
-
-
-@pytest.fixture
-def no_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions of an image's model open on CUDA, and none of them runs; the CPU is as it is."""
-    real = ort.InferenceSession
-
-    class OnCuda:
-        def __init__(self, session: ort.InferenceSession) -> None:
-            self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
-
-        def get_providers(self) -> list[str]:
-            return [CUDA, CPU]
-
-        def disable_fallback(self) -> None:
-            pass
-
-        def run(self, names: list[str], feed: dict[str, Any], *_: Any) -> None:
-            raise RuntimeError("too small" if feed["image"].shape[2] == 1 else NO_CUDNN)
-
-    def open_session(path: Path, options: ort.SessionOptions, providers: list[Any], **more: Any) -> Any:
-        session = real(path, options, providers=[CPU], **more)
-        return session if providers == [CPU] else OnCuda(session)
-
-    monkeypatch.setattr(providers, "why_no_cuda", lambda: "")
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(ort, "InferenceSession", open_session)
-
-
 def test_what_opens_on_cuda_and_does_not_run_there_runs_on_the_cpu(
-    tmp_path: Path, no_cudnn: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, no_cudnn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = load(onnx_types.pooled(tmp_path / "m.onnx"), Record(sessions=2))
     assert (engine.provider, engine.cold, engine.sessions) == (CPU, False, 2)
-    assert engine.fallback_reason == f"m.onnx opens on CUDA but does not run there: {NO_CUDNN}"
+    assert engine.fallback_reason == f"m.onnx opens on CUDA but does not run there: {no_cudnn}"
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert said == [f"CUDA failed to load: {engine.fallback_reason}", "Falling back to CPU Provider..."]
     for session in range(2):
@@ -166,7 +136,7 @@ def test_what_opens_on_cuda_and_does_not_run_there_runs_on_the_cpu(
 
 
 def test_what_runs_neither_on_cuda_nor_on_the_cpu_is_cold_on_cuda(
-    tmp_path: Path, no_cudnn: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, no_cudnn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = load(onnx_types.pooled(tmp_path / "m.onnx", size=300))
     assert (engine.provider, engine.cold, engine.fallback_reason) == (CUDA, True, "")
