@@ -140,6 +140,8 @@ def cuda_providers(device: int) -> list[Any]:
         "cudnn_conv_algo_search": "HEURISTIC",
         # The default doubles what it holds, and other workers share the device.
         "arena_extend_strategy": "kSameAsRequested",
+        # The default multiplies floats with 10 bits (TF32) from Ampere on; workers on the CPU share cached results.
+        "use_tf32": 0,
     }
     if int(limit):
         options["gpu_mem_limit"] = int(limit) * 2**20

@@ -93,7 +93,12 @@ def test_cuda_has_the_options_that_suit_varying_shapes(opened: type[Opened], mon
     assert reason == ""
     assert opened.more == {"enable_fallback": 0}  # else a failure while serving would move to the CPU unsaid
     assert not session.fell_back
-    options = {"device_id": 2, "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    options = {
+        "device_id": 2,
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": 0,  # else a GPU's answers would not be those of the CPU, and they share caches
+    }
     assert opened.providers == [(CUDA, options), CPU]
     monkeypatch.setenv("GPU_MEM_LIMIT_MIB", "512")
     providers.create_session(Path("m.onnx"), threads=3)
