@@ -52,9 +52,9 @@ class Run(NamedTuple):
 class Engine:
     """One version of one model, in one session or several; each of them runs in any one thread at a time.
 
-    Samples of one group run as one batch if every input and output of the model has a symbolic first dimension and the
-    record does not forbid it, else one by one; so does a batch that fails, so that one bad sample never fails its
-    neighbours.
+    Samples of one group run as one batch if every input and output of the model has a symbolic first dimension, a look
+    at two rows does not show that they are mixed, and the record does not forbid it; else one by one. So does a batch
+    that fails, so that one bad sample never fails its neighbours.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class Engine:
         logger.info("%s %s runs on %s", name, version, self.provider)
         self.probe = runs.probe  # an ask of the input that it is warmed up with
         self.cold = runs.cold  # no input is known that it runs on, so that `probe` tells nothing of its health
+        if not self.cold and record.batches is None:  # True: its owner knows that rows stay apart
+            runs.check_rows(self._sessions[0], warm_up)
         for session in self._sessions if not self.cold else ():
             runs.warm_up(session, warm_up, warm_up_rows)
         self._probe = self.read(self.probe)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from worker_app.batch import Batch, Serving
@@ -21,6 +23,12 @@ logger = logging.getLogger(__name__)
 
 _UNKNOWN_S = 0.01  # what a run is thought to take until one has been seen
 _BATCH_BYTES = 2**28  # of the inputs and outputs of one batch: more might take all memory
+# Of the range of an output, 0 included: what is further apart is another answer. Dynamic quantisation, whose steps
+# follow the largest value of the batch, moves answers by some per cent; the model doctor tells of that.
+_GROSS = 0.1
+_SAME = 0.001  # what is further apart in two equal runs is random
+_COMPARED = 2**20  # values of an output, about; of a larger one each so-many-th
+_LEAST_RANGE = 1e-6  # what differs by less of that is 0
 
 
 class FirstRuns:
@@ -66,6 +74,28 @@ class FirstRuns:
             "%s. It serves without a warm-up, and is not checked until an input of a request has run", message
         )
         self.cold = True
+
+    def check_rows(self, session: ort.InferenceSession, warm_up: WarmUp) -> None:
+        """Ends batches if a row is answered otherwise beside another one than alone, as where the first axis counts the
+        words of one text. What can't be told so, because two rows do not run or answers are random, changes nothing."""
+        if not self.batches or 4 * self._row_bytes > _BATCH_BYTES:  # two rows alone and two together are held at once
+            return
+        batch = Batch(self._serving, session)
+        for integers in (True, False):  # a model may know no other ones than the probe's
+            try:
+                mixed = _mixed(batch, warm_up.unlike_rows(self._probe, integers))
+            except Exception as error:
+                logger.debug("%s: whether rows stay apart can't be told: %s", self._path.name, error)
+                continue
+            if mixed is not None:
+                index, how = mixed
+                logger.warning(
+                    "%s mixes the rows of a batch: %r of a row is not the same beside another row as alone (%s), so it "
+                    'runs one by one; if that is as it should be, say "batches": true in its record',
+                    self._path.name, self._serving.signature.outputs[index].name, how,
+                )  # fmt: skip
+                self.batches = False
+            return
 
     def warm_up(self, session: ort.InferenceSession, warm_up: WarmUp, rows: int) -> None:
         """Runs the probe alone and in a batch of `rows`, each bucket, and what the record asks for."""
@@ -125,6 +155,48 @@ class FirstRuns:
             padder.learn(shapes)
         except SignatureError as error:
             raise ModelError(f"{self._path}: {error}") from error
+
+
+def _mixed(batch: Batch, rows: tuple[Sample, Sample]) -> tuple[int, str] | None:
+    """The output in which two rows together differ most from each alone, and by how much; None if that is little."""
+    first, second = (batch.infer([row]) for row in rows)
+    together = batch.infer(rows, must_batch=True)
+    # Rounding may turn one label into another: half of them have to differ, if there is more to be seen.
+    half = any(each.dtype.kind == "f" for each in together.values())
+    found = {index: _apart([first[index], second[index]], together[index], half) for index in together}
+    index = max(found, key=found.__getitem__)
+    if found[index] <= _GROSS:
+        return None
+    again = batch.infer(rows[:1])
+    if any(_apart([first[index]], again[index]) > _SAME for index in again):
+        return None  # it answers at random
+    return index, "another shape" if found[index] == math.inf else f"{found[index]:.0%} of its range apart"
+
+
+def _apart(rows: list[np.ndarray], together: np.ndarray, half: bool = False) -> float:
+    """How far values of an output in some rows and in a batch of these are apart at the most, as a part of the range
+    that it has, 0 included.
+
+    `half`: of what is no float, how far half of the values are at least.
+    """
+    if any(each.shape[1:] != together.shape[1:] for each in rows) or sum(map(len, rows)) != len(together):
+        return math.inf
+    step = max(1, together.size // _COMPARED)
+    alone, together = np.concatenate(rows).ravel()[::step], together.ravel()[::step]
+    if not alone.size:
+        return 0.0
+    if alone.dtype == object:
+        gaps, size = (alone != together).astype(np.float64), 1.0
+    else:
+        one, other = alone.astype(np.float64), together.astype(np.float64)
+        both = np.concatenate([one, other])
+        finite = both[np.isfinite(both)]
+        size = max(finite.max(initial=0.0) - finite.min(initial=0.0), _LEAST_RANGE)
+        with np.errstate(invalid="ignore"):
+            gaps = np.nan_to_num(np.abs(one - other), nan=math.inf, posinf=math.inf)
+        gaps[(one == other) | (np.isnan(one) & np.isnan(other))] = 0.0
+    place = (gaps.size - 1) // 2 if half and alone.dtype.kind != "f" else gaps.size - 1
+    return float(np.partition(gaps, place)[place] / size)
 
 
 def reason_of(error: Exception) -> str:
