@@ -152,5 +152,10 @@ def test_how_far_answers_are_apart() -> None:
     assert apart(["a", "b"], ["a", "c"], "O") == 0
     assert apart(["a", "b"], ["c", "d"], "O") == 1
     assert apart([[1.0], [2.0]], [[1.0, 0.0], [2.0, 0.0]]) == inf
+    few = np.zeros((2, 500))
+    few[1, :10] = 1
+    assert apart(few, np.zeros((2, 500))) == 0  # as where a quantised model holds one word for another
+    few[1, 10] = 1
+    assert apart(few, np.zeros((2, 500))) == 1
     assert apart(np.zeros((2, 10**6)), np.ones((2, 10**6))) == 1
     assert _apart([np.zeros((1, 0)), np.zeros((1, 0))], np.zeros((2, 0))) == 0
