@@ -190,6 +190,7 @@ class Engine:
             self._sessions = first + create_cpu_sessions(self.path, self.sessions - 1, threads=threads)
         except ModelError as error:
             logger.warning("%s", error)
+            runs.errors = on_cuda
             return False
         # Of the ask that runs on the CPU: those before it may have failed for a reason of their own.
         self.fallback_reason = f"{self.path.name} opens on CUDA but does not run there: {on_cuda[len(runs.errors)]}"

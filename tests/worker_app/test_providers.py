@@ -151,6 +151,25 @@ def test_what_runs_neither_on_cuda_nor_on_the_cpu_is_cold_on_cuda(
         load(onnx_types.pooled(tmp_path / "n.onnx", size=300), Record(warm_up=({"image": (1, 2, 8, 8)},)))
 
 
+@pytest.mark.parametrize("fails", [1, 2])
+def test_what_runs_on_neither_for_lack_of_sessions_is_cold_on_cuda(
+    tmp_path: Path, no_cudnn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: int
+) -> None:
+    calls, real = [0], providers.create_cpu_sessions
+
+    def scarce(*args: Any, **more: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == fails:
+            raise ModelError("no memory left")
+        return real(*args, **more)
+
+    monkeypatch.setattr("worker_app.engine.create_cpu_sessions", scarce)
+    engine = load(onnx_types.pooled(tmp_path / "m.onnx"), Record(sessions=2))
+    assert (engine.provider, engine.cold, engine.fallback_reason) == (CUDA, True, "")
+    assert "no memory left" in caplog.text
+    assert "does not run on zeros: too small" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("node_id", "count", "device"),
     [
