@@ -58,6 +58,7 @@ class Batches:
         self._timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._worked_at = 0.0
+        self._said_held = False  # that memory could not be given back
         # What is known of the time that a run takes is worth little for inputs of other sizes than those that were run.
         self._varies = any(
             -1 in each.shape[1 if engine.batches else 0 :] or each.datatype == BYTES for each in engine.inputs
@@ -223,7 +224,15 @@ class Batches:
         if self.in_flight or left_s > 0:
             self._idle_timer = asyncio.get_running_loop().call_later(max(left_s, IDLE_S / 10), self._shrink)
         else:
-            self._threads[0].submit(self.engine.shrink)
+            self._threads[0].submit(self._give_back)
+
+    def _give_back(self) -> None:
+        try:
+            self.engine.shrink()
+        except Exception as error:  # it goes on serving, with what it holds
+            if not self._said_held:
+                self._said_held = True
+                logger.warning("%s could not give its memory back: %s", self.engine.path.name, error)
 
     def _wake_in(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         if self._timer is not None:

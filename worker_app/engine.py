@@ -19,7 +19,7 @@ from inference_site.lib.record import Record
 from worker_app.batch import Batch, NotABatch, Serving
 from worker_app.firstruns import FirstRuns, reason_of
 from worker_app.padding import Padder
-from worker_app.providers import CPU, CUDA, ModelError, create_sessions
+from worker_app.providers import CPU, CUDA, ModelError, create_cpu_sessions, create_sessions, say_fallback
 from worker_app.reader import Reader
 from worker_app.record import digest_of, state_of
 from worker_app.samples import Sample
@@ -52,9 +52,9 @@ class Run(NamedTuple):
 class Engine:
     """One version of one model, in one session or several; each of them runs in any one thread at a time.
 
-    Samples of one group run as one batch if every input and output of the model has a symbolic first dimension and the
-    record does not forbid it, else one by one; so does a batch that fails, so that one bad sample never fails its
-    neighbours.
+    Samples of one group run as one batch if every input and output of the model has a symbolic first dimension, a look
+    at two rows does not show that they are mixed, and the record does not forbid it; else one by one. So does a batch
+    that fails, so that one bad sample never fails its neighbours.
     """
 
     def __init__(
@@ -85,8 +85,6 @@ class Engine:
         self._sessions, self.fallback_reason = create_sessions(
             path, record.sessions or 1, threads=threads, device=device
         )
-        self.provider: str = self._sessions[0].get_providers()[0]
-        logger.info("%s %s runs on %s", name, version, self.provider)
         try:
             signature = Signature.of(self._sessions[0].get_inputs(), self._sessions[0].get_outputs())
             padder = Padder(signature, record.padding) if record.padding else None
@@ -107,8 +105,14 @@ class Engine:
         # Whether `read` is, for this ask; it may be called in any thread.
         self.is_quick: Callable[[bytes], bool] = reader.is_quick
         runs = FirstRuns(path, self._serving, self.read, self.batches)
-        self.probe = runs.probe(self._sessions[0], warm_up)  # an ask of the input that it is warmed up with
+        if not runs.find_probe(self._sessions[0], warm_up) and not self._move_to_cpu(runs, warm_up, threads):
+            runs.stay_cold(warm_up)
+        self.provider: str = self._sessions[0].get_providers()[0]
+        logger.info("%s %s runs on %s", name, version, self.provider)
+        self.probe = runs.probe  # an ask of the input that it is warmed up with
         self.cold = runs.cold  # no input is known that it runs on, so that `probe` tells nothing of its health
+        if not self.cold and record.batches is None:  # True: its owner knows that rows stay apart
+            runs.check_rows(self._sessions[0], warm_up)
         for session in self._sessions if not self.cold else ():
             runs.warm_up(session, warm_up, warm_up_rows)
         self._probe = self.read(self.probe)
@@ -171,6 +175,27 @@ class Engine:
             "provider": self.provider,
             "digest": self.digest,
         }
+
+    def _move_to_cpu(self, runs: FirstRuns, warm_up: WarmUp, threads: int) -> bool:
+        """Whether what opens on CUDA and does not run there, as without cuDNN or on a GPU that is too old, runs on the
+        CPU, which it does from now on. What does not run there either does not because of its input."""
+        if self._sessions[0].get_providers()[0] != CUDA:
+            return False
+        on_cuda = runs.errors
+        try:
+            first = create_cpu_sessions(self.path, 1, threads=threads)
+            if not runs.find_probe(first[0], warm_up):
+                runs.errors = [f"{on_cuda[0]} (on the CPU: {runs.errors[0]})"]
+                return False
+            self._sessions = first + create_cpu_sessions(self.path, self.sessions - 1, threads=threads)
+        except ModelError as error:
+            logger.warning("%s", error)
+            runs.errors = on_cuda
+            return False
+        # Of the ask that runs on the CPU: those before it may have failed for a reason of their own.
+        self.fallback_reason = f"{self.path.name} opens on CUDA but does not run there: {on_cuda[len(runs.errors)]}"
+        say_fallback(self.fallback_reason)
+        return True
 
     def _learn(self, samples: Sequence[Sample], results: Sequence[Result]) -> None:
         """Finds an input that it runs on."""

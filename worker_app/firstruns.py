@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from worker_app.batch import Batch, Serving
@@ -21,6 +23,13 @@ logger = logging.getLogger(__name__)
 
 _UNKNOWN_S = 0.01  # what a run is thought to take until one has been seen
 _BATCH_BYTES = 2**28  # of the inputs and outputs of one batch: more might take all memory
+# Of the range of an output, 0 included: what is further apart is another answer. Dynamic quantisation, whose steps
+# follow the largest value of the batch, moves answers of a BERT by up to 0.05, but for one value in three thousand; the
+# words of one text that are taken for a batch, by 0.2. The model doctor tells of what is less.
+_GROSS = 0.1
+_SAME = 0.001  # what is further apart in two equal runs is random
+_COMPARED = 2**20  # values of an output, about; of a larger one each so-many-th
+_LEAST_RANGE = 1e-6  # what differs by less of that is 0
 
 
 class FirstRuns:
@@ -30,36 +39,64 @@ class FirstRuns:
         self._path, self._serving, self._read = path, serving, read
         self._probe: Sample
         self._row_bytes = 0
+        self.probe = b""  # an ask to be read, and once one has run, one that runs
+        self.errors: list[str] = []  # why the asks before it did not run
         self.batches = batches  # turns False if a batch fails
         self.cold = False  # no input was found that it runs on
         self.one_s = _UNKNOWN_S  # what a run of one row took
         self.each_s = _UNKNOWN_S  # of which each row
         self.fixed_s = 0.0  # and what it takes whatever the batch's size
 
-    def probe(self, session: ort.InferenceSession, warm_up: WarmUp) -> bytes:
-        """The first ask that runs; if none does and the record names none, `cold` is True, and it is one to be read."""
-        errors, readable = [], b""
+    def find_probe(self, session: ort.InferenceSession, warm_up: WarmUp) -> bool:
+        """Whether one of the asks to be tried runs; the first that does is the probe."""
+        self.errors = []
         for ask in warm_up.probes():
             try:
                 self._probe = self._read(ask)
-                readable = readable or ask
+                self.probe = self.probe or ask
                 outputs = Batch(self._serving, session).infer([self._probe])
             except Exception as error:
-                errors.append(reason_of(error))
+                self.errors.append(reason_of(error))
                 continue
             self._row_bytes = sum(each.nbytes for each in (*self._probe.arrays, *outputs.values()))
-            return ask
+            self.probe = ask
+            return True
+        return False
+
+    def stay_cold(self, warm_up: WarmUp) -> None:
+        """After none has run: `cold` is True, unless the record names shapes."""
         message = (
-            f"{self._path} loads but does not run on zeros: {errors[0]}; if it needs inputs of other sizes, name "
+            f"{self._path} loads but does not run on zeros: {self.errors[0]}; if it needs inputs of other sizes, name "
             'them in its record: "warm_up": [{"input": [1, 3, 224, 224]}]'
         )
-        if warm_up.is_asked_for or self._serving.padder is not None or not readable:
+        if warm_up.is_asked_for or self._serving.padder is not None or not self.probe:
             raise ModelError(message)
         logger.warning(
             "%s. It serves without a warm-up, and is not checked until an input of a request has run", message
         )
         self.cold = True
-        return readable
+
+    def check_rows(self, session: ort.InferenceSession, warm_up: WarmUp) -> None:
+        """Ends batches if a row is answered otherwise beside another one than alone, as where the first axis counts the
+        words of one text. What can't be told so, because two rows do not run or answers are random, changes nothing."""
+        if not self.batches or 4 * self._row_bytes > _BATCH_BYTES:  # two rows alone and two together are held at once
+            return
+        batch = Batch(self._serving, session)
+        for integers in (True, False):  # a model may know no other ones than the probe's
+            try:
+                mixed = _mixed(batch, warm_up.unlike_rows(self._probe, integers))
+            except Exception as error:
+                logger.debug("%s: whether rows stay apart can't be told: %s", self._path.name, error)
+                continue
+            if mixed is not None:
+                index, how = mixed
+                logger.warning(
+                    "%s mixes the rows of a batch: %r of a row is not the same beside another row as alone (%s), so it "
+                    'runs one by one; if that is as it should be, say "batches": true in its record',
+                    self._path.name, self._serving.signature.outputs[index].name, how,
+                )  # fmt: skip
+                self.batches = False
+            return
 
     def warm_up(self, session: ort.InferenceSession, warm_up: WarmUp, rows: int) -> None:
         """Runs the probe alone and in a batch of `rows`, each bucket, and what the record asks for."""
@@ -119,6 +156,45 @@ class FirstRuns:
             padder.learn(shapes)
         except SignatureError as error:
             raise ModelError(f"{self._path}: {error}") from error
+
+
+def _mixed(batch: Batch, rows: tuple[Sample, Sample]) -> tuple[int, str] | None:
+    """The output in which two rows together differ most from each alone, and by how much; None if that is little."""
+    first, second = (batch.infer([row]) for row in rows)
+    together = batch.infer(rows, must_batch=True)
+    # Rounding may turn one label into another: half of them have to differ, if there is more to be seen.
+    half = any(each.dtype.kind == "f" for each in together.values())
+    found = {index: _apart([first[index], second[index]], together[index], half) for index in together}
+    index = max(found, key=found.__getitem__)
+    if found[index] <= _GROSS:
+        return None
+    again = batch.infer(rows[:1])
+    if any(_apart([first[index]], again[index]) > _SAME for index in again):
+        return None  # it answers at random
+    return index, "another shape" if found[index] == math.inf else f"{found[index]:.0%} of its range apart"
+
+
+def _apart(rows: list[np.ndarray], together: np.ndarray, half: bool = False) -> float:
+    """How far the values of an output in some rows alone and in a batch of these are apart, as a part of the range that
+    it has, 0 included: all but one in a hundred are no further, or if `half`, half of those of what is no float."""
+    if any(each.shape[1:] != together.shape[1:] for each in rows) or sum(map(len, rows)) != len(together):
+        return math.inf
+    step = max(1, together.size // _COMPARED)
+    alone, together = np.concatenate(rows).ravel()[::step], together.ravel()[::step]
+    if not alone.size:
+        return 0.0
+    if alone.dtype == object:
+        gaps, size = (alone != together).astype(np.float64), 1.0
+    else:
+        one, other = alone.astype(np.float64), together.astype(np.float64)
+        both = np.concatenate([one, other])
+        finite = both[np.isfinite(both)]
+        size = max(finite.max(initial=0.0) - finite.min(initial=0.0), _LEAST_RANGE)
+        with np.errstate(invalid="ignore"):
+            gaps = np.nan_to_num(np.abs(one - other), nan=math.inf, posinf=math.inf)
+        gaps[(one == other) | (np.isnan(one) & np.isnan(other))] = 0.0
+    place = (gaps.size - 1) // 2 if half and alone.dtype.kind != "f" else gaps.size - 1 - gaps.size // 100
+    return float(np.partition(gaps, place)[place] / size)
 
 
 def reason_of(error: Exception) -> str:

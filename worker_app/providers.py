@@ -37,30 +37,35 @@ def create_sessions(
     path: Path, count: int, *, threads: int = 1, device: int = 0
 ) -> tuple[list[ort.InferenceSession], str]:
     """Likewise, `count` sessions that run at the same time, with `threads` threads each, all on the same provider."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # A thread that spins takes the core from another worker, or from the gateway.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
     sessions: list[ort.InferenceSession] = []
     reason = why_no_cuda()
     if not reason:
-        cuda = (CUDA, _cuda_options(device))
+        providers, options = cuda_providers(device), _session_options(threads)
         try:
             ort.preload_dlls()
-            sessions = [_open(path, options, [cuda, CPU]) for _ in range(count)]
+            sessions = [open_session(path, options, providers) for _ in range(count)]
             if any(CUDA not in each.get_providers() for each in sessions):
                 reason = f"ONNX Runtime chose {sessions[-1].get_providers()[0]}; its log says why"
         except ModelError as error:
             reason = str(error)
     if reason:
-        if reason not in _said:  # once in a process, however many models it loads
-            _said.add(reason)
-            logger.warning("CUDA failed to load: %s", reason)
-            logger.warning("Falling back to CPU Provider...")
-        sessions = [_open(path, options, [CPU]) for _ in range(count)]
+        say_fallback(reason)
+        sessions = create_cpu_sessions(path, count, threads=threads)
     return sessions, reason
+
+
+def create_cpu_sessions(path: Path, count: int, *, threads: int = 1) -> list[ort.InferenceSession]:
+    """`count` sessions on the CPU, whatever else there is. Raises ModelError."""
+    options = _session_options(threads)
+    return [open_session(path, options, [CPU]) for _ in range(count)]
+
+
+def say_fallback(reason: str) -> None:
+    """Logs why it is not CUDA, once in a process, however many models it loads."""
+    if reason not in _said:
+        _said.add(reason)
+        logger.warning("CUDA failed to load: %s", reason)
+        logger.warning("Falling back to CPU Provider...")
 
 
 def why_no_cuda() -> str:
@@ -124,8 +129,8 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _cuda_options(device: int) -> dict[str, Any]:
-    """Those that suit inputs whose shapes vary."""
+def cuda_providers(device: int) -> list[Any]:
+    """CUDA, with options that suit inputs whose shapes vary, and the CPU for what it leaves. Raises ModelError."""
     limit = os.environ.get("GPU_MEM_LIMIT_MIB", "") or "0"
     if not re.fullmatch(r"[0-9]{1,9}", limit):
         raise ModelError(f"GPU_MEM_LIMIT_MIB is {limit!r}; set a whole number of MiB, or 0 for no limit")
@@ -135,13 +140,16 @@ def _cuda_options(device: int) -> dict[str, Any]:
         "cudnn_conv_algo_search": "HEURISTIC",
         # The default doubles what it holds, and other workers share the device.
         "arena_extend_strategy": "kSameAsRequested",
+        # The default multiplies floats with 10 bits (TF32) from Ampere on; workers on the CPU share cached results.
+        "use_tf32": 0,
     }
     if int(limit):
         options["gpu_mem_limit"] = int(limit) * 2**20
-    return options
+    return [(CUDA, options), CPU]
 
 
-def _open(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
+def open_session(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
+    """A session on these providers and no others. Raises ModelError."""
     try:
         # Without both, a GPU failure in the middle of serving would silently move to the CPU.
         session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
@@ -150,3 +158,13 @@ def _open(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.
     except Exception as error:
         first = providers[0] if isinstance(providers[0], str) else providers[0][0]
         raise ModelError(f"{path} can't be loaded on {first}: {error}") from error
+
+
+def _session_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A thread that spins takes the core from another worker, or from the gateway.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options

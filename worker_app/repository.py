@@ -19,8 +19,8 @@ _RULE = "1 to 100 of letters, digits, '.', '_', '-', the first one a letter or d
 TAKEN = ("stats",)  # /v2/models/stats is about all models
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
-# Of each file that a model is made of: its name, time of change in ns, size, inode and the time in ns when the inode
-# changed. The first time can be set by anybody, as copying tools do; the last one by nobody.
+# Of each file that a model may be made of: its name, time of change in ns, size, inode and the time in ns when the
+# inode changed. The first time can be set by anybody, as copying tools do; the last one by nobody.
 State = tuple[tuple[str, int, int, int, int], ...]
 
 
@@ -160,16 +160,24 @@ def _record(path: Path) -> Record:
 
 
 def _state(path: Path) -> State:
-    """Of the file, and of those that may hold its weights."""
-    files = [path] if path.name != FILE else [each for each in _entries(path.parent) if each.suffix != ".json"]
-    found = []
-    for each in files:
-        try:
-            about = each.stat()
-        except OSError:
-            continue
-        found.append((each.name, about.st_mtime_ns, about.st_size, about.st_ino, about.st_ctime_ns))
-    return tuple(found)
+    """Of the file, and of those that may hold its weights: what lies beside it, and in folders there. Where other
+    models may lie there too, it has a name that begins as the file's."""
+    begin, others = ("", (".json",)) if path.name == FILE else (path.stem, (".json", path.suffix))
+    found = _state_of(path, path.name)
+    for each in _entries(path.parent):
+        if each != path and each.name.startswith(begin) and each.suffix not in others:
+            found += _state_of(each, each.name)
+            for inside in _entries(each) if each.is_dir() else ():
+                found += _state_of(inside, f"{each.name}/{inside.name}")
+    return found
+
+
+def _state_of(path: Path, name: str) -> State:
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return ((name, about.st_mtime_ns, about.st_size, about.st_ino, about.st_ctime_ns),)
 
 
 def _entries(folder: Path | None) -> list[Path]:

@@ -66,18 +66,25 @@ def node_health(node: Node) -> dict[str, Any]:
     """What `GET /health` answers."""
     stats, default = node_stats(node), _default(node)
     known = {model["number"]: model for model in stats["models"]}
+    reasons = {model.number: model.engine.fallback_reason for model in node.models.values()}
+    any_reason = next(filter(None, reasons.values()), "")
     return {
         "healthy": True,
         **stats,
         "ready": not node.draining,
         "draining": node.draining,
         "cache_capacity": sum(model.results.max_entries for model in node.models.values()),
-        "fallback_reason": default.engine.fallback_reason if default is not None else "",
+        "fallback_reason": default.engine.fallback_reason if default is not None else any_reason,
         "model": default.engine.describe() if default is not None else {},
         "settings": msgspec.to_builtins(node.settings),
         "gateways": _gateways(node),
         "models": [
-            {**known.get(info.number, {}), **msgspec.to_builtins(info), "default": info.name == node.default}
+            {
+                **known.get(info.number, {}),
+                **msgspec.to_builtins(info),
+                "fallback_reason": reasons.get(info.number, ""),
+                "default": info.name == node.default,
+            }
             for info in node.infos()
         ],
     }

@@ -68,6 +68,32 @@ class WarmUp:
         )
         return replace(probe, arrays=arrays, length=length, bucket=length)
 
+    def unlike_rows(self, probe: Sample, integers: bool) -> tuple[Sample, Sample]:
+        """Two rows of the probe's shape: floats at random, around 0 and around 1; `integers` and booleans now 0, now 1,
+        and all 1, or else as the probe's. Masks say that all is there, and texts are the probe's."""
+        rng = np.random.default_rng(1)
+        mask = self._padder.mask if self._padder is not None else None
+
+        def values(index: int, each: Tensor, number: int) -> np.ndarray:
+            like = probe.arrays[index]
+            if each.dtype == object:
+                return like
+            if index == mask or "mask" in each.name.lower():
+                return np.ones_like(like)
+            if each.dtype.kind == "f":
+                return (rng.standard_normal(like.shape) + number).astype(each.dtype)
+            if not integers:
+                return like
+            return np.ones_like(like) if number else (np.arange(like.size) % 2).reshape(like.shape).astype(each.dtype)
+
+        first, second = (
+            replace(
+                probe, arrays=tuple(values(index, each, number) for index, each in enumerate(self._signature.inputs))
+            )
+            for number in range(2)
+        )
+        return first, second
+
     def _bytes(self, shapes: Sequence[tuple[int, ...]]) -> int:
         return sum(
             size_of(shape) * each.dtype.itemsize for each, shape in zip(self._signature.inputs, shapes, strict=True)

@@ -100,6 +100,7 @@ class Rest:
             return {"model_stats": [self._statistics(each) for each in ready_models(self.plane)]}
         info = self.plane.find(name, version).info
         if what is What.MODEL_READY:
+            self._check_stays()
             return {"name": info.name, "ready": True}
         if what is What.CONFIG:
             return documents.config(info)
@@ -111,9 +112,12 @@ class Rest:
     def _statistics(self, info: ModelInfo) -> dict[str, Any]:
         return documents.model_statistics(info, self.plane.statistics(info.name, info.version))
 
-    def _check_ready(self) -> None:
+    def _check_stays(self) -> None:
         if self.plane.draining:
             raise ApiError(503, "not_ready", "this process is draining; ask another", retry_after_s=1)
+
+    def _check_ready(self) -> None:
+        self._check_stays()
         if not ready_models(self.plane):
             raise ApiError(503, "not_ready", "no model is ready; POST v2/repository/index says why", retry_after_s=1)
 

@@ -38,6 +38,26 @@ def normalised_over_the_batch(path: Path) -> Path:
     )
 
 
+def text_without_batch(path: Path, *, ids: bool = True) -> Path:
+    """`words` [sequence], ids INT64 or, with a width of 6, floats -> `output` float [sequence, 6]: each word looks at
+    all the others, of the one text that there is. What looks like a batch is none."""
+    nodes = [
+        helper.make_node("Gather", ["table", "words"], ["states"]),
+        helper.make_node("Transpose", ["states"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["states", "turned"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["shares"], axis=1),
+        helper.make_node("MatMul", ["shares", "states"], ["output"]),
+    ]
+    words = helper.make_tensor_value_info("words", TensorProto.INT64, ["sequence"])
+    constants: dict[str, NDArray[np.generic]] = {
+        "table": np.random.default_rng(0).standard_normal((IDS, WIDTH)).astype(np.float32)
+    }
+    if not ids:
+        nodes[0] = helper.make_node("Identity", ["words"], ["states"])
+        words = float_info("words", "sequence", WIDTH)
+    return _write(path, nodes, [words], [float_info("output", "sequence", WIDTH)], constants if ids else {})
+
+
 def quantised_over_the_batch(path: Path) -> Path:
     """Dynamic quantisation: the scale of the 8-bit numbers follows the largest value of the whole batch."""
     return _write(

@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import onnxruntime as ort
 import pytest
 
 from tests.support.waiting import PATIENCE_S
 from tests.worker_app.file_engine import Shelf
 from tests.worker_app.gateway_side import Connect, GatewaySide
+from worker_app import providers
 from worker_app import stream as stream_module
 from worker_app.consumers import run_batches
 from worker_app.model import Model
 from worker_app.node import Node
+from worker_app.providers import CPU, CUDA
 
 T = TypeVar("T", Node, Model)
 
@@ -67,3 +70,33 @@ async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     yield make
     for side in sides:
         await side.end()
+
+
+@pytest.fixture
+def no_cudnn(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What sessions of an image's model say that open on CUDA, and of which none runs; the CPU is as it is."""
+    real = ort.InferenceSession
+    says = "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Conv needs cuDNN, which is not there"
+
+    class OnCuda:
+        def __init__(self, session: ort.InferenceSession) -> None:
+            self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+
+        def get_providers(self) -> list[str]:
+            return [CUDA, CPU]
+
+        def disable_fallback(self) -> None:
+            pass
+
+        def run(self, names: list[str], feed: dict[str, Any], *_: Any) -> None:
+            raise RuntimeError("too small" if feed["image"].shape[2] == 1 else says)
+
+    def open_session(path: Path, options: ort.SessionOptions, providers: list[Any], **more: Any) -> Any:
+        session = real(path, options, providers=[CPU], **more)
+        return session if providers == [CPU] else OnCuda(session)
+
+    monkeypatch.setattr(providers, "_said", set())
+    monkeypatch.setattr(providers, "why_no_cuda", lambda: "")
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(ort, "InferenceSession", open_session)
+    return says

@@ -303,6 +303,27 @@ async def test_after_a_while_without_work_memory_is_given_back_once(
     await until(lambda: engine.shrunk == 2)
 
 
+async def test_memory_that_cannot_be_given_back_is_said_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batches_module, "IDLE_S", 0.05)
+
+    class Fails(EchoEngine):
+        def shrink(self) -> None:
+            super().shrink()
+            raise RuntimeError("CUDA error 700")
+
+    engine = Fails()
+    asker = Asker(start(echo_model(engine)))
+    await asker.answer([1, 2, 3, 4])
+    await until(lambda: engine.shrunk)
+    await asker.answer([2, 2, 3, 4])
+    await until(lambda: engine.shrunk == 2)
+    asker.model._threads[0].submit(int).result(PATIENCE_S)  # what was said has been said
+    said = [message for message in caplog.messages if "memory" in message]
+    assert said == ["echo.onnx could not give its memory back: CUDA error 700"]
+
+
 async def test_the_statistics_are_those_of_the_protocol(start: Start) -> None:
     model = start(echo_model(EchoEngine(values=1)))
     asker = Asker(model)

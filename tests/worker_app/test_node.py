@@ -149,6 +149,20 @@ def test_settings_and_every_model_show_in_the_health() -> None:
     node.close()
 
 
+def test_the_health_says_of_each_model_why_it_is_not_on_a_gpu() -> None:
+    engines = [EchoEngine(name=name) for name in "abc"]
+    for engine, reason in zip(engines, ("", "no cuDNN", "no driver"), strict=True):
+        engine.fallback_reason = reason
+    node = echo_node(*engines)
+    health = node_health(node)
+    assert [model["fallback_reason"] for model in health["models"]] == ["", "no cuDNN", "no driver"]
+    assert (health["model"], health["fallback_reason"]) == ({}, "no cuDNN")  # no model is the default
+    node.configure(NodeSettings(revision=1, default_model="a"))
+    assert node_health(node)["fallback_reason"] == ""
+    assert "fallback_reason" not in orjson.dumps(node_stats(node)).decode()  # which is pushed
+    node.close()
+
+
 def test_no_number_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "_MOST_NUMBERS", 2)
     node = echo_node(EchoEngine(), EchoEngine(name="b"))

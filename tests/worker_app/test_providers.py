@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from inference_site.lib.record import Record
-from tests.support import onnx_models
+from tests.support import onnx_models, onnx_types
 from tests.support.engines import load
 from worker_app import providers
 from worker_app.providers import CPU, CUDA, ModelError, cores, device_count, device_of, plan_threads
@@ -93,7 +93,12 @@ def test_cuda_has_the_options_that_suit_varying_shapes(opened: type[Opened], mon
     assert reason == ""
     assert opened.more == {"enable_fallback": 0}  # else a failure while serving would move to the CPU unsaid
     assert not session.fell_back
-    options = {"device_id": 2, "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    options = {
+        "device_id": 2,
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": 0,  # else a GPU's answers would not be those of the CPU, and they share caches
+    }
     assert opened.providers == [(CUDA, options), CPU]
     monkeypatch.setenv("GPU_MEM_LIMIT_MIB", "512")
     providers.create_session(Path("m.onnx"), threads=3)
@@ -120,6 +125,49 @@ def test_cuda_that_is_not_chosen_is_not_passed_off_as_it(opened: type[Opened], m
     session, reason = providers.create_session(Path("m.onnx"), threads=3)
     assert session.get_providers() == [CPU]
     assert "ONNX Runtime chose CPUExecutionProvider" in reason
+
+
+def test_what_opens_on_cuda_and_does_not_run_there_runs_on_the_cpu(
+    tmp_path: Path, no_cudnn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load(onnx_types.pooled(tmp_path / "m.onnx"), Record(sessions=2))
+    assert (engine.provider, engine.cold, engine.sessions) == (CPU, False, 2)
+    assert engine.fallback_reason == f"m.onnx opens on CUDA but does not run there: {no_cudnn}"
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == [f"CUDA failed to load: {engine.fallback_reason}", "Falling back to CPU Provider..."]
+    for session in range(2):
+        assert isinstance(engine.run([engine.read(engine.probe)], session).results[0], bytes)
+    engine.shrink()
+
+
+def test_what_runs_neither_on_cuda_nor_on_the_cpu_is_cold_on_cuda(
+    tmp_path: Path, no_cudnn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load(onnx_types.pooled(tmp_path / "m.onnx", size=300))
+    assert (engine.provider, engine.cold, engine.fallback_reason) == (CUDA, True, "")
+    assert "does not run on zeros: too small (on the CPU: " in caplog.text
+    assert "Falling back" not in caplog.text
+    with pytest.raises(ModelError, match=r"does not run on zeros: .*cuDNN.* \(on the CPU: "):
+        load(onnx_types.pooled(tmp_path / "n.onnx", size=300), Record(warm_up=({"image": (1, 2, 8, 8)},)))
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_what_runs_on_neither_for_lack_of_sessions_is_cold_on_cuda(
+    tmp_path: Path, no_cudnn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: int
+) -> None:
+    calls, real = [0], providers.create_cpu_sessions
+
+    def scarce(*args: Any, **more: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == fails:
+            raise ModelError("no memory left")
+        return real(*args, **more)
+
+    monkeypatch.setattr("worker_app.engine.create_cpu_sessions", scarce)
+    engine = load(onnx_types.pooled(tmp_path / "m.onnx"), Record(sessions=2))
+    assert (engine.provider, engine.cold, engine.fallback_reason) == (CUDA, True, "")
+    assert "no memory left" in caplog.text
+    assert "does not run on zeros: too small" in caplog.text
 
 
 @pytest.mark.parametrize(

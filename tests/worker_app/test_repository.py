@@ -114,6 +114,37 @@ def test_the_one_file_comes_before_a_model_of_the_same_name(tmp_path: Path, capl
     assert "is ignored" in caplog.text
 
 
+def test_weights_beside_the_one_file_and_in_folders_belong_to_it(tmp_path: Path) -> None:
+    path, version = tmp_path / "m.onnx", put(tmp_path / "models", "a", "1").parent
+    path.write_bytes(b"x")
+    repository = Repository(path, tmp_path / "models")
+
+    def states() -> tuple[object, object]:
+        return repository.versions("m")["1"].state, repository.versions("a")["1"].state
+
+    for place, its in (
+        (tmp_path / "m.onnx.data", 0),
+        (tmp_path / "m.data", 0),
+        (tmp_path / "m_weights" / "layer.0", 0),
+        (version / "weights" / "layer.0", 1),
+    ):
+        for content in (b"1", b"22", None):
+            before = states()
+            place.parent.mkdir(exist_ok=True)
+            if content is None:
+                place.unlink()
+            else:
+                place.write_bytes(content)
+            after = states()
+            assert after[its] != before[its]
+            assert after[1 - its] == before[1 - its]
+    # Records are read, and these are of others.
+    before = states()
+    for name in ("m.json", "m.onnx.json", "m2.onnx", "other.data", "weights"):
+        (tmp_path / name).write_text("{}")
+    assert states() == before
+
+
 def test_touched_files_are_told_from_untouched_ones(tmp_path: Path) -> None:
     path = put(tmp_path, "a", "1")
     repository = Repository(folder=tmp_path)

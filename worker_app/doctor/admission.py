@@ -15,7 +15,7 @@ from worker_app.doctor.patient import Patient
 from worker_app.doctor.reasons import reason_of
 from worker_app.doctor.report import Chart, Recipe, Tensor
 from worker_app.padding import Padder
-from worker_app.providers import why_no_cuda
+from worker_app.providers import ModelError, why_no_cuda
 from worker_app.signature import SignatureError
 from worker_app.warmup import WarmUp
 
@@ -88,25 +88,60 @@ def check_record(chart: Chart, patient: Patient) -> bool:
     return True
 
 
-def try_out(chart: Chart, patient: Patient) -> bool:
-    """Finds inputs that it runs on, and whether it runs on the zeros that a worker warms it up with."""
+def try_out(chart: Chart, patient: Patient) -> Patient | None:
+    """Finds inputs that it runs on, and whether it runs on the zeros that a worker warms it up with.
+
+    What is to be looked at further: another one, on the CPU, if it is CUDA that does not run it; None if nothing runs.
+    """
+    reason = _try_recipes(chart, patient)
+    if reason and patient.cuda and (other := _on_cpu(chart)) is not None:
+        chart.bad(
+            "cuda",
+            "opens on CUDA but does not run there, so a worker runs it on the CPU: "
+            f"{_why_not(chart.recipe, patient) or reason}",
+            "install what it names (CUDA 13 and cuDNN 9), or use a GPU that this build of ONNX Runtime is made for",
+        )
+        chart.on_cpu, patient, reason = True, other, ""
+    if reason:
+        chart.bad(
+            "run",
+            f"loads but does not run on any ordinary input that was tried: {reason}",
+            "name shapes that it runs on in its record (warm_up), or export it again",
+        )
+        return None
+    chart.good("run", f"runs on random inputs{chart.recipe}")
+    return patient if _warm_up(chart, patient) else None
+
+
+def _on_cpu(chart: Chart) -> Patient | None:
+    """The same file on the CPU, if it runs there."""
+    try:
+        patient = Patient(Path(chart.file), on_cpu=True)
+    except ModelError:
+        return None
+    return None if _try_recipes(chart, patient) else patient
+
+
+def _try_recipes(chart: Chart, patient: Patient) -> str:
+    """Takes the first recipe that runs; why the very first did not if none does, else ""."""
     first_reason = ""
     for recipe in recipes(patient.inputs, patient.batch, chart.record.warm_up or ()):
         began = time.perf_counter()
-        try:
-            patient.run(feeds.random(patient.inputs, recipe, patient.batch, np.random.default_rng(1)))
-        except Exception as error:
-            first_reason = first_reason or reason_of(error)
+        if reason := _why_not(recipe, patient):
+            first_reason = first_reason or reason
             continue
         chart.recipe, chart.run_s = recipe, time.perf_counter() - began
-        chart.good("run", f"runs on random inputs{recipe}")
-        return _warm_up(chart, patient)
-    chart.bad(
-        "run",
-        f"loads but does not run on any ordinary input that was tried: {first_reason}",
-        "name shapes that it runs on in its record (warm_up), or export it again",
-    )
-    return False
+        return ""
+    return first_reason
+
+
+def _why_not(recipe: Recipe, patient: Patient) -> str:
+    """Why it does not run on one row of that; "" if it does."""
+    try:
+        patient.run(feeds.random(patient.inputs, recipe, patient.batch, np.random.default_rng(1)))
+    except Exception as error:
+        return reason_of(error)
+    return ""
 
 
 def recipes(

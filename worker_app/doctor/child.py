@@ -42,7 +42,10 @@ class Examination:
             return
         self._begin("running for the first time")
         servable = admission.describe(chart, patient)
-        if not (admission.check_record(chart, patient) and servable and admission.try_out(chart, patient)):
+        if not (admission.check_record(chart, patient) and servable):
+            return
+        patient = admission.try_out(chart, patient)
+        if patient is None:
             return
         self._step("values", lambda: admission.look_at_values(chart, patient))
         self._step("determinism", lambda: batching.look_at_determinism(chart, patient))
@@ -52,13 +55,13 @@ class Examination:
     def sizes(self) -> None:
         """In a process of its own, whose memory nothing else has touched."""
         self._begin("measuring")
-        patient = Patient(self._path)
+        patient = Patient(self._path, on_cpu=self.chart.on_cpu)
         self._step("speed", lambda: measuring.measure_sizes(self.chart, patient, self.emit, self._end_s))
 
     def serving(self) -> None:
         """How it would run in a worker, and whether a worker takes it with all that has been proposed."""
         self._begin("providers")
-        patient = Patient(self._path)
+        patient = Patient(self._path, on_cpu=self.chart.on_cpu)
         self._step("providers", lambda: measuring.look_at_providers(self.chart, self._path, patient))
         self._step("sessions", lambda: measuring.look_at_sessions(self.chart, self._path, patient, self._end_s))
         self._step("engine", lambda: engine.try_in(self.chart, self._path))

@@ -14,7 +14,7 @@ from worker_app.doctor.report import Tensor
 
 Array = NDArray[Any]
 
-# Sums are added up in another order in another batch. On CUDA floats are multiplied with 10 bits (TF32) by default.
+# Sums are added up in another order in another batch; on CUDA, by other kernels and algorithms too.
 RELATIVE = {"FP16": 1e-2, "FP32": 1e-4, "FP64": 1e-8}
 RELATIVE_ON_CUDA = {"FP16": 2e-2, "FP32": 3e-3, "FP64": 1e-8}
 ABSOLUTE = {"FP16": 1e-3, "FP32": 1e-6, "FP64": 1e-12}

@@ -89,7 +89,7 @@ def best_size(sizes: Sequence[Size]) -> Size:
 def look_at_providers(chart: Chart, path: Path, patient: Patient) -> None:
     """Counts the nodes of each provider, from ONNX Runtime's own profile of one run."""
     with tempfile.TemporaryDirectory(prefix="doctor-") as directory:
-        session = profiled(path, Path(directory) / "profile")
+        session = profiled(path, Path(directory) / "profile", cuda=patient.cuda)
         session.run([each.name for each in patient.outputs], _feed(chart, patient, 1))
         events = json.loads(Path(session.end_profiling()).read_text())
     nodes = {
@@ -119,7 +119,7 @@ def look_at_sessions(chart: Chart, path: Path, one: Patient, end_s: float) -> No
     if one.cuda or time.monotonic() + 2 * one.load_s + 4 * ROUNDS * ROUND_S > end_s:
         return
     feed = _feed(chart, one, rows)
-    pair = [Patient(path, threads=threads // 2) for _ in range(2)]
+    pair = [Patient(path, threads=threads // 2, on_cpu=True) for _ in range(2)]
     ratios = []
     for _ in range(ROUNDS):
         single = _rate([one], feed)

@@ -13,7 +13,15 @@ from inference_site.lib.datatypes import ONNX
 from worker_app.doctor.compare import Array
 from worker_app.doctor.feeds import Feed
 from worker_app.doctor.report import Tensor
-from worker_app.providers import CPU, CUDA, cores, create_session
+from worker_app.providers import (
+    CPU,
+    CUDA,
+    cores,
+    create_cpu_sessions,
+    create_session,
+    cuda_providers,
+    open_session,
+)
 from worker_app.signature import Signature, SignatureError
 
 
@@ -23,10 +31,16 @@ class Patient:
     `batch` holds the names of the first sizes if they count rows, as a worker sees it; else it is empty.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
-        """Loads the file, on `threads` threads (0: all cores). Raises worker_app.providers.ModelError."""
+    def __init__(self, path: Path, *, threads: int = 0, on_cpu: bool = False) -> None:
+        """Loads the file, on `threads` threads (0: all cores), on CUDA if that works unless `on_cpu`.
+
+        Raises worker_app.providers.ModelError.
+        """
         began = time.perf_counter()
-        self.session, self.fallback_reason = create_session(path, threads=threads or cores())
+        if on_cpu:
+            (self.session,), self.fallback_reason = create_cpu_sessions(path, 1, threads=threads or cores()), ""
+        else:
+            self.session, self.fallback_reason = create_session(path, threads=threads or cores())
         self.load_s = time.perf_counter() - began
         self.provider: str = self.session.get_providers()[0]
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -52,14 +66,14 @@ class Patient:
         return outputs
 
 
-def profiled(path: Path, prefix: Path) -> ort.InferenceSession:
-    """A session on the same providers whose profile, a file that begins with `prefix`, tells where each node runs."""
+def profiled(path: Path, prefix: Path, *, cuda: bool) -> ort.InferenceSession:
+    """A session, opened on CUDA or on the CPU as a worker opens it, whose profile, a file that begins with `prefix`,
+    tells where each node runs. Raises worker_app.providers.ModelError."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.enable_profiling = True
     options.profile_file_prefix = str(prefix)
-    available = [each for each in (CUDA, CPU) if each in ort.get_available_providers()]
-    return ort.InferenceSession(path, options, providers=available)
+    return open_session(path, options, cuda_providers(0) if cuda else [CPU])
 
 
 def _tensor(node: Any) -> Tensor:

@@ -83,6 +83,7 @@ class Chart(msgspec.Struct, kw_only=True):
     proposed: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     runs: bool = False  # loaded, and ran on ordinary inputs
+    on_cpu: bool = False  # whatever there is: CUDA does not run it
     recipe: Recipe = Recipe()
     run_s: float = 0.0  # of one row, the first time
     deterministic: bool = True

@@ -152,6 +152,7 @@ def test_every_call_about_server_and_models(v2: V2Server):
         v2.v2.draining = True
         assert client.is_server_live()
         assert not client.is_server_ready()
+        assert not client.is_model_ready("pair")
 
 
 def test_errors_are_the_clients_own(v2: V2Server):

@@ -159,6 +159,19 @@ def test_head_is_get_without_a_body(v2: V2Server):
         assert client.ask(request("GET", "/v2")).status == 200
 
 
+def test_a_process_that_drains_has_no_model_ready_as_it_is_not(v2: V2Server):
+    v2.v2.draining = True
+
+    def get(path: str) -> Reply:
+        with v2.connect() as client:  # which it closes
+            return client.ask(request("GET", path))
+
+    for path in ("/v2/health/ready", "/v2/models/fp32/ready", "/v2/models/fp32/versions/1/ready"):
+        assert "draining" in assert_v2_error(get(path), 503, "not_ready")
+    assert get("/v2/models/nowhere/ready").status == 404
+    assert get("/v2/models/fp32").status == 200
+
+
 @pytest.mark.parametrize(
     "path",
     ["/v2/", "/v2/x", "/v2//models", "/v2/models", "/v2/models/", "/v2/models/fp32/", "/v2/models/fp32/x", "/v2?x",

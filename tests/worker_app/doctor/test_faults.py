@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from inference_site.lib.record import Padding, Record
-from tests.support import faulty_models, onnx_models
+from tests.support import faulty_models, onnx_models, onnx_types
 from worker_app.doctor.child import Examination
 from worker_app.doctor.report import Chart, Finding
+from worker_app.providers import CPU
 
 Builder = Callable[[Path], Path]
 LONG_S = 100_000.0  # no machine is so slow that less is looked at
@@ -94,6 +95,27 @@ def test_a_model_that_takes_no_zeros_can_be_served_all_the_same(tmp_path: Path) 
     assert "does not run on zeros" in runs[1].detail
     assert named(chart, "values").detail == "finite for random inputs"
     chart = answers(path, Record(warm_up=({"text": (1, 1)},)))
+    assert (faults(chart), chart.runs) == (["run"], False)
+
+
+def test_a_model_that_cuda_opens_and_does_not_run_is_examined_on_the_cpu(tmp_path: Path, no_cudnn: str) -> None:
+    path = onnx_types.pooled(tmp_path / "m.onnx", size=20)
+    chart = answers(path)
+    assert faults(chart) == ["cuda"]
+    assert "runs it on the CPU: Conv needs cuDNN" in named(chart, "cuda").detail
+    assert "cuDNN 9" in named(chart, "cuda").fix
+    assert (chart.runs, chart.batches, chart.on_cpu) == (True, True, True)
+    # In the processes that come after, too.
+    examination = Examination(chart, lambda _: None)
+    examination.sizes()
+    examination.serving()
+    assert faults(chart) == ["cuda"]
+    assert list(chart.providers) == [CPU]
+    assert named(chart, "engine").ok is True
+
+
+def test_a_model_that_runs_neither_on_cuda_nor_on_the_cpu(tmp_path: Path, no_cudnn: str) -> None:
+    chart = answers(onnx_types.pooled(tmp_path / "m.onnx", size=600))
     assert (faults(chart), chart.runs) == (["run"], False)
 
 

@@ -2,17 +2,20 @@
 
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from tests.support import onnx_models
 from worker_app.doctor import measuring, memory
 from worker_app.doctor.compare import NOT_FINITE, OTHER_SHAPE, compare
 from worker_app.doctor.measuring import best_size, limit_ms
-from worker_app.doctor.patient import Patient
+from worker_app.doctor.patient import Patient, profiled
 from worker_app.doctor.reasons import reason_of
 from worker_app.doctor.report import Chart, Size, Tensor
+from worker_app.providers import CPU, CUDA
 
 
 def sizes(*ms: float) -> list[Size]:
@@ -55,6 +58,28 @@ def test_each_size_is_sent_on_when_it_is_measured(tmp_path: Path) -> None:
     assert seen == [1, 2, 3, 4, 5, 6, 7]
     assert names(chart) == ["warm-up", "speed", "memory"]
     assert "batch_size" in chart.proposed
+
+
+def test_the_session_that_is_profiled_is_opened_as_a_worker_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[dict[str, Any]] = []
+
+    class Opened:
+        def __init__(self, path: Path, options: ort.SessionOptions, **more: Any) -> None:
+            opened.append(more)
+
+        def disable_fallback(self) -> None:
+            pass
+
+    monkeypatch.setattr(ort, "InferenceSession", Opened)
+    monkeypatch.setenv("GPU_MEM_LIMIT_MIB", "512")
+    for cuda in (True, False):
+        profiled(tmp_path / "m.onnx", tmp_path / "profile", cuda=cuda)
+    assert [each["enable_fallback"] for each in opened] == [0, 0]
+    (name, options), rest = opened[0]["providers"]
+    assert (name, rest, options["gpu_mem_limit"]) == (CUDA, CPU, 512 * 2**20)
+    assert opened[1]["providers"] == [CPU]
 
 
 def test_what_does_not_batch_is_measured_alone(tmp_path: Path) -> None:
