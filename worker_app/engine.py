@@ -113,10 +113,12 @@ class Engine:
         self.cold = runs.cold  # no input is known that it runs on, so that `probe` tells nothing of its health
         if not self.cold and record.batches is None:  # True: its owner knows that rows stay apart
             runs.check_rows(self._sessions[0], warm_up)
+        # Whether rows stay apart is looked at with the first input that it runs on; until then it runs one by one.
+        self._unchecked = (runs, warm_up) if self.cold and runs.batches and record.batches is None else None
         for session in self._sessions if not self.cold else ():
             runs.warm_up(session, warm_up, warm_up_rows)
         self._probe = self.read(self.probe)
-        self.batches = runs.batches
+        self.batches = runs.batches and self._unchecked is None
         self.typical_s = runs.one_s  # smoothed duration of one run
         self.fixed_s = runs.fixed_s  # what the warm-up took, whatever the batch's size
         self.each_s = runs.each_s  # and for each row in it
@@ -137,7 +139,7 @@ class Engine:
         if samples:
             self.typical_s += 0.2 * (time.perf_counter() - began - self.typical_s)
         if self.cold:
-            self._learn(samples, results)
+            self._learn(samples, results, session)
         return Run(results, batch.input_ns, batch.infer_ns, batch.output_ns)
 
     def shrink(self) -> None:
@@ -197,12 +199,17 @@ class Engine:
         say_fallback(self.fallback_reason)
         return True
 
-    def _learn(self, samples: Sequence[Sample], results: Sequence[Result]) -> None:
+    def _learn(self, samples: Sequence[Sample], results: Sequence[Result], session: int) -> None:
         """Finds an input that it runs on."""
         for sample, result in zip(samples, results, strict=True):
             if isinstance(result, bytes) and sum(map(len, sample.parts)) <= _PROBE_BYTES:
                 self._probe, self.probe = sample, ask_of(self._serving.signature.inputs, sample)
                 self.cold = False
+                if self._unchecked is not None:
+                    runs, warm_up = self._unchecked
+                    self._unchecked = None
+                    runs.check_rows(self._sessions[session], warm_up, sample)
+                    self.batches = runs.batches
                 logger.info("%s %s has run on an input, which it is checked with from now on", self.name, self.version)
                 return
 

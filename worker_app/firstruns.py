@@ -23,12 +23,15 @@ logger = logging.getLogger(__name__)
 
 _UNKNOWN_S = 0.01  # what a run is thought to take until one has been seen
 _BATCH_BYTES = 2**28  # of the inputs and outputs of one batch: more might take all memory
-# Of the range of an output, 0 included: what is further apart is another answer. Dynamic quantisation, whose steps
+# Of the range of an output: what is further apart is another answer. Dynamic quantisation, whose steps
 # follow the largest value of the batch, moves answers of a BERT by up to 0.05, but for one value in three thousand; the
 # words of one text that are taken for a batch, by 0.2. The model doctor tells of what is less.
 _GROSS = 0.1
+_STRAYS, _LABELS = 0.01, 0.5  # the parts of all values, and of labels, that may be further apart
 _SAME = 0.001  # what is further apart in two equal runs is random
 _COMPARED = 2**20  # values of an output, about; of a larger one each so-many-th
+_FEW = 16  # values tell nothing of their range, so that 0 is taken to be in it
+_LEAST_PART = 0.02  # of the largest value: what ranges over less than that differs by rounding, too
 _LEAST_RANGE = 1e-6  # what differs by less of that is 0
 
 
@@ -76,15 +79,20 @@ class FirstRuns:
         )
         self.cold = True
 
-    def check_rows(self, session: ort.InferenceSession, warm_up: WarmUp) -> None:
+    def check_rows(self, session: ort.InferenceSession, warm_up: WarmUp, sample: Sample | None = None) -> None:
         """Ends batches if a row is answered otherwise beside another one than alone, as where the first axis counts the
-        words of one text. What can't be told so, because two rows do not run or answers are random, changes nothing."""
-        if not self.batches or 4 * self._row_bytes > _BATCH_BYTES:  # two rows alone and two together are held at once
+        words of one text. What can't be told so, because two rows do not run or answers are random, changes nothing.
+
+        `sample`: one that has run, if the probe has not.
+        """
+        like = sample or self._probe
+        row_bytes = self._row_bytes or sum(each.nbytes for each in like.arrays)
+        if not self.batches or 4 * row_bytes > _BATCH_BYTES:  # two rows alone and two together are held at once
             return
         batch = Batch(self._serving, session)
-        for integers in (True, False):  # a model may know no other ones than the probe's
+        for rows in warm_up.unlike_rows(like):
             try:
-                mixed = _mixed(batch, warm_up.unlike_rows(self._probe, integers))
+                mixed = _mixed(batch, rows)
             except Exception as error:
                 logger.debug("%s: whether rows stay apart can't be told: %s", self._path.name, error)
                 continue
@@ -162,21 +170,29 @@ def _mixed(batch: Batch, rows: tuple[Sample, Sample]) -> tuple[int, str] | None:
     """The output in which two rows together differ most from each alone, and by how much; None if that is little."""
     first, second = (batch.infer([row]) for row in rows)
     together = batch.infer(rows, must_batch=True)
-    # Rounding may turn one label into another: half of them have to differ, if there is more to be seen.
-    half = any(each.dtype.kind == "f" for each in together.values())
-    found = {index: _apart([first[index], second[index]], together[index], half) for index in together}
+    # Rounding may turn labels into others: half of them have to differ, unless there is one in a row and nothing else.
+    labels = _LABELS if any(each.dtype.kind == "f" for each in together.values()) else _STRAYS
+    found = {
+        index: _apart(
+            [first[index], second[index]],
+            each,
+            _STRAYS if each.dtype.kind == "f" else _LABELS if each[0].size > 1 else labels,
+        )
+        for index, each in together.items()
+    }
     index = max(found, key=found.__getitem__)
     if found[index] <= _GROSS:
         return None
-    again = batch.infer(rows[:1])
-    if any(_apart([first[index]], again[index]) > _SAME for index in again):
-        return None  # it answers at random
+    once_more = batch.infer(rows[:1]), batch.infer(rows, must_batch=True)
+    for before, again in zip((first, together), once_more, strict=True):
+        if any(_apart([before[index]], again[index], 0) > _SAME for index in again):
+            return None  # it answers at random
     return index, "another shape" if found[index] == math.inf else f"{found[index]:.0%} of its range apart"
 
 
-def _apart(rows: list[np.ndarray], together: np.ndarray, half: bool = False) -> float:
-    """How far the values of an output in some rows alone and in a batch of these are apart, as a part of the range that
-    it has, 0 included: all but one in a hundred are no further, or if `half`, half of those of what is no float."""
+def _apart(rows: list[np.ndarray], together: np.ndarray, strays: float) -> float:
+    """How far the values of an output in some rows alone and in a batch of these are apart, as a part of its range. So
+    large a part of them may be further apart: `strays`."""
     if any(each.shape[1:] != together.shape[1:] for each in rows) or sum(map(len, rows)) != len(together):
         return math.inf
     step = max(1, together.size // _COMPARED)
@@ -189,11 +205,13 @@ def _apart(rows: list[np.ndarray], together: np.ndarray, half: bool = False) -> 
         one, other = alone.astype(np.float64), together.astype(np.float64)
         both = np.concatenate([one, other])
         finite = both[np.isfinite(both)]
-        size = max(finite.max(initial=0.0) - finite.min(initial=0.0), _LEAST_RANGE)
+        largest = np.abs(finite).max(initial=0.0)
+        beyond = 0.0 if finite.size < _FEW else largest
+        size = max(finite.max(initial=-beyond) - finite.min(initial=beyond), _LEAST_PART * largest, _LEAST_RANGE)
         with np.errstate(invalid="ignore"):
             gaps = np.nan_to_num(np.abs(one - other), nan=math.inf, posinf=math.inf)
         gaps[(one == other) | (np.isnan(one) & np.isnan(other))] = 0.0
-    place = (gaps.size - 1) // 2 if half and alone.dtype.kind != "f" else gaps.size - 1 - gaps.size // 100
+    place = gaps.size - 1 - int(gaps.size * strays)
     return float(np.partition(gaps, place)[place] / size)
 
 

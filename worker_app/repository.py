@@ -18,6 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RULE = "1 to 100 of letters, digits, '.', '_', '-', the first one a letter or digit"
 TAKEN = ("stats",)  # /v2/models/stats is about all models
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_WEIGHTS = re.compile(r"data|weights|\.bin$|\.pb$")
 
 # Of each file that a model may be made of: its name, time of change in ns, size, inode and the time in ns when the
 # inode changed. The first time can be set by anybody, as copying tools do; the last one by nobody.
@@ -113,7 +114,7 @@ class Repository:
 
     def _given(self, path: Path) -> Source:
         """The model of the one file; its name is in its record, else the file's."""
-        source = _source(path.stem, FILE_VERSION, path)
+        source = _source(path.stem, FILE_VERSION, path, given=True)
         wanted = source.record.name or path.stem
         name = _fit(wanted)
         if name != wanted:
@@ -142,14 +143,15 @@ def _fit(name: str) -> str:
     return f"model-{fit}".rstrip("-")[:100] if not fit or fit in TAKEN else fit
 
 
-def _source(name: str, version: str, path: Path) -> Source:
+def _source(name: str, version: str, path: Path, *, given: bool = False) -> Source:
+    state = _state(path, given)
     try:
-        return Source(name, version, path, _record(path), _state(path))
+        return Source(name, version, path, _record(path), state)
     except RecordError as error:
-        return Source(name, version, path, Record(), _state(path), str(error))
+        return Source(name, version, path, Record(), state, str(error))
     except Exception as error:  # whatever is wrong with one model, the others are found
         reason = f"{path}: its record can't be read: {type(error).__name__}: {str(error)[:200]}"
-        return Source(name, version, path, Record(), _state(path), reason)
+        return Source(name, version, path, Record(), state, reason)
 
 
 def _record(path: Path) -> Record:
@@ -159,17 +161,22 @@ def _record(path: Path) -> Record:
     return load_record(path)
 
 
-def _state(path: Path) -> State:
-    """Of the file, and of those that may hold its weights: what lies beside it, and in folders there. Where other
-    models may lie there too, it has a name that begins as the file's."""
-    begin, others = ("", (".json",)) if path.name == FILE else (path.stem, (".json", path.suffix))
+def _state(path: Path, given: bool) -> State:
+    """Of the file, and of those that may hold its weights: what lies beside it in its version's folder, and in folders
+    there. Beside a model that is `given` by its file anything may lie: what has a name of weights that begins as the
+    file's counts (`text.onnx.data`, `text_weights.bin`)."""
     found = _state_of(path, path.name)
     for each in _entries(path.parent):
-        if each != path and each.name.startswith(begin) and each.suffix not in others:
-            found += _state_of(each, each.name)
-            for inside in _entries(each) if each.is_dir() else ():
-                found += _state_of(inside, f"{each.name}/{inside.name}")
+        if each == path or (not _of_weights(each.name, path.stem) if given else each.suffix == ".json"):
+            continue
+        found += _state_of(each, each.name)
+        for inside in _entries(each) if each.is_dir() else ():
+            found += _state_of(inside, f"{each.name}/{inside.name}")
     return found
+
+
+def _of_weights(name: str, stem: str) -> bool:
+    return name.startswith((f"{stem}.", f"{stem}_")) and _WEIGHTS.search(name, len(stem)) is not None
 
 
 def _state_of(path: Path, name: str) -> State:

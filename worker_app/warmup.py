@@ -19,6 +19,8 @@ from worker_app.v2ask import pack_strings
 _FREE = (1, 8, 32, 224)
 # Of all inputs together. Where several sizes vary, the larger of those above would take all memory.
 _TRIED_BYTES, _ASKED_BYTES = 2**28, 2**30
+# What two unlike rows are chosen as.
+_PIXELS, _FEW, _ITS_OWN = "pixels", "few", "its own"
 
 
 class WarmUp:
@@ -68,22 +70,30 @@ class WarmUp:
         )
         return replace(probe, arrays=arrays, length=length, bucket=length)
 
-    def unlike_rows(self, probe: Sample, integers: bool) -> tuple[Sample, Sample]:
-        """Two rows of the probe's shape: floats at random, around 0 and around 1; `integers` and booleans now 0, now 1,
-        and all 1, or else as the probe's. Masks say that all is there, and texts are the probe's."""
+    def unlike_rows(self, probe: Sample) -> Iterator[tuple[Sample, Sample]]:
+        """Two rows of the probe's shape, to be tried in turn until both run: floats at random, around 0 and around 1;
+        of 8 bits, which may be pixels, all that there is; other integers and booleans now 0, now 1, and all 1; then
+        those of 8 bits too; then the probe's own values, and these from the end. Masks say that all is there."""
+        if any(each.dtype.kind in "iu" and each.dtype.itemsize == 1 for each in self._signature.inputs):
+            yield self._two_rows(probe, _PIXELS)
+        yield self._two_rows(probe, _FEW)
+        yield self._two_rows(probe, _ITS_OWN)
+
+    def _two_rows(self, probe: Sample, chosen: str) -> tuple[Sample, Sample]:
         rng = np.random.default_rng(1)
         mask = self._padder.mask if self._padder is not None else None
 
         def values(index: int, each: Tensor, number: int) -> np.ndarray:
             like = probe.arrays[index]
-            if each.dtype == object:
-                return like
-            if index == mask or "mask" in each.name.lower():
+            if each.dtype != object and (index == mask or "mask" in each.name.lower()):
                 return np.ones_like(like)
+            if each.dtype == object or chosen == _ITS_OWN:
+                return like.reshape(-1)[::-1].reshape(like.shape) if number else like
             if each.dtype.kind == "f":
                 return (rng.standard_normal(like.shape) + number).astype(each.dtype)
-            if not integers:
-                return like
+            if chosen == _PIXELS and each.dtype.kind in "iu" and each.dtype.itemsize == 1:
+                limits = np.iinfo(each.dtype)
+                return rng.integers(limits.min, limits.max, like.shape, each.dtype, endpoint=True)
             return np.ones_like(like) if number else (np.arange(like.size) % 2).reshape(like.shape).astype(each.dtype)
 
         first, second = (

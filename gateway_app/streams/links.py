@@ -285,7 +285,8 @@ class WorkerLink:
                 await self._connect()
             except (OSError, WSError, HandshakeError, TimeoutError, msgspec.DecodeError) as error:
                 self.last_error = f"can't connect to {self.address}: {str(error) or type(error).__name__}"
-                self._count_failure(Cause.UNREACHABLE)
+                if not self.leaving:  # whoever stops as it had said is not there, and has not failed
+                    self._count_failure(Cause.UNREACHABLE)
             else:
                 await self._lost.wait()
                 backoff_s = FIRST_BACKOFF_S

@@ -126,6 +126,8 @@ def test_weights_beside_the_one_file_and_in_folders_belong_to_it(tmp_path: Path)
         (tmp_path / "m.onnx.data", 0),
         (tmp_path / "m.data", 0),
         (tmp_path / "m_weights" / "layer.0", 0),
+        (tmp_path / "m.onnx_data_1", 0),
+        (tmp_path / "m.bin", 0),
         (version / "weights" / "layer.0", 1),
     ):
         for content in (b"1", b"22", None):
@@ -140,7 +142,7 @@ def test_weights_beside_the_one_file_and_in_folders_belong_to_it(tmp_path: Path)
             assert after[1 - its] == before[1 - its]
     # Records are read, and these are of others.
     before = states()
-    for name in ("m.json", "m.onnx.json", "m2.onnx", "other.data", "weights"):
+    for name in ("m.json", "m.onnx.json", "m2.onnx", "m2.onnx.data", "m.log", "m.onnx.part", "weights"):
         (tmp_path / name).write_text("{}")
     assert states() == before
 

@@ -193,10 +193,17 @@ async def test_the_only_worker_that_leaves_is_kept_and_its_successor_is_not_cut_
     assert (await bench.call([1, 2, 3, 4]).outcome())[0] == "result"  # nobody else is there
     assert len(leaver.open) == 2
     await server.die()
+    failures = link.routes[0].breaker.failures
+    for _ in range(2):
+        await until(lambda: "can't connect" in link.last_error)
+        link.last_error = ""
+    assert (link.ready, link.leaving) == (False, True)
+    assert link.routes[0].breaker.failures == failures  # it is not there, and has not failed
     successor = ScriptedWorker()
     successor.instance = "second"
     bench.serve(successor, port=server.port)
     await until(lambda: link.routes[0].up)
+    assert (link.up, link.leaving) == (True, False)
     await asyncio.sleep(0.3)
     assert link.routes[0].up
     assert len(successor.connections) == len(successor.open) == 2
